@@ -1,0 +1,27 @@
+package shard
+
+import "fmt"
+
+// Experts tells which rank of an expert-parallel group holds which experts: contiguous runs of equal length, rank 0
+// the first. It is a value; the zero Experts holds nothing.
+type Experts struct {
+	Count int // experts of the layer
+	Ranks int // ranks of the group; divides Count
+}
+
+// Spread gives experts over the ranks of a group. ranks must divide count.
+func Spread(count, ranks int) (Experts, error) {
+	if ranks < 1 || count%ranks != 0 {
+		return Experts{}, fmt.Errorf("%d experts cannot be spread evenly over %d ranks; use a number of ranks that divides %d", count, ranks, count)
+	}
+	return Experts{Count: count, Ranks: ranks}, nil
+}
+
+// Local is the number of experts of each rank.
+func (e Experts) Local() int { return e.Count / e.Ranks }
+
+// Range is the experts [from, to) of a rank.
+func (e Experts) Range(rank int) (from, to int) { return rank * e.Local(), (rank + 1) * e.Local() }
+
+// Owner is the rank that holds an expert.
+func (e Experts) Owner(expert int) int { return expert / e.Local() }
