@@ -1,0 +1,139 @@
+//go:build mpi
+
+package mpi_test
+
+import (
+	"os"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dsbatch/dsbatch/mpi"
+	"github.com/dsbatch/dsbatch/mpi/mpitest"
+)
+
+// rankOf starts MPI in a process that mpitest.Mpirun started for this test, and skips the test elsewhere.
+func rankOf(t *testing.T) mpi.World {
+	if !mpitest.IsRank(t.Name()) {
+		t.Skip("this is one rank's part of a test under mpirun")
+	}
+	if n, err := strconv.ParseInt(os.Getenv("DSBATCH_TEST_PIECE"), 10, 64); err == nil {
+		mpi.SetPiece(n)
+	}
+	w, err := mpi.MPI()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := mpi.MPI(); err == nil {
+		t.Error("MPI starts twice")
+	}
+	return w
+}
+
+func TestRankConforms(t *testing.T) {
+	w := rankOf(t)
+	if kind, n := mpi.Launched(); kind != "mpirun" || n != w.Size() {
+		t.Errorf("launched by %q with %d ranks, the world has %d", kind, n, w.Size())
+	}
+	for seed := range uint64(2) {
+		if err := mpitest.Conform(t.Context(), w, seed); err != nil {
+			t.Error(err)
+			w.Abort(9, err.Error())
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRankAborts(t *testing.T) {
+	w := rankOf(t)
+	if w.Rank() == 1 {
+		code, _ := strconv.Atoi(os.Getenv("DSBATCH_TEST_CODE"))
+		w.Abort(code, "the disk is full")
+	}
+	t.Error(w.Barrier(t.Context())) // doesn't return
+	time.Sleep(time.Minute)
+}
+
+// TestRankDies: the launcher ends the ranks that wait for a killed one.
+func TestRankDies(t *testing.T) {
+	w := rankOf(t)
+	if w.Rank() == 1 {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}
+	t.Error(w.Barrier(t.Context()))
+	time.Sleep(time.Minute)
+}
+
+// TestRankDisagrees sends what nobody expects; the library's error comes back as ours.
+func TestRankDisagrees(t *testing.T) {
+	w := rankOf(t)
+	send, recv := []int64{1, 1}, []int64{1, 1}
+	if w.Rank() == 0 {
+		send[1] = 5 // rank 1 expects 1: too long
+	}
+	if w.Rank() == 1 {
+		recv[0] = 1
+	}
+	err := w.AllToAllV(t.Context(), make([]byte, send[0]+send[1]), send, make([]byte, 2), recv)
+	if (err != nil) != (w.Rank() == 1) {
+		t.Errorf("rank %d, too long: %v", w.Rank(), err)
+	}
+	send, recv = []int64{1, 1}, []int64{1, 1}
+	if w.Rank() == 1 {
+		recv[0] = 3 // rank 0 sends 1: too short
+	}
+	err = w.AllToAllV(t.Context(), make([]byte, 2), send, make([]byte, recv[0]+recv[1]), recv)
+	if (err != nil) != (w.Rank() == 1) {
+		t.Errorf("rank %d, too short: %v", w.Rank(), err)
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRankSendsMoreThan32Bits moves 2 GiB + 5 bytes from rank 0 to rank 1, by each call that can. The sender's pages are
+// mapped and never written but at a few places, so only the receiver needs the memory.
+func TestRankSendsMoreThan32Bits(t *testing.T) {
+	w := rankOf(t)
+	const n = 1<<31 + 5
+	b, err := syscall.Mmap(-1, 0, n, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE|syscall.MAP_NORESERVE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	marks := []int{0, 1<<30 - 1, 1 << 30, 1<<31 - 1, 1 << 31, n - 1}
+	for _, call := range []string{"all-to-all", "broadcast", "message"} {
+		for i, m := range marks {
+			b[m] = 0
+			if w.Rank() == 0 {
+				b[m] = byte(i + len(call))
+			}
+		}
+		var err error
+		switch r := w.Rank(); {
+		case call == "broadcast":
+			err = w.Bcast(t.Context(), 0, b)
+		case call == "message" && r == 0:
+			err = w.Send(t.Context(), 1, 1, b)
+		case call == "message":
+			err = w.Recv(t.Context(), 0, 1, b)
+		case r == 0:
+			err = w.AllToAllV(t.Context(), b, []int64{0, n}, nil, []int64{0, 0})
+		default:
+			err = w.AllToAllV(t.Context(), nil, []int64{0, 0}, b, []int64{n, 0})
+		}
+		if err != nil {
+			t.Errorf("%s: %v", call, err)
+		}
+		for i, m := range marks {
+			if b[m] != byte(i+len(call)) {
+				t.Errorf("%s: byte %d is %d, want %d", call, m, b[m], byte(i+len(call)))
+			}
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+}
