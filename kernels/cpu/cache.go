@@ -1,0 +1,92 @@
+package cpu
+
+import (
+	"fmt"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// panel is how many tokens of K lie side by side, so that one vector holds a dimension of all of them.
+const panel = 16
+
+// cache is a paged KV cache. For each layer, block and KV head it holds K, then V: K in panels, [tokens/panel] of
+// [dim][panel], and V as [tokens][dim]. Where panel does not divide the block's tokens, K is [tokens][dim] too.
+type cache struct {
+	spec  kernels.CacheSpec
+	mem   *memory
+	width int // tokens side by side in K: panel or 1
+}
+
+// NewCache makes a cache of zeros. The types are F32 and BF16.
+func (d *Device) NewCache(c kernels.CacheSpec) (kernels.Cache, error) {
+	if c.DType != kernels.F32 && c.DType != kernels.BF16 {
+		return nil, fmt.Errorf("KV cache of %v: this device has fp32 and bf16", c.DType)
+	}
+	if c.Layers < 0 || c.Blocks < 0 || c.BlockTokens < 1 || c.KVHeads < 1 || c.HeadDim < 1 {
+		return nil, fmt.Errorf("KV cache: %d layers × %d blocks of %d tokens, %d heads of %d is no shape", c.Layers, c.Blocks, c.BlockTokens, c.KVHeads, c.HeadDim)
+	}
+	m, err := allocate("KV cache", c.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	width := 1
+	if c.BlockTokens%panel == 0 {
+		width = panel
+	}
+	return &cache{spec: c, mem: m, width: width}, nil
+}
+
+func (c *cache) Spec() kernels.CacheSpec { return c.spec }
+func (c *cache) Free()                   { c.mem.Free() }
+
+// headSize is the number of elements of K, and of V, of one head of a block.
+func (c *cache) headSize() int { return c.spec.BlockTokens * c.spec.HeadDim }
+
+// layerData is the bytes of a layer, all of its blocks.
+func (c *cache) layerData(layer int) []byte {
+	n := c.blockBytes() * c.spec.Blocks
+	return c.mem.data[layer*n : (layer+1)*n]
+}
+
+func (c *cache) blockBytes() int {
+	return 2 * c.headSize() * c.spec.KVHeads * c.spec.DType.Size()
+}
+
+// at is where K of a slot's head begins, in elements from the layer's first; V begins at atV. Dimensions of K are
+// c.width elements apart.
+func (c *cache) at(slot, head int) (k, v int) {
+	block, place := slot/c.spec.BlockTokens, slot%c.spec.BlockTokens
+	base := 2 * c.headSize() * (block*c.spec.KVHeads + head)
+	dim := c.spec.HeadDim
+	return base + place/c.width*c.width*dim + place%c.width, base + c.headSize() + place*dim
+}
+
+// checkCache opens c for an op on one of its layers.
+func (s *Stream) checkCache(op string, k kernels.Cache, layer int) *cache {
+	c, ok := k.(*cache)
+	if !ok {
+		s.fail("%s: the cache is %T, which is none of this device", op, k)
+		return nil
+	}
+	if layer < 0 || layer >= c.spec.Layers {
+		s.fail("%s: layer %d of a cache of %d", op, layer, c.spec.Layers)
+	}
+	return c
+}
+
+// CopyBlock copies block src of all layers to block dst.
+func (s *Stream) CopyBlock(k kernels.Cache, dst, src int) {
+	const op = "copy block"
+	c := s.checkCache(op, k, 0)
+	if s.err == nil && (min(dst, src) < 0 || max(dst, src) >= c.spec.Blocks) {
+		s.fail("%s: %d to %d in a cache of %d blocks", op, src, dst, c.spec.Blocks)
+	}
+	if s.err != nil {
+		return
+	}
+	n := c.blockBytes()
+	for layer := range c.spec.Layers {
+		data := c.layerData(layer)
+		copy(data[dst*n:(dst+1)*n], data[src*n:(src+1)*n])
+	}
+}

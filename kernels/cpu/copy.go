@@ -1,0 +1,75 @@
+package cpu
+
+import "github.com/dsbatch/dsbatch/kernels"
+
+// Nanoseconds that a byte takes from memory and back, on one core.
+const byteTime = 0.1
+
+// Write copies src, rows adjacent, to dst.
+func (s *Stream) Write(dst kernels.Tensor, src []byte) {
+	if s.checkBytes("write", dst, len(src)) {
+		n := dst.Cols * dst.DType.Size()
+		for i := range dst.Rows {
+			copy(bytesOf(dst, i), src[i*n:])
+		}
+	}
+}
+
+// Read copies src to dst, rows adjacent.
+func (s *Stream) Read(dst []byte, src kernels.Tensor) {
+	if s.checkBytes("read", src, len(dst)) {
+		n := src.Cols * src.DType.Size()
+		for i := range src.Rows {
+			copy(dst[i*n:(i+1)*n], bytesOf(src, i))
+		}
+	}
+}
+
+func (s *Stream) checkBytes(op string, t kernels.Tensor, n int) bool {
+	if int64(n) != t.Bytes() {
+		s.fail("%s: %d bytes for %v, want %d", op, n, t, t.Bytes())
+	}
+	s.check(op, "tensor", t, t.DType, anySize, anySize)
+	return s.err == nil && t.Cols > 0
+}
+
+// Copy converts among the float types, rounding to nearest even; other types are copied as they are.
+func (s *Stream) Copy(dst, src kernels.Tensor) {
+	const op = "copy"
+	if s.err == nil && dst.DType != src.DType && !(isFloat(dst.DType) && isFloat(src.DType)) {
+		s.fail("%s: %v cannot become %v", op, src, dst)
+	}
+	s.check(op, "src", src, src.DType, anySize, anySize)
+	s.check(op, "dst", dst, dst.DType, src.Rows, src.Cols)
+	if s.err != nil || src.Cols == 0 {
+		return
+	}
+	s.rows(src.Rows, float64(8*src.Cols)*byteTime, func(from, to int) {
+		for i := from; i < to; i++ {
+			convertRow(dst, src, i)
+		}
+	})
+}
+
+// Add: y += x.
+func (s *Stream) Add(y, x kernels.Tensor) {
+	const op = "add"
+	s.check(op, "x", x, kernels.F32, anySize, anySize)
+	s.check(op, "y", y, kernels.F32, x.Rows, x.Cols)
+	if s.err != nil {
+		return
+	}
+	ym, xm := view[float32](y), view[float32](x)
+	s.rows(x.Rows, float64(12*x.Cols)*byteTime, func(from, to int) {
+		for i := from; i < to; i++ {
+			add(ym.row(i), xm.row(i))
+		}
+	})
+}
+
+func add(y, x []float32) {
+	x = x[:len(y)]
+	for j := range y {
+		y[j] += x[j]
+	}
+}

@@ -1,0 +1,81 @@
+package cpu
+
+import (
+	"math"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// normArgs is one checked Norm.
+type normArgs struct {
+	y, x, delta  matrix[float32] // delta is empty where there is none
+	weight, bias []float32       // bias is nil where there is none
+	eps          float32
+	groups       int
+	rms          bool
+}
+
+// Norm: x += delta, then y = norm(x)·weight + bias.
+func (s *Stream) Norm(y, x, delta kernels.Tensor, n kernels.Norm) {
+	const op = "norm"
+	groups := max(1, n.Groups)
+	s.check(op, "x", x, kernels.F32, anySize, anySize)
+	s.check(op, "y", y, kernels.F32, x.Rows, x.Cols)
+	if !delta.None() {
+		s.check(op, "delta", delta, kernels.F32, x.Rows, x.Cols)
+	}
+	if s.err == nil && x.Cols%groups != 0 {
+		s.fail("%s: %d columns do not fall into %d equal groups", op, x.Cols, groups)
+	}
+	s.check(op, "weight", n.Weight, kernels.F32, 1, x.Cols/groups)
+	if !n.Bias.None() {
+		s.check(op, "bias", n.Bias, kernels.F32, 1, x.Cols/groups)
+	}
+	if s.err == nil && n.Kind != kernels.LayerNorm && n.Kind != kernels.RMSNorm {
+		s.fail("%s: kind %d is unknown", op, n.Kind)
+	}
+	if s.err != nil || x.Cols == 0 {
+		return
+	}
+	a := &normArgs{
+		y: view[float32](y), x: view[float32](x), delta: view[float32](delta),
+		weight: vector[float32](n.Weight), bias: vector[float32](n.Bias),
+		eps: n.Eps, groups: groups, rms: n.Kind == kernels.RMSNorm,
+	}
+	s.rows(x.Rows, float64(16*x.Cols)*byteTime, func(from, to int) { s.dev.kernels.norm(a, from, to) })
+}
+
+// normRows is the reference: sums in float64, columns ascending.
+func normRows(a *normArgs, from, to int) {
+	for i := from; i < to; i++ {
+		x, y := a.x.row(i), a.y.row(i)
+		if a.delta.data != nil {
+			add(x, a.delta.row(i))
+		}
+		n := len(x) / a.groups
+		for g := 0; g < len(x); g += n {
+			normGroup(y[g:g+n], x[g:g+n], a)
+		}
+	}
+}
+
+func normGroup(y, x []float32, a *normArgs) {
+	var mean, square float64
+	if !a.rms {
+		for _, v := range x {
+			mean += float64(v)
+		}
+		mean /= float64(len(x))
+	}
+	for _, v := range x {
+		d := float64(v) - mean
+		square += d * d
+	}
+	scale := float32(1 / math.Sqrt(square/float64(len(x))+float64(a.eps)))
+	for j, v := range x {
+		y[j] = (v - float32(mean)) * scale * a.weight[j]
+		if a.bias != nil {
+			y[j] += a.bias[j]
+		}
+	}
+}

@@ -1,0 +1,126 @@
+package cpu
+
+import (
+	"unsafe"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// storeArgs is one checked Store.
+type storeArgs struct {
+	q, k, v        matrix[float32]
+	position, slot []int32
+	cache          *cache
+	data           []byte // of the layer
+	cos, sin       matrix[float32]
+	rotated        int // values of a head that are rotated, 0: none
+	interleaved    bool
+}
+
+// Store rotates q and k in place and puts k and v into the cache.
+func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b kernels.Batch, rope *kernels.Rope) {
+	const op = "store"
+	c := s.checkCache(op, kv, layer)
+	if s.err != nil {
+		return
+	}
+	dim, width := c.spec.HeadDim, c.spec.HeadDim*c.spec.KVHeads
+	s.check(op, "q", q, kernels.F32, b.Tokens, anySize)
+	s.check(op, "k", k, kernels.F32, b.Tokens, width)
+	s.check(op, "v", v, kernels.F32, b.Tokens, width)
+	s.checkVector(op, "slot", b.Slot, b.Tokens)
+	if s.err == nil && q.Cols%dim != 0 {
+		s.fail("%s: q is %v, want heads of %d", op, q, dim)
+	}
+	if rope != nil {
+		s.checkRope(op, rope, dim)
+		s.checkVector(op, "position", b.Position, b.Tokens)
+	}
+	if s.err != nil || b.Tokens == 0 {
+		return
+	}
+	a := &storeArgs{
+		q: view[float32](q), k: view[float32](k), v: view[float32](v),
+		slot: vector[int32](b.Slot)[:b.Tokens], cache: c, data: c.layerData(layer),
+	}
+	for t, at := range a.slot {
+		if at < -1 || int(at) >= c.spec.Blocks*c.spec.BlockTokens {
+			s.fail("%s: slot %d of token %d lies outside a cache of %d blocks of %d", op, at, t, c.spec.Blocks, c.spec.BlockTokens)
+			return
+		}
+	}
+	if rope != nil {
+		a.position = vector[int32](b.Position)[:b.Tokens]
+		a.cos, a.sin = view[float32](rope.Cos), view[float32](rope.Sin)
+		a.rotated, a.interleaved = rope.Dim, rope.Interleaved
+		s.checkIndex(op, "position", a.position, rope.Cos.Rows)
+	}
+	if s.err == nil {
+		s.rows(b.Tokens, float64(8*(q.Cols+2*width))*byteTime, func(from, to int) { s.dev.kernels.store(a, from, to) })
+	}
+}
+
+func (s *Stream) checkRope(op string, r *kernels.Rope, dim int) {
+	if s.err == nil && (r.Dim < 2 || r.Dim%2 != 0 || r.Dim > dim) {
+		s.fail("%s: rope turns %d values of a head of %d, want an even number of them", op, r.Dim, dim)
+	}
+	s.check(op, "rope cos", r.Cos, kernels.F32, anySize, r.Dim/2)
+	s.check(op, "rope sin", r.Sin, kernels.F32, r.Cos.Rows, r.Dim/2)
+}
+
+// storeRows is the reference.
+func storeRows(a *storeArgs, from, to int) {
+	dim := a.cache.spec.HeadDim
+	for t := from; t < to; t++ {
+		if a.rotated > 0 {
+			cos, sin := a.cos.row(int(a.position[t])), a.sin.row(int(a.position[t]))
+			for _, row := range [2][]float32{a.q.row(t), a.k.row(t)} {
+				for h := 0; h < len(row); h += dim {
+					rotate(row[h:h+a.rotated], cos, sin, a.interleaved)
+				}
+			}
+		}
+		if a.slot[t] < 0 {
+			continue
+		}
+		for h := range a.cache.spec.KVHeads {
+			k, v := a.k.row(t)[h*dim:(h+1)*dim], a.v.row(t)[h*dim:(h+1)*dim]
+			atK, atV := a.cache.at(int(a.slot[t]), h)
+			if a.cache.spec.DType == kernels.BF16 {
+				put(a.data, atK, a.cache.width, k, toBF16)
+				put(a.data, atV, 1, v, toBF16)
+			} else {
+				put(a.data, atK, a.cache.width, k, same)
+				put(a.data, atV, 1, v, same)
+			}
+		}
+	}
+}
+
+func same(x float32) float32 { return x }
+
+// put writes x to elements at, at+stride, … of data.
+func put[T any](data []byte, at, stride int, x []float32, narrow func(float32) T) {
+	dst := elements[T](data)[at:]
+	for i, v := range x {
+		dst[i*stride] = narrow(v)
+	}
+}
+
+// elements is data, which is aligned, as elements of type T.
+func elements[T any](data []byte) []T {
+	var t T
+	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(data))), len(data)/int(unsafe.Sizeof(t)))
+}
+
+// rotate turns the pairs of x: (a, b) becomes (a·cos − b·sin, b·cos + a·sin).
+func rotate(x, cos, sin []float32, interleaved bool) {
+	half := len(x) / 2
+	for i := range half {
+		a, b := i, i+half
+		if interleaved {
+			a, b = 2*i, 2*i+1
+		}
+		x[a], x[b] = x[a]*cos[i]-x[b]*sin[i], x[b]*cos[i]+x[a]*sin[i]
+	}
+}

@@ -1,0 +1,31 @@
+package cpu
+
+import "github.com/dsbatch/dsbatch/kernels"
+
+// Select: dst[i] = src[index[i]/div]; rows of index -1 keep what they have.
+func (s *Stream) Select(dst, src, index kernels.Tensor, div int) {
+	const op = "select"
+	s.check(op, "src", src, src.DType, anySize, anySize)
+	s.check(op, "dst", dst, src.DType, anySize, src.Cols)
+	s.checkVector(op, "index", index, dst.Rows)
+	if s.err == nil && div < 1 {
+		s.fail("%s: div %d, want at least 1", op, div)
+	}
+	if s.err != nil || dst.Rows == 0 || dst.Cols == 0 {
+		return
+	}
+	at := vector[int32](index)[:dst.Rows]
+	for i, from := range at {
+		if from < -1 || int(from)/div >= src.Rows {
+			s.fail("%s: index %d of row %d, over %d, is no row of %v", op, from, i, div, src)
+			return
+		}
+	}
+	s.rows(dst.Rows, float64(2*src.DType.Size()*src.Cols)*byteTime, func(from, to int) {
+		for i := from; i < to; i++ {
+			if at[i] >= 0 {
+				copy(bytesOf(dst, i), bytesOf(src, int(at[i])/div))
+			}
+		}
+	})
+}
