@@ -1,0 +1,189 @@
+package config
+
+import (
+	"fmt"
+	"math/bits"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// conflicts finds settings that cannot work together, each a sentence with the mend. What depends on the model, on the
+// ranks that a launcher started or on the input's columns is found later, by those who know them. at has the places of inference:.
+func (j *Job) conflicts(at leaves) []error {
+	c := conflict{job: j}
+	c.wrongTask()
+	c.oneOf("a row has one prompt", "prompt-column", "ids-column", "messages-column")
+	c.both("stride", "continuation-column", "windows are for scoring whole documents")
+	for _, flag := range []string{"capacity-factor", "min-capacity", "drop-policy"} {
+		if j.Given(flag) && !j.DropTokens {
+			c.refuse("--%s has no effect as no token is dropped; add --drop-tokens, or leave it out", flag)
+		}
+	}
+	c.layout()
+	c.device()
+	c.paths()
+	if j.Progress == "bar" && j.LogFormat == "json" {
+		c.refuse("--%s bar would stand between the lines of --log-format json; use --progress log", "progress")
+	}
+	if window := j.Inference.MaxOutTokens; window > 0 && j.Task == Generate && j.MaxNewTokens >= window {
+		c.refuse("--%s %d leaves no room for a prompt in max_out_tokens %d; lower the one or raise the other", "max-new-tokens", j.MaxNewTokens, window)
+	}
+	return append(c.errs, j.Inference.conflicts(at)...)
+}
+
+// conflict gathers the errors of one job.
+type conflict struct {
+	job  *Job
+	errs []error
+}
+
+// refuse adds an error at the place where the flag was given; the format's first argument is the flag.
+func (c *conflict) refuse(format, flag string, args ...any) {
+	at := c.job.given[flag]
+	c.errs = append(c.errs, at.errorAt("", format, append([]any{flag}, args...)...))
+}
+
+// wrongTask refuses settings that mean nothing to the task.
+func (c *conflict) wrongTask() {
+	for i := range Flags {
+		f := &Flags[i]
+		if len(f.Tasks) == 0 || !c.job.Given(f.Name) || slices.Contains(f.Tasks, c.job.Task) {
+			continue
+		}
+		c.refuse("--%s means something to task %s only, and the task is %s; leave it out, or change --task", f.Name, f.Tasks[0], c.job.Task)
+	}
+}
+
+// oneOf refuses all but one of the flags.
+func (c *conflict) oneOf(why string, flags ...string) {
+	var given []string
+	for _, flag := range flags {
+		if c.job.Given(flag) {
+			given = append(given, flag)
+		}
+	}
+	if len(given) > 1 {
+		c.refuse("--%s and --%s are given, but %s; keep one of them", given[0], strings.Join(given[1:], " and --"), why)
+	}
+}
+
+func (c *conflict) both(flag, other, why string) {
+	if c.job.Given(flag) && c.job.Given(other) {
+		c.refuse("--%s does not go with --%s: %s; leave one of them out", flag, other, why)
+	}
+}
+
+// layout checks the sizes of groups against one another and against --ranks.
+func (c *conflict) layout() {
+	j := c.job
+	one := max(j.TP, 1) * max(j.PP, 1) // ranks of a replica
+	switch {
+	case j.Ranks > 0 && j.DP > 0 && j.Ranks != one*j.DP:
+		c.refuse("--%s %d is not dp %d × tp %d × pp %d = %d; leave --dp out, or make them equal", "ranks", j.Ranks, j.DP, j.TP, j.PP, one*j.DP)
+	case j.Ranks > 0 && j.Ranks%one != 0:
+		c.refuse("--%s %d is no multiple of tp %d × pp %d = %d, the ranks of a replica", "ranks", j.Ranks, j.TP, j.PP, one)
+	}
+	if j.Ranks > 0 && j.EP > 0 && (j.Ranks/max(j.PP, 1))%j.EP != 0 {
+		c.refuse("--%s %d does not divide the %d ranks of a stage; use a divisor, or leave it out", "ep", j.EP, j.Ranks/max(j.PP, 1))
+	}
+	if j.Reference && (j.Ranks > 1 || one > 1 || j.EP > 1 || j.ES > 1) {
+		c.refuse("--%s runs on one rank; leave out --ranks, --tp, --pp, --ep and --es", "reference")
+	}
+	if j.TPInvariant && (bits.OnesCount(uint(j.TP)) != 1 || j.ES != 0 && bits.OnesCount(uint(j.ES)) != 1) {
+		c.refuse("--%s holds for powers of two, and tp is %d, es %d; change these, or leave it out", "tp-invariant", j.TP, j.ES)
+	}
+	if j.AllToAll == "coordinated" && j.TP == 1 {
+		c.refuse("--%s coordinated shares the tokens among tensor-parallel ranks, and --tp is 1; use auto, flat or hierarchical", "all-to-all")
+	}
+	if j.FakeNodes > 0 && j.Ranks > 0 && j.FakeNodes > j.Ranks {
+		c.refuse("--%s %d are more than --ranks %d; use at most as many", "fake-nodes", j.FakeNodes, j.Ranks)
+	}
+}
+
+// device refuses what the named back end cannot do.
+func (c *conflict) device() {
+	in := &c.job.Inference
+	if c.job.Device == "cpu" && in.CUDAGraph != nil && *in.CUDAGraph {
+		c.refuse("--%s cpu has no CUDA graphs, and enable_cuda_graph is true; leave that out, or use --device cuda", "device")
+	}
+	if c.job.Device == "cuda" && in.Offload == "cpu" {
+		c.refuse("--%s cuda computes with weights in the GPU's memory, and zero.offload_param.device is cpu; leave that out, or use --device cpu", "device")
+	}
+	if c.job.Reference && in.KernelInject != nil && *in.KernelInject {
+		c.refuse("--%s runs plain operations, and kernel_inject is true; keep one of them", "reference")
+	}
+}
+
+// paths refuses an output that would be read as input.
+func (c *conflict) paths() {
+	if c.job.Output == "" {
+		return
+	}
+	out, err := filepath.Abs(c.job.Output)
+	if err != nil {
+		return // no working directory: whoever opens the output says so
+	}
+	for _, input := range c.job.Input {
+		in, err := filepath.Abs(input)
+		if err != nil || strings.ContainsAny(input, "*?[") {
+			continue
+		}
+		if rel, err := filepath.Rel(in, out); err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
+			c.refuse("--%s %s lies in --input %s, and would be read as input when the job is resumed; name a directory elsewhere", "output", c.job.Output, input)
+		}
+	}
+}
+
+// conflicts finds fields of inference: that do not go together; at tells their places.
+func (in *Inference) conflicts(at leaves) (errs []error) {
+	refuse := func(path, sentence string) {
+		errs = append(errs, at.under(path).errorAt("", "%s", sentence))
+	}
+	if in.KernelInject != nil && *in.KernelInject && len(in.InjectionPolicy) > 0 {
+		refuse("replace_with_kernel_inject", "Cannot use both user specified injection policy and kernel injection; leave out injection_policy or kernel_inject")
+	}
+	if in.Given("injection_policy") && in.Given("injection_policy_tuple") {
+		refuse("injection_policy_tuple", "injection_policy_tuple is for every block, injection_policy for the classes it names; keep one of them")
+	}
+	if in.MaxOutTokens > 0 && in.MinOutTokens > in.MaxOutTokens {
+		refuse("min_out_tokens", fmt.Sprintf("min_out_tokens %d is more than max_out_tokens %d; lower the one or raise the other", in.MinOutTokens, in.MaxOutTokens))
+	}
+	if in.given["zero.stage"] == "3" && !in.Given("zero.offload_param.device") {
+		refuse("zero.stage", "zero.stage 3 without offload_param.device splits weights that every step has to gather again; use tensor_parallel and moe.ep_size to split a model, and leave zero out")
+	}
+	quantized := in.Quant.Enabled != nil && *in.Quant.Enabled || in.Quant.Enabled == nil && in.Quant.set()
+	off := in.Quant.Enabled != nil && !*in.Quant.Enabled
+	switch {
+	case quantized && in.DType != INT8:
+		refuse("quant", "quant works with dtype int8 only; add dtype: int8, or leave quant out")
+	case off && in.DType == INT8:
+		refuse("quant.enabled", "dtype int8 needs quantized weights, and quant.enabled is false; leave one of them out")
+	}
+	if group := in.TensorParallel.Group; group != nil && in.TensorParallel.Size > 0 && len(group[0]) != in.TensorParallel.Size {
+		refuse("tensor_parallel.tp_group", fmt.Sprintf("tp_group has groups of %d ranks, and tp_size is %d; make them equal", len(group[0]), in.TensorParallel.Size))
+	}
+	if group := in.MoE.Group; group != nil && in.MoE.EPSize > 0 && len(group[0]) != in.MoE.EPSize {
+		refuse("moe.ep_group", fmt.Sprintf("ep_group has groups of %d ranks, and ep_size is %d; make them equal", len(group[0]), in.MoE.EPSize))
+	}
+	return errs
+}
+
+// set tells whether anything but enabled was asked for.
+func (q Quant) set() bool { return q.Asymmetric || q.Groups > 0 || q.ExtraMLPGrouping || q.QKV != nil }
+
+// idle warns of settings that have no effect unless a column of the input says otherwise.
+func (j *Job) idle() (out []Warning) {
+	if j.Task != Generate || j.Temperature > 0 {
+		return nil
+	}
+	for _, flag := range []string{"top-k", "top-p", "min-p", "seed"} {
+		if j.Given(flag) {
+			out = append(out, Warning{j.given[flag].String(), "--" + flag + " has no effect at temperature 0, where the likeliest token is taken; rows with a column temperature use it"})
+		}
+	}
+	if j.N > 1 {
+		out = append(out, Warning{j.given["n"].String(), "the samples of a row are all equal at temperature 0; add --temperature, or a column temperature"})
+	}
+	return out
+}

@@ -1,0 +1,138 @@
+package config
+
+// The headings of the help.
+const (
+	data       = "Model and data"
+	columns    = "Columns"
+	taskFlags  = "Task"
+	sampling   = "Sampling"
+	layout     = "Layout"
+	speed      = "Speed and memory"
+	capacity   = "Expert capacity and old checkpoints"
+	running    = "Running"
+	generating = "generate"
+)
+
+// Flags lists every setting of a job, in the order of the help. What has Bits is part of the output's fingerprint; all
+// the rest may change when a job is resumed.
+var Flags = []Flag{
+	{Name: "model", Category: data, Bits: true, Help: "`PATH` of a Hugging Face folder, a DeepSpeed folder or a checkpoint JSON",
+		field: func(j *Job) any { return &j.Model }},
+	{Name: "tag", Category: data, Bits: true, Help: "`NAME` of the step inside a DeepSpeed folder (else what its file `latest` says)",
+		field: func(j *Job) any { return &j.Tag }},
+	{Name: "input", Category: data, Bits: true, Many: true, Help: "`FILE`, folder or glob of Parquet, Arrow or JSON Lines; may be repeated",
+		field: func(j *Job) any { return &j.Input }},
+	{Name: "output", Category: data, Help: "`DIR` for the parts, the commits and the report; a started one is gone on with",
+		field: func(j *Job) any { return &j.Output }},
+	{Name: "task", Category: data, Bits: true, Default: generating, Choices: []string{"generate", "score", "embed", "classify", "fill-mask"},
+		Help: "what is done with a row: `TASK`", field: func(j *Job) any { return &j.Task }},
+	{Name: "job", Category: data, OnlyCLI: true, Help: "YAML or JSON `FILE` with any of these settings; flags win over it",
+		field: func(j *Job) any { return &j.JobFile }},
+	{Name: "ds-config", Category: data, Help: "JSON `FILE` with a DeepSpeedInferenceConfig, as the job file's section inference: has it",
+		field: func(j *Job) any { return &j.DSConfig }},
+	{Name: "limit", Category: data, Unit: "rows", Default: "all", Zero: "all", Range: "[1, )", Bits: true, Help: "only the first `N` rows of the input",
+		field: func(j *Job) any { return &j.Limit }},
+
+	{Name: "prompt-column", Category: columns, Bits: true, Default: defaultPrompt, Help: "`COLUMN` of texts",
+		field: func(j *Job) any { return &j.PromptColumn }},
+	{Name: "ids-column", Category: columns, Bits: true, Help: "`COLUMN` of token ids, used as they are; no tokenizer is needed",
+		field: func(j *Job) any { return &j.IDsColumn }},
+	{Name: "messages-column", Category: columns, Bits: true, Help: "`COLUMN` of chats, rendered by the model's chat template",
+		field: func(j *Job) any { return &j.MessagesColumn }},
+	{Name: "continuation-column", Category: columns, Bits: true, Tasks: []Task{Score}, Help: "`COLUMN` of what follows the prompt and is scored",
+		field: func(j *Job) any { return &j.ContinuationColumn }},
+	{Name: "id-column", Category: columns, Bits: true, Help: "`COLUMN` that names a row in the output (else its number)",
+		field: func(j *Job) any { return &j.IDColumn }},
+	{Name: "carry", Category: columns, Bits: true, Many: true, Help: "input `COLUMNS` copied to the output: a,b:new-name or all",
+		field: func(j *Job) any { return &j.Carry }},
+
+	{Name: "max-new-tokens", Category: sampling, Unit: "tokens", Default: "128", Range: "[1, )", Bits: true, Tasks: []Task{Generate},
+		Help: "at most `N` tokens generated a row", field: func(j *Job) any { return &j.MaxNewTokens }},
+	{Name: "temperature", Category: sampling, Default: "0", Range: "[0, )", Bits: true, Tasks: []Task{Generate},
+		Help: "`T` that logits are divided by; 0 takes the likeliest token", field: func(j *Job) any { return &j.Temperature }},
+	{Name: "top-k", Category: sampling, Default: "off", Zero: "off", Range: "[1, )", Bits: true, Tasks: []Task{Generate},
+		Help: "draw among the `K` likeliest tokens", field: func(j *Job) any { return &j.TopK }},
+	{Name: "top-p", Category: sampling, Default: "1", Range: "(0, 1]", Bits: true, Tasks: []Task{Generate},
+		Help: "draw among the likeliest tokens that reach probability `P` together", field: func(j *Job) any { return &j.TopP }},
+	{Name: "min-p", Category: sampling, Default: "0", Range: "[0, 1]", Bits: true, Tasks: []Task{Generate},
+		Help: "drop tokens less likely than `P` times the likeliest", field: func(j *Job) any { return &j.MinP }},
+	{Name: "repetition-penalty", Category: sampling, Default: "1", Range: "(0, )", Bits: true, Tasks: []Task{Generate},
+		Help: "`X` above 1 makes tokens that occurred less likely", field: func(j *Job) any { return &j.RepetitionPenalty }},
+	{Name: "seed", Category: sampling, Default: "0", Bits: true, Tasks: []Task{Generate},
+		Help: "`N` that all draws follow from, with the row's number", field: func(j *Job) any { return &j.Seed }},
+	{Name: "stop", Category: sampling, Many: true, Bits: true, Tasks: []Task{Generate}, Help: "`TEXT` that ends a row when generated; may be repeated",
+		field: func(j *Job) any { return &j.Stop }},
+	{Name: "ignore-eos", Category: sampling, Default: "false", Bits: true, Tasks: []Task{Generate}, Help: "go on after the model's end token",
+		field: func(j *Job) any { return &j.IgnoreEOS }},
+	{Name: "n", Category: sampling, Unit: "samples", Default: "1", Range: "[1, )", Bits: true, Tasks: []Task{Generate},
+		Help: "`N` samples of each row", field: func(j *Job) any { return &j.N }},
+
+	{Name: "logprobs", Category: taskFlags, Default: "off", Zero: "off", Range: "[1, )", Bits: true, Tasks: []Task{Generate},
+		Help: "write each token's log-probability and those of the `K` likeliest", field: func(j *Job) any { return &j.Logprobs }},
+	{Name: "output-logits", Category: taskFlags, Default: "false", Bits: true, Help: "write the logits of every input token (small models, tests)",
+		field: func(j *Job) any { return &j.OutputLogits }},
+	{Name: "stride", Category: taskFlags, Unit: "tokens", Default: "off", Zero: "off", Range: "[1, )", Bits: true, Tasks: []Task{Score},
+		Help: "score documents longer than the window in windows `N` tokens apart", field: func(j *Job) any { return &j.Stride }},
+	{Name: "pooling", Category: taskFlags, Default: "mean", Choices: []string{"cls", "mean", "last", "pooler"}, Bits: true, Tasks: []Task{Embed},
+		Help: "how tokens become one embedding: `HOW`", field: func(j *Job) any { return &j.Pooling }},
+
+	{Name: "device", Category: layout, Default: "auto", Choices: []string{"auto", "cpu", "cuda"}, Bits: true,
+		Help: "`DEVICE` that computes (auto: cuda where a GPU is found)", field: func(j *Job) any { return &j.Device }},
+	{Name: "dtype", Category: layout, Default: "auto", Zero: "auto", Bits: true, Help: "`TYPE` of the weights: fp32, bf16, fp16, int8 (auto: the checkpoint's)",
+		field: func(j *Job) any { return &j.DType }},
+	{Name: "tp", Category: layout, Unit: "ranks", Default: "1", Range: "[1, )", Bits: true, Help: "`N` ranks share each attention head group, dense layer and vocabulary",
+		field: func(j *Job) any { return &j.TP }},
+	{Name: "ep", Category: layout, Unit: "ranks", Default: "auto", Zero: "auto", Range: "[1, )", Help: "`N` ranks share the experts of a layer",
+		field: func(j *Job) any { return &j.EP }},
+	{Name: "es", Category: layout, Unit: "ranks", Default: "1", Zero: "auto", Range: "[1, )", Bits: true, Help: "`N` ranks share each expert (auto: ranks over ep, where ranks outnumber experts)",
+		field: func(j *Job) any { return &j.ES }},
+	{Name: "dp", Category: layout, Unit: "ranks", Default: "auto", Zero: "auto", Range: "[1, )", Help: "`N` replicas take different rows",
+		field: func(j *Job) any { return &j.DP }},
+	{Name: "pp", Category: layout, Unit: "ranks", Default: "1", Range: "[1, )", Help: "`N` stages of layers, one after the other",
+		field: func(j *Job) any { return &j.PP }},
+	{Name: "all-to-all", Category: layout, Default: "auto", Choices: []string{"auto", "flat", "hierarchical", "coordinated"},
+		Help: "`HOW` tokens travel to their experts", field: func(j *Job) any { return &j.AllToAll }},
+	{Name: "expert-placement", Category: layout, Help: "`FILE` that says which rank holds which expert, from dsbatch plan --placement",
+		field: func(j *Job) any { return &j.ExpertPlacement }},
+	{Name: "ranks", Category: layout, Unit: "ranks", Default: "auto", Zero: "auto", Range: "[1, )", Help: "`N` ranks inside this process (auto: the launcher's, else one)",
+		field: func(j *Job) any { return &j.Ranks }},
+	{Name: "tp-invariant", Category: layout, Default: "false", Bits: true, Help: "the same bits for every tp and es that is a power of two",
+		field: func(j *Job) any { return &j.TPInvariant }},
+	{Name: "fake-nodes", Category: layout, Unit: "nodes", Default: "off", Zero: "off", Range: "[1, )", Help: "pretend that the ranks live on `N` nodes (tests)",
+		field: func(j *Job) any { return &j.FakeNodes }},
+
+	{Name: "max-batch-tokens", Category: speed, Unit: "tokens", Default: "auto", Zero: "auto", Range: "[1, )", Help: "at most `N` tokens a step",
+		field: func(j *Job) any { return &j.MaxBatchTokens }},
+	{Name: "max-seqs", Category: speed, Unit: "rows", Default: "auto", Zero: "auto", Range: "[1, )", Help: "at most `N` rows in flight a replica",
+		field: func(j *Job) any { return &j.MaxSeqs }},
+	{Name: "chunk-rows", Category: speed, Unit: "rows", Default: "auto", Zero: "auto", Range: "[1, )", Bits: true, Help: "`N` rows committed together",
+		field: func(j *Job) any { return &j.ChunkRows }},
+	{Name: "kv-memory", Category: speed, Unit: "bytes", Default: "auto", Zero: "auto", Help: "`SIZE` of the KV blocks of a rank, as 16GiB",
+		field: func(j *Job) any { return &j.KVMemory }},
+	{Name: "threads", Category: speed, Unit: "threads", Default: "auto", Zero: "auto", Range: "[1, )", Help: "`N` threads a rank (auto: the host's cores over its ranks)",
+		field: func(j *Job) any { return &j.Threads }},
+	{Name: "reference", Category: speed, Default: "false", Bits: true, Help: "plain unfused operations on one rank, to compare with",
+		field: func(j *Job) any { return &j.Reference }},
+
+	{Name: "drop-tokens", Category: capacity, Default: "false", Bits: true, Help: "experts take no more than their capacity; a row then depends on its neighbours",
+		field: func(j *Job) any { return &j.DropTokens }},
+	{Name: "capacity-factor", Category: capacity, Default: "1", Range: "(0, )", Bits: true, Help: "capacity is `X` times the even share",
+		field: func(j *Job) any { return &j.CapacityFactor }},
+	{Name: "min-capacity", Category: capacity, Unit: "tokens", Default: "4", Range: "[0, )", Bits: true, Help: "and at least `N`",
+		field: func(j *Job) any { return &j.MinCapacity }},
+	{Name: "drop-policy", Category: capacity, Default: "position", Choices: []string{"position", "probs"}, Bits: true,
+		Help: "`WHICH` tokens an expert keeps: the first, or the likeliest", field: func(j *Job) any { return &j.DropPolicy }},
+	{Name: "expert-output-bias", Category: capacity, Default: "auto", Choices: []string{"auto", "add", "drop"}, Bits: true,
+		Help: "`WHAT` happens to the output bias of experts, which old code left out", field: func(j *Job) any { return &j.ExpertOutputBias }},
+
+	{Name: "stop-before", Category: running, Unit: "seconds", Default: "2m", Range: "[0, )", Help: "stop cleanly `TIME` before the allocation ends",
+		field: func(j *Job) any { return &j.StopBefore }},
+	{Name: "rank-timeout", Category: running, Unit: "seconds", Default: "30s", Range: "(0, )", Help: "a rank silent for `TIME` ends the job",
+		field: func(j *Job) any { return &j.RankTimeout }},
+	{Name: "accept-version", Category: running, Default: "false", Help: "go on with an output that another version of dsbatch began",
+		field: func(j *Job) any { return &j.AcceptVersion }},
+	{Name: "log-format", Category: running, Default: "text", Choices: []string{"text", "json"}, Help: "`FORM` of the log",
+		field: func(j *Job) any { return &j.LogFormat }},
+	{Name: "progress", Category: running, Default: "auto", Choices: []string{"auto", "bar", "log", "off"},
+		Help: "`HOW` rank 0 shows progress (auto: a bar on a terminal, else a line every 30 s)", field: func(j *Job) any { return &j.Progress }},
+}
