@@ -1,0 +1,109 @@
+package ckpt
+
+import (
+	"cmp"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// description is a checkpoint JSON: which files, of what kind. Source: DeepSpeed's state_dict_factory.py, and the
+// ds_inference_config.json that it writes.
+type description struct {
+	Type        string          `json:"type"`
+	Checkpoints json.RawMessage `json:"checkpoints"`
+	Path        string          `json:"checkpoint_path"` // the older documents' name, a folder
+	Version     *float64        `json:"version"`         // wins over the files' own; null: theirs
+	BaseDir     string          `json:"base_dir"`
+	MPSize      int             `json:"mp_size"`
+	TPSize      int             `json:"tp_size"`
+}
+
+// openDescription reads a checkpoint JSON. Megatron files are ranks of one model and are joined; ds_model and bloom
+// files hold different tensors, whose names are taken as they are.
+func (c *Checkpoint) openDescription(o Options) error {
+	var d description
+	if err := readJSON(c.Path, &d); err != nil {
+		return err
+	}
+	base := cmp.Or(o.BaseDir, d.BaseDir)
+	if !filepath.IsAbs(base) && o.BaseDir == "" {
+		base = filepath.Join(c.root, base)
+	}
+	c.root = base
+	if v := d.Version; v != nil && *v != 0 && *v != 1 && *v != 2 && *v != 3 {
+		return unsupported(c.Path, "", "version %v is not known; it is 0, 1.0, 2.0 or 3.0, or null for that of the files", *v)
+	}
+	paths, sliced, err := d.files(c.Path, base)
+	if err != nil {
+		return err
+	}
+	switch strings.ToLower(d.Type) {
+	case "megatron":
+		c.Format = Megatron
+		if d.MPSize > 0 && len(paths)%d.MPSize != 0 {
+			return mismatch(c.Path, "", "mp_size is %d, but %d files are listed; list the file of every rank", d.MPSize, len(paths))
+		}
+		return c.openRanks(paths, d.Version, base, filepath.Dir(c.Path))
+	case "ds_model", "bloom":
+		c.Format = DSModel
+		if sliced {
+			return unsupported(c.Path, "", "lists weights that DeepSpeed's kernels were given in %d slices, in an order of their own; give the model that they were saved from", d.TPSize)
+		}
+		for _, path := range paths {
+			if err := c.add(path); err != nil {
+				return err
+			}
+		}
+		config := filepath.Join(base, configFile)
+		c.config.Source = config
+		return readJSON(config, &c.config.Values)
+	case "deepspeed":
+		if len(paths) != 1 {
+			return unsupported(c.Path, "", "type DeepSpeed takes one folder, %d paths are listed", len(paths))
+		}
+		st, err := os.Stat(paths[0])
+		if err != nil || !st.IsDir() {
+			return &Error{File: paths[0], Kind: cmp.Or(err, ErrUnknown), What: "is no folder; " + c.Path + " should name the folder that holds latest"}
+		}
+		c.Path, c.root = paths[0], paths[0]
+		return c.open(st, Options{Tag: o.Tag})
+	}
+	return unsupported(c.Path, "", "type %q is not known; it is Megatron, ds_model, bloom or DeepSpeed", d.Type)
+}
+
+// files lists the paths under checkpoints: a list, or the two lists non_tp and tp that DeepSpeed itself writes.
+// sliced is true where the latter are of more than one rank.
+func (d description) files(path, base string) (paths []string, sliced bool, err error) {
+	var flat []string
+	var split struct {
+		NonTP []string `json:"non_tp"`
+		TP    []string `json:"tp"`
+	}
+	switch {
+	case len(d.Checkpoints) == 0 && d.Path != "":
+		flat = []string{d.Path}
+	case json.Unmarshal(d.Checkpoints, &flat) == nil:
+	case json.Unmarshal(d.Checkpoints, &split) == nil:
+		flat = append(split.NonTP, split.TP...)
+		sliced = len(split.TP) > 0 && d.TPSize > 1
+	default:
+		return nil, false, damaged(path, "", "lists no files under checkpoints, which is a list of paths, or {\"non_tp\": […], \"tp\": […]}")
+	}
+	seen := map[string]bool{}
+	for _, p := range flat {
+		if !filepath.IsAbs(p) {
+			p = filepath.Join(base, p)
+		}
+		if seen[p] {
+			return nil, false, damaged(path, "", "lists %s twice; list the file of every rank once", p)
+		}
+		seen[p] = true
+		paths = append(paths, p)
+	}
+	if len(paths) == 0 {
+		return nil, false, damaged(path, "", "lists no files under checkpoints")
+	}
+	return paths, sliced, nil
+}
