@@ -211,11 +211,11 @@ func (t *empiComm) exchange(send []byte, so, sn []int64, recv []byte, ro, rn []i
 
 func int64s(v []int64) *C.int64_t { return (*C.int64_t)(unsafe.Pointer(unsafe.SliceData(v))) }
 
-// await waits for a message and returns its length. It spins at first, for the sake of latency, and sleeps later, for the
-// sake of the other threads.
+// await waits for a message and returns its length. It spins at first, for the sake of latency, and sleeps later, up to
+// a twentieth of the time waited, for the sake of the other threads.
 func (t *empiComm) await(ctx context.Context, from, tag int) (int64, error) {
-	const spin, longest = 2 * time.Millisecond, time.Millisecond
-	begun, pause := time.Now(), 20*time.Microsecond
+	const spin, longest = 2 * time.Millisecond, 20 * time.Millisecond
+	begun := time.Now()
 	for {
 		var n C.int64_t
 		if err := mpiError(C.dsb_probe(t.raw, C.int(from), C.int(tag), 64, &n)); err != nil || n >= 0 {
@@ -224,9 +224,8 @@ func (t *empiComm) await(ctx context.Context, from, tag int) (int64, error) {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
-		if time.Since(begun) > spin {
-			time.Sleep(pause)
-			pause = min(2*pause, longest)
+		if waited := time.Since(begun); waited > spin {
+			time.Sleep(min(waited/20, longest))
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"time"
 )
 
 // InProcess returns a world of n ranks, 1 or more, in this process: one for each of n goroutines. Bytes are copied once,
@@ -25,17 +26,34 @@ func InProcess(n int) []World {
 	return worlds
 }
 
+// patience is how long Run waits for the other ranks after one has failed.
+const patience = 5 * time.Second
+
 // Run calls f on n in-process ranks, a goroutine each, closes their worlds and returns when all have ended. The first
-// rank that panics or returns an error ends the world: the calls of the others fail and name it, and Run returns its
-// error, an *Error with the panic's value and stack, or f's own with its rank.
+// rank that panics, aborts or returns an error ends the world: the calls of the others fail and name it, and Run returns
+// its error, an *Error with the panic's value and stack, or f's own with its rank. A rank that is stuck outside the world
+// when another has failed is left behind after 5 s: the process is then good for nothing but to exit.
 func Run(n int, f func(World) error) error {
 	var wg sync.WaitGroup
 	worlds := InProcess(n)
 	for _, w := range worlds {
 		wg.Go(func() { runRank(w.(*communicator), f) })
 	}
-	wg.Wait()
-	return worlds[0].(*communicator).transport.(*seat).room.fate.cause()
+	all := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(all)
+	}()
+	end := worlds[0].(*communicator).transport.(*seat).room.fate
+	select {
+	case <-all:
+	case <-end.dead:
+		select {
+		case <-all:
+		case <-time.After(patience):
+		}
+	}
+	return end.cause()
 }
 
 func runRank(c *communicator, f func(World) error) {

@@ -1,0 +1,97 @@
+package comm
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/dsbatch/dsbatch/mpi"
+	"github.com/dsbatch/dsbatch/mpi/mpitest"
+)
+
+// TestForm asks the members of every group who they are, through the group.
+func TestForm(t *testing.T) {
+	l, err := Ranks(Sizes{World: 12, TP: 2, PP: 2, EP: 3, ES: 2, Experts: []int{6, 3, 12}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mpitest.Run(t, 12, func(w mpi.World) error {
+		g, err := Form(t.Context(), w, l)
+		if err != nil {
+			return err
+		}
+		all := []*Group{g.World, g.TP, g.DP, g.PP}
+		for _, e := range []int{3, 6, 12} {
+			x := g.Expert(e)
+			all = append(all, x.EP, x.ES, x.Replicas)
+		}
+		for i, one := range all {
+			mine, table := make([]byte, 8), make([]byte, 8*one.Size())
+			binary.LittleEndian.PutUint64(mine, uint64(w.Rank()))
+			if err := one.AllGather(t.Context(), mine, table); err != nil {
+				return err
+			}
+			var ranks []int
+			for k := range one.Size() {
+				ranks = append(ranks, int(binary.LittleEndian.Uint64(table[8*k:])))
+			}
+			if !slices.Equal(ranks, one.Ranks) || one.Ranks[one.Rank()] != w.Rank() {
+				return fmt.Errorf("group %d of rank %d: place %d of %v, its members are %v", i, w.Rank(), one.Rank(), one.Ranks, ranks)
+			}
+		}
+		if g.Expert(3).EP != g.Expert(12).EP {
+			return fmt.Errorf("equal tables have communicators of their own")
+		}
+		if g.Expert(5) != nil {
+			return fmt.Errorf("groups for layers that don't exist")
+		}
+		return g.Close()
+	})
+	if _, err := Form(t.Context(), mpi.Alone(), l); err == nil {
+		t.Error("12 ranks laid out on 1")
+	}
+}
+
+func TestAgree(t *testing.T) {
+	mpitest.Run(t, 5, func(w mpi.World) error {
+		v, err := Agree(t.Context(), w, int64(w.Rank()), -int64(w.Rank()*w.Rank()), int64(w.Rank()/4), 0)
+		if err != nil {
+			return err
+		}
+		if v.Sum(0) != 10 || v.Max(0) != 4 || v.Min(0) != 0 || v.Sum(1) != -30 || v.Max(1) != 0 || v.Min(1) != -16 || v.Of(3, 1) != -9 ||
+			!v.Any(2) || v.Any(3) {
+			return fmt.Errorf("votes %+v", v)
+		}
+		return nil
+	})
+}
+
+func TestSame(t *testing.T) {
+	var mu sync.Mutex
+	var said []string
+	err := mpi.Run(4, func(w mpi.World) error {
+		if err := Same(t.Context(), w, "--model", "a"); err != nil {
+			return err
+		}
+		value := "a"
+		if w.Rank()%2 == 1 {
+			value = "b"
+		}
+		err := Same(t.Context(), w, "--model", value)
+		mu.Lock()
+		said = append(said, fmt.Sprint(err))
+		mu.Unlock()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range said {
+		if !strings.Contains(s, "--model: ranks 1, 3 differ from rank 0") {
+			t.Error(s)
+		}
+	}
+}

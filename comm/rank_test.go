@@ -1,0 +1,90 @@
+//go:build mpi
+
+package comm
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dsbatch/dsbatch/mpi"
+	"github.com/dsbatch/dsbatch/mpi/mpitest"
+)
+
+// The tests of this file are one rank's part of a test under mpirun.
+
+func rankOf(t testing.TB) mpi.World {
+	if !mpitest.IsRank(t.Name()) {
+		t.Skip("this is one rank's part of a test under mpirun")
+	}
+	w, err := mpi.MPI()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func TestRankExchanges(t *testing.T) {
+	w := rankOf(t)
+	for seed := range uint64(5) {
+		if err := exchanges(t.Context(), w, NewFlat, seed); err != nil {
+			w.Abort(1, err.Error())
+		}
+	}
+	l, err := Ranks(Sizes{World: w.Size(), Experts: []int{2, 3, 4}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := Form(t.Context(), w, l)
+	if err != nil {
+		w.Abort(1, err.Error())
+	}
+	for _, e := range g.Experts {
+		if err := exchanges(t.Context(), e.EP, NewFlat, uint64(w.Rank()/e.EP.Size())); err != nil {
+			w.Abort(1, fmt.Sprintf("groups of %d: %v", e.EP.Size(), err))
+		}
+	}
+	if err := g.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRankWatched(t *testing.T) {
+	raw := rankOf(t)
+	how := os.Getenv("DSBATCH_TEST_HOW")
+	x, err := Watch(t.Context(), raw, WatchOptions{Timeout: 500 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := x.World()
+	for range 100 {
+		if err := exchanges(t.Context(), w, NewFlat, 1); err != nil {
+			t.Error(err)
+		}
+	}
+	x.Phase("dispatch")
+	time.Sleep(300 * time.Millisecond) // so that a beat tells of it
+	if w.Rank() == 1 {
+		switch how {
+		case "stopped":
+			_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		case "killed":
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		case "stuck":
+			select {}
+		case "disagree":
+			_ = w.Recv(t.Context(), 0, 0, make([]byte, 1))
+		}
+	}
+	if err := w.Barrier(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+}

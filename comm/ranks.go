@@ -1,0 +1,232 @@
+// Package comm groups ranks and moves rows of tokens between them.
+//
+// A group is an ordered list of ranks with a communicator of its own: tp slices tensors, dp holds replicas of what tp
+// slices, pp holds the stages of the layers, ep spreads the experts of a layer, es slices each expert. Ranks says which
+// ranks are in which group, Form makes the communicators, AllToAll carries rows to the ranks of their experts and back,
+// Agree lets all ranks decide alike, Watch names the rank that is stuck. The package knows rows of bytes; it knows no
+// gate, no expert's weights and no model.
+package comm
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// AutoES as Sizes.ES slices every expert over all ranks that would hold replicas of it.
+const AutoES = -1
+
+// Sizes is the layout that a job asks for. The zero value of all but World is automatic.
+type Sizes struct {
+	World   int   // ranks of the job
+	TP      int   // ranks that slice a tensor; 0: 1
+	PP      int   // stages of layers; 0: 1
+	EP      int   // ranks over which experts are spread; 0: as many as can be, for each number of experts
+	ES      int   // ranks that slice an expert; 0: 1; AutoES: all that hold it
+	Experts []int // experts of each MoE layer, in any order, repeated or not; empty: no MoE layer
+}
+
+// Layout is who works with whom. Every table lists all ranks once, cut into groups of equal size, the groups by their
+// first rank. A stage is a contiguous run of ranks; in it, tp groups are contiguous and dp groups strided by TP.
+type Layout struct {
+	World, TP, DP, PP int // World = TP·DP·PP
+	TPGroups          [][]int
+	DPGroups          [][]int
+	PPGroups          [][]int       // the stages that a token passes, in order
+	Experts           []ExpertRanks // one for each distinct number of experts, ascending
+}
+
+// ExpertRanks is the part of a layout that concerns the layers with one number of experts. The k-th rank of an ep group
+// holds the k-th of EP equal, contiguous runs of experts.
+//
+// With TP 1 ep groups are contiguous ranks; else they are strided, so that rows travel among peers of equal tp rank and
+// slices of an expert lie with tp peers. Source of the tables: DeepSpeed's groups, research in arXiv 2201.05596 §5.3.
+type ExpertRanks struct {
+	Experts, EP, ES int
+	EPGroups        [][]int // in each, a whole set of experts, or of one slice of them
+	ESGroups        [][]int // the slices of the same experts, in order of the slices
+	ReplicaGroups   [][]int // that hold the same slice of the same experts
+}
+
+// Ranks computes the layout of a job. A size that can't be is a *SizeError.
+func Ranks(s Sizes) (*Layout, error) {
+	if s.World < 1 {
+		return nil, &SizeError{Name: "world", Value: s.World, Why: "a job has 1 rank or more"}
+	}
+	tp, pp := cmp.Or(s.TP, 1), cmp.Or(s.PP, 1)
+	if pp < 1 || s.World%pp != 0 {
+		return nil, &SizeError{"pp", pp, fmt.Sprintf("%s cannot be cut into %d stages of equal size", count(s.World, "rank"), pp), divisors(s.World)}
+	}
+	stage := s.World / pp
+	if tp < 1 || stage%tp != 0 {
+		return nil, &SizeError{"tp_size", tp, fmt.Sprintf("%s cannot be divided into groups of %d", count(stage, "rank"), tp), divisors(stage)}
+	}
+	l := &Layout{World: s.World, TP: tp, DP: stage / tp, PP: pp}
+	for first := 0; first < s.World; first += stage {
+		order := ascending(first, stage)
+		l.TPGroups = append(l.TPGroups, runs(order, tp)...)
+		l.DPGroups = append(l.DPGroups, strided(order, tp)...)
+	}
+	l.PPGroups = strided(ascending(0, s.World), stage)
+	counts := slices.Clone(s.Experts)
+	slices.Sort(counts)
+	counts = slices.Compact(counts)
+	if len(counts) == 0 && s.EP > 1 {
+		return nil, &SizeError{"ep_size", s.EP, "the model has no experts", []int{1}}
+	}
+	for _, experts := range counts {
+		ep, err := epSize(s.EP, experts, stage, counts)
+		if err != nil {
+			return nil, err
+		}
+		e, err := expertRanks(experts, ep, s.ES, stage, tp, pp)
+		if err != nil {
+			return nil, err
+		}
+		l.Experts = append(l.Experts, e)
+	}
+	return l, nil
+}
+
+// DefaultEP is the number of ranks over which experts are spread when nobody says: the largest that divides both the
+// experts and the ranks of a stage.
+func DefaultEP(experts, ranks int) int {
+	for n := min(experts, ranks); n > 1; n-- {
+		if experts%n == 0 && ranks%n == 0 {
+			return n
+		}
+	}
+	return 1
+}
+
+// epSize checks the given ep for layers with so many experts. In a model with several numbers of experts (PR-MoE) the
+// layers with fewer than ep use one rank an expert, where that divides the ranks.
+func epSize(ep, experts, ranks int, counts []int) (int, error) {
+	if experts < 1 {
+		return 0, &SizeError{Name: "experts", Value: experts, Why: "an MoE layer has 1 expert or more"}
+	}
+	if ep == 0 {
+		return DefaultEP(experts, ranks), nil
+	}
+	fits := func(ep, experts int) bool {
+		n := min(ep, experts)
+		return ranks%ep == 0 && ranks%n == 0 && experts%n == 0
+	}
+	if ep > 0 && ep <= slices.Max(counts) && fits(ep, experts) {
+		return min(ep, experts), nil
+	}
+	e := &SizeError{Name: "ep_size", Value: ep, Why: fmt.Sprintf("%s cannot be spread evenly over %s", count(experts, "expert"), count(ep, "rank"))}
+	if ep > 0 && experts%ep == 0 {
+		e.Why = fmt.Sprintf("%s cannot be divided into groups of %d", count(ranks, "rank"), ep)
+	}
+	for n := 1; n <= min(ranks, slices.Max(counts)); n++ {
+		if !slices.ContainsFunc(counts, func(experts int) bool { return !fits(n, experts) }) {
+			e.Use = append(e.Use, n)
+		}
+	}
+	return 0, e
+}
+
+func expertRanks(experts, ep, es, stage, tp, pp int) (ExpertRanks, error) {
+	holders := stage / ep // of each expert, in slices or replicas
+	switch es {
+	case 0:
+		es = 1
+	case AutoES:
+		es = holders
+	}
+	e := ExpertRanks{Experts: experts, EP: ep, ES: es}
+	if es < 1 || holders%es != 0 {
+		return e, &SizeError{"es", es, fmt.Sprintf("an expert held by %s cannot be cut into %s", count(holders, "rank"), count(es, "slice")), divisors(holders)}
+	}
+	for s := range pp {
+		// peers of equal tp rank next to each other, then cut into ep groups
+		order := slices.Concat(strided(ascending(s*stage, stage), tp)...)
+		groups := byFirst(runs(order, ep))
+		e.EPGroups = append(e.EPGroups, groups...)
+		for k := range ep {
+			same := make([]int, holders) // the ranks that hold the k-th run of experts
+			for i, g := range groups {
+				same[i] = g[k]
+			}
+			e.ESGroups = append(e.ESGroups, runs(same, es)...)
+			e.ReplicaGroups = append(e.ReplicaGroups, strided(same, es)...)
+		}
+	}
+	byFirst(e.ESGroups)
+	byFirst(e.ReplicaGroups)
+	return e, nil
+}
+
+func ascending(from, n int) []int {
+	r := make([]int, n)
+	for i := range r {
+		r[i] = from + i
+	}
+	return r
+}
+
+// runs cuts ranks into groups of n neighbours.
+func runs(ranks []int, n int) [][]int { return slices.Collect(slices.Chunk(ranks, n)) }
+
+// strided deals ranks out to n groups in turn.
+func strided(ranks []int, n int) [][]int {
+	groups := make([][]int, n)
+	for i, r := range ranks {
+		groups[i%n] = append(groups[i%n], r)
+	}
+	return groups
+}
+
+func byFirst(groups [][]int) [][]int {
+	slices.SortFunc(groups, func(a, b []int) int { return a[0] - b[0] })
+	return groups
+}
+
+func divisors(n int) (d []int) {
+	for i := 1; i <= n; i++ {
+		if n%i == 0 {
+			d = append(d, i)
+		}
+	}
+	return d
+}
+
+// SizeError is a size of a layout that can't be, and those that can.
+type SizeError struct {
+	Name  string // as the user writes it: ep_size
+	Value int
+	Why   string
+	Use   []int // the sizes that work, ascending; empty where no other size of this name helps
+}
+
+func (e *SizeError) Error() string {
+	s := fmt.Sprintf("%s %d: %s", e.Name, e.Value, e.Why)
+	if len(e.Use) > 0 {
+		s += "; use " + either(e.Use)
+	}
+	return s
+}
+
+// either lists numbers as a sentence does: 1, 2 or 4.
+func either(n []int) string {
+	s := make([]string, len(n))
+	for i, x := range n {
+		s[i] = strconv.Itoa(x)
+	}
+	last := len(s) - 1
+	if last == 0 {
+		return s[0]
+	}
+	return strings.Join(s[:last], ", ") + " or " + s[last]
+}
+
+// count is a number with its noun: 1 rank, 4 ranks.
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return strconv.Itoa(n) + " " + noun + "s"
+}
