@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
 	"slices"
 	"sync/atomic"
 )
@@ -112,7 +111,7 @@ func parseHeader(header []byte, base int64) ([]entry, error) {
 	if _, err := dec.Token(); err != nil {
 		return nil, bad(err)
 	}
-	if rest, _ := io.ReadAll(dec.Buffered()); len(bytes.TrimSpace(rest)) != 0 || len(bytes.TrimSpace(header[dec.InputOffset():])) != 0 {
+	if len(bytes.TrimSpace(header[dec.InputOffset():])) != 0 {
 		return nil, bad(fmt.Errorf("something follows the last }"))
 	}
 	return entries, nil
