@@ -1,0 +1,172 @@
+// Package model is one canonical transformer. A policy maps a family's config and tensor names onto it; Load reads a
+// checkpoint's tensors into a device's packed weights; Forward runs one step of ragged sequences over a paged KV
+// cache. The package knows no request, no file of rows and no sampling.
+package model
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// ErrConfig marks a model whose config cannot be right, or contradicts its tensors.
+var ErrConfig = errors.New("bad model config")
+
+// Config is the shape and kind of a model in the canonical transformer's own terms. A policy fills it from a
+// checkpoint's config.
+type Config struct {
+	Family  string
+	Layers  int
+	Hidden  int
+	Heads   int
+	KVHeads int
+	HeadDim int
+	FFN     int // of dense layers
+	Vocab   int // rows of the embedding, columns of the logits
+	Tokens  int // real ids, <= Vocab: the rest is padding and never chosen
+	Window  int // most positions
+
+	Norm     kernels.NormKind
+	Eps      float32
+	Act      kernels.Activation
+	Gated    bool // MLPs are act(gate)·up
+	Learned  bool // position embeddings
+	Rope     *Rope
+	QKNorm   QKNorm
+	Bias     Bias
+	Sliding  int  // 0, or how many last positions a token sees
+	TiedHead bool // the output embedding is the input's
+
+	// Scale of attention scores in each layer; nil: 1/√HeadDim.
+	Scale []float32
+	// MoE has an element a layer; Experts 0: a dense layer.
+	MoE []MoE
+
+	EOS []int32 // end tokens, as far as the config tells
+	BOS int32   // -1: none
+}
+
+// QKNorm tells how queries and keys are normalised before rotation.
+type QKNorm uint8
+
+// The kinds: not at all, each head by itself (Qwen3), the whole projection (OLMoE).
+const (
+	NoQKNorm QKNorm = iota
+	QKNormHead
+	QKNormFull
+)
+
+// Bias tells which linear ops have one.
+type Bias struct{ QKV, Out, MLP bool }
+
+// MoE is the kind of one layer's MLP.
+type MoE struct {
+	Gate       kernels.Gate // Experts 0: dense
+	FFN        int
+	Residual   bool // PR-MoE: a dense branch beside the experts
+	OutputBias bool // the bias of an expert's and of the residual branch's second linear op counts
+}
+
+// Rope is rotary positions as a config describes them.
+type Rope struct {
+	Theta       float64
+	Dim         int // rotated values of a head
+	Interleaved bool
+	Scaling     Scaling
+}
+
+// Scaling stretches rotary positions; Type "" or "default": none. "linear" divides positions by Factor; "llama3"
+// divides low frequencies, keeps high ones, and blends between (Llama 3.1's config).
+type Scaling struct {
+	Type     string
+	Factor   float64
+	Low      float64 // low_freq_factor
+	High     float64 // high_freq_factor
+	Original float64 // original_max_position_embeddings
+}
+
+// frequencies are the Dim/2 angles of one position step.
+func (r Rope) frequencies() ([]float64, error) {
+	f := make([]float64, r.Dim/2)
+	for i := range f {
+		f[i] = math.Pow(r.Theta, -float64(2*i)/float64(r.Dim))
+	}
+	switch s := r.Scaling; s.Type {
+	case "", "default":
+	case "linear":
+		for i := range f {
+			f[i] /= s.Factor
+		}
+	case "llama3":
+		for i := range f {
+			wavelength := 2 * math.Pi / f[i]
+			// 0 where the wavelength is long (divided), 1 where short (kept), linear between.
+			keep := (s.Original/wavelength - s.Low) / (s.High - s.Low)
+			keep = min(max(keep, 0), 1)
+			f[i] = (1-keep)*f[i]/s.Factor + keep*f[i]
+		}
+	default:
+		return nil, fmt.Errorf("%w: rope type %q is not supported; default, linear and llama3 are", ErrConfig, s.Type)
+	}
+	return f, nil
+}
+
+// scale is the factor of layer's attention scores.
+func (c *Config) scale(layer int) float32 {
+	if c.Scale != nil {
+		return c.Scale[layer]
+	}
+	return float32(1 / math.Sqrt(float64(c.HeadDim)))
+}
+
+// MoELayers is the number of layers with experts.
+func (c *Config) MoELayers() int {
+	n := 0
+	for _, m := range c.MoE {
+		if m.Gate.Experts > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// check refuses what no tensor could fit.
+func (c *Config) check() error {
+	for _, v := range []struct {
+		what string
+		n    int
+	}{
+		{"layers", c.Layers}, {"hidden size", c.Hidden}, {"attention heads", c.Heads}, {"key-value heads", c.KVHeads},
+		{"head size", c.HeadDim}, {"vocabulary", c.Vocab}, {"window", c.Window},
+	} {
+		if v.n <= 0 || v.n > 1<<28 {
+			return fmt.Errorf("%w: %s is %d", ErrConfig, v.what, v.n)
+		}
+	}
+	if c.Heads%c.KVHeads != 0 {
+		return fmt.Errorf("%w: %d attention heads are no multiple of %d key-value heads", ErrConfig, c.Heads, c.KVHeads)
+	}
+	if len(c.MoE) != c.Layers {
+		return fmt.Errorf("%w: %d layers, but %d are described", ErrConfig, c.Layers, len(c.MoE))
+	}
+	if c.Tokens <= 0 || c.Tokens > c.Vocab {
+		return fmt.Errorf("%w: %d tokens, but the embedding has %d rows", ErrConfig, c.Tokens, c.Vocab)
+	}
+	if c.Rope != nil && (c.Rope.Dim <= 0 || c.Rope.Dim > c.HeadDim || c.Rope.Dim%2 != 0) {
+		return fmt.Errorf("%w: %d of %d values of a head are rotated; an even number of them can be", ErrConfig, c.Rope.Dim, c.HeadDim)
+	}
+	for layer, m := range c.MoE {
+		if m.Gate.Experts == 0 {
+			if c.FFN <= 0 {
+				return fmt.Errorf("%w: layer %d is dense, but the dense ffn size is %d", ErrConfig, layer, c.FFN)
+			}
+			continue
+		}
+		if m.Gate.K < 1 || m.Gate.K > m.Gate.Experts || m.FFN <= 0 {
+			return fmt.Errorf("%w: layer %d: %d of %d experts a token, of ffn size %d", ErrConfig, layer, m.Gate.K, m.Gate.Experts, m.FFN)
+		}
+	}
+	return nil
+}

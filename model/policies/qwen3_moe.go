@@ -1,0 +1,36 @@
+package policies
+
+import (
+	"slices"
+
+	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/model"
+)
+
+// Qwen3-MoE: each head of queries and keys normalised by itself; every decoder_sparse_step-th layer has experts but
+// those that mlp_only_layers names. Golden: qwen3_moe.
+func qwen3MoE() model.Policy {
+	return model.Policy{
+		Architectures: []string{"Qwen3MoeForCausalLM"},
+		Configure: func(f model.Facts) (model.Config, error) {
+			c, err := llamaLike(f, "qwen3_moe")
+			c.QKNorm = model.QKNormHead
+			if f.BoolOr("use_sliding_window", false) {
+				c.Sliding = f.IntOr("sliding_window", 0)
+			}
+			experts := f.IntOr("num_experts", f.IntOr("num_local_experts", 0))
+			step, dense := max(f.IntOr("decoder_sparse_step", 1), 1), f.Ints("mlp_only_layers")
+			for layer := range c.MoE {
+				if experts > 0 && (layer+1)%step == 0 && !slices.Contains(dense, layer) {
+					c.MoE[layer] = model.MoE{FFN: f.Int("moe_intermediate_size"), Gate: kernels.Gate{
+						Experts: experts, K: f.Int("num_experts_per_tok"), Renormalise: f.BoolOr("norm_topk_prob", false)}}
+				}
+			}
+			if err == nil {
+				err = f.Err()
+			}
+			return c, err
+		},
+		Tensors: llamaNames(qkNormNames(expertNames())),
+	}
+}

@@ -1,0 +1,192 @@
+package model
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Policy maps one model family onto the canonical transformer: what it is and where each tensor comes from.
+type Policy struct {
+	Architectures []string // as config.json's architectures or model.json's architecture name the family
+	Configure     func(Facts) (Config, error)
+	Tensors       Names
+	QKV           QKVOrder
+	Transposed    bool // linear weights are stored [in, out]
+	// Ignored are endings of tensor names that hold nothing the model needs (masks, rotary tables).
+	Ignored []string
+}
+
+// QKVOrder is how a checkpoint holds the three projections.
+type QKVOrder uint8
+
+// The orders: three tensors; one, q over k over v; one, the three of each head together ([heads, 3, head_dim] rows).
+const (
+	QKVApart QKVOrder = iota
+	QKVStacked
+	QKVByHead
+)
+
+// Names maps the canonical name of a tensor to a checkpoint's, with {layer} and {expert} in it. A bias has its
+// weight's name with .weight replaced by .bias. Canonical names:
+//
+//	embed positions norm head
+//	attn.norm attn.q attn.k attn.v (or attn.qkv) attn.out attn.qnorm attn.knorm
+//	mlp.norm mlp.gate mlp.up mlp.down
+//	moe.gate expert.gate expert.up expert.down residual.up residual.down residual.mix
+type Names map[string]string
+
+// name fills a template in.
+func (n Names) name(canonical string, layer, expert int) string {
+	t := strings.ReplaceAll(n[canonical], "{layer}", strconv.Itoa(layer))
+	return strings.ReplaceAll(t, "{expert}", strconv.Itoa(expert))
+}
+
+// Facts are a checkpoint's config: the keys of config.json or model.json, and the name of the file for messages.
+type Facts struct {
+	Source string
+	Values map[string]any
+	err    *error
+}
+
+// NewFacts wraps a parsed config. Its getters note the first wrong value, which Err returns.
+func NewFacts(source string, values map[string]any) Facts {
+	return Facts{Source: source, Values: values, err: new(error)}
+}
+
+// Err is the first value that had a wrong type or was missing.
+func (f Facts) Err() error { return *f.err }
+
+func (f Facts) wrong(key, want string) {
+	if *f.err != nil {
+		return
+	}
+	if v, ok := f.Values[key]; ok {
+		*f.err = fmt.Errorf("%w: %s: %s is %v, want %s", ErrConfig, f.Source, key, v, want)
+	} else {
+		*f.err = fmt.Errorf("%w: %s has no %s, want %s", ErrConfig, f.Source, key, want)
+	}
+}
+
+// Has tells whether the key is there and not null.
+func (f Facts) Has(key string) bool { return f.Values[key] != nil }
+
+// Int is a required integer.
+func (f Facts) Int(key string) int {
+	if n, ok := number(f.Values[key]); ok && n == float64(int(n)) {
+		return int(n)
+	}
+	f.wrong(key, "an integer")
+	return 0
+}
+
+// IntOr is an integer, or a default where the key is absent or null.
+func (f Facts) IntOr(key string, absent int) int {
+	if !f.Has(key) {
+		return absent
+	}
+	return f.Int(key)
+}
+
+// FloatOr is a number, or a default where the key is absent or null.
+func (f Facts) FloatOr(key string, absent float64) float64 {
+	if !f.Has(key) {
+		return absent
+	}
+	n, ok := number(f.Values[key])
+	if !ok {
+		f.wrong(key, "a number")
+	}
+	return n
+}
+
+// BoolOr is a boolean, or a default where the key is absent or null.
+func (f Facts) BoolOr(key string, absent bool) bool {
+	if !f.Has(key) {
+		return absent
+	}
+	b, ok := f.Values[key].(bool)
+	if !ok {
+		f.wrong(key, "true or false")
+	}
+	return b
+}
+
+// StringOr is a string, or a default where the key is absent or null.
+func (f Facts) StringOr(key, absent string) string {
+	if !f.Has(key) {
+		return absent
+	}
+	s, ok := f.Values[key].(string)
+	if !ok {
+		f.wrong(key, "a string")
+	}
+	return s
+}
+
+// Ints is a list of integers; a lone integer is a list of one; absent or null: nil.
+func (f Facts) Ints(key string) []int {
+	if !f.Has(key) {
+		return nil
+	}
+	list, ok := f.Values[key].([]any)
+	if !ok {
+		return []int{f.Int(key)}
+	}
+	ints := make([]int, len(list))
+	for i, v := range list {
+		n, ok := number(v)
+		if !ok || n != float64(int(n)) {
+			f.wrong(key, "a list of integers")
+			return nil
+		}
+		ints[i] = int(n)
+	}
+	return ints
+}
+
+// Strings is a list of strings; absent or null: nil.
+func (f Facts) Strings(key string) []string {
+	list, _ := f.Values[key].([]any)
+	var out []string
+	for _, v := range list {
+		if s, ok := v.(string); ok {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Under is the facts of a nested object; absent or null: none.
+func (f Facts) Under(key string) Facts {
+	nested, ok := f.Values[key].(map[string]any)
+	if !ok && f.Has(key) {
+		f.wrong(key, "an object")
+	}
+	return Facts{Source: f.Source + ": " + key, Values: nested, err: f.err}
+}
+
+// number takes what JSON decoders and pickles make of numbers.
+func number(v any) (float64, bool) {
+	switch n := v.(type) {
+	case float64:
+		return n, true
+	case int:
+		return float64(n), true
+	case int64:
+		return float64(n), true
+	case interface{ Float64() (float64, error) }: // json.Number
+		f, err := n.Float64()
+		return f, err == nil
+	}
+	return 0, false
+}
+
+// IDs are token ids under a key: one, a list, or none.
+func (f Facts) IDs(key string) []int32 {
+	var ids []int32
+	for _, n := range f.Ints(key) {
+		ids = append(ids, int32(n))
+	}
+	return ids
+}

@@ -1,0 +1,23 @@
+package model
+
+import (
+	"encoding/binary"
+	"math"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// ropeTables are cos and sin of position·frequency, [window, len(frequencies)] float32 from float64 angles.
+func ropeTables(frequencies []float64, window int) (cos, sin kernels.Matrix) {
+	n := len(frequencies)
+	table := func(f func(float64) float64) kernels.Matrix {
+		data := make([]byte, 0, 4*window*n)
+		for p := range window {
+			for _, w := range frequencies {
+				data = binary.LittleEndian.AppendUint32(data, math.Float32bits(float32(f(float64(p)*w))))
+			}
+		}
+		return kernels.Matrix{DType: kernels.F32, Rows: window, Cols: n, Data: data}
+	}
+	return table(math.Cos), table(math.Sin)
+}

@@ -1,0 +1,33 @@
+package moe
+
+import (
+	"math"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// Capacity limits how many tokens of a step an expert takes, as DeepSpeed does when drop_tokens is on. A row's result
+// then depends on its neighbours, so it is off unless asked for.
+type Capacity struct {
+	Factor float64 // eval_capacity_factor
+	Min    int     // min_capacity
+	Policy kernels.DropPolicy
+}
+
+// Limit is the most slots of an expert: max(⌈tokens/experts · factor·k⌉, min), in float32 as DeepSpeed counts it
+// (float64 gives other results: 25 tokens, 2 experts, factor 1.2 make 16, not 15).
+func (c Capacity) Limit(tokens, experts, k int) int {
+	each := float32(tokens) / float32(experts)
+	return max(int(math.Ceil(float64(each*float32(c.Factor*float64(k))))), c.Min)
+}
+
+// limit follows DeepSpeed's three gates: top-1 never renormalises; top-2 serves all first choices before any second;
+// top-k goes by token order or by probability. The last two renormalise over what stays.
+func (c Capacity) limit(tokens int, g kernels.Gate) kernels.Capacity {
+	return kernels.Capacity{
+		C:                c.Limit(tokens, g.Experts, g.K),
+		Policy:           c.Policy,
+		SecondAfterFirst: g.K == 2,
+		Renormalise:      g.K > 1,
+	}
+}
