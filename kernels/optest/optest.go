@@ -1,0 +1,82 @@
+// Package optest is the cases that every back end of package kernels must pass.
+//
+// Each op is compared with its definition, computed naively in float64 from what the device's types can hold. Tensors
+// are strided views into poisoned memory: a value read from outside a view is a NaN, a byte written there is noticed.
+// Shapes are odd, some are empty. Rows must have the same bits alone, among others and in another order (promise 1).
+package optest
+
+import (
+	"testing"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// Tolerances bound the errors of a back end by type: of results that are sums, relative to the sum of the terms'
+// magnitudes; of others, relative to the largest magnitude that the op passes through.
+type Tolerances struct {
+	F32  float64 // float32 activations and float32 weights, caches and tables
+	BF16 float64 // where activations or weights are bfloat16
+	F16  float64 // where activations or weights are float16
+	I8   float64 // int8 weights, activations quantised if the back end does so
+}
+
+func (t Tolerances) of(d kernels.DType) float64 {
+	switch d {
+	case kernels.BF16:
+		return t.BF16
+	case kernels.F16:
+		return t.F16
+	case kernels.I8:
+		return t.I8
+	}
+	return t.F32
+}
+
+// Run runs all cases on dev. Subtests have the names of the ops.
+func Run(t *testing.T, dev kernels.Device, tol Tolerances) {
+	for _, c := range []struct {
+		name string
+		test func(*kit)
+	}{
+		{"Copy", testCopy},
+		{"Add", testAdd},
+		{"Select", testSelect},
+		{"Embed", testEmbed},
+		{"Norm", testNorm},
+		{"Linear", testLinear},
+		{"Grouped", testGrouped},
+		{"Store", testStore},
+		{"Attention", testAttention},
+		{"CopyBlock", testCopyBlock},
+		{"Gate", testGate},
+		{"Drop", testDrop},
+		{"Table", testTable},
+		{"Gating", testGating},
+		{"Combine", testCombine},
+		{"Mix", testMix},
+		{"Score", testScore},
+		{"Sample", testSample},
+		{"Errors", testErrors},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.test(newKit(t, dev, tol, c.name)) })
+	}
+	for _, c := range invariants {
+		t.Run("Invariant/"+c.name, func(t *testing.T) {
+			if err := c.check(newKit(t, dev, tol, c.name)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// activations are the types that the device computes in, each once.
+func (k *kit) activations() (types []kernels.DType) {
+	seen := map[kernels.DType]bool{}
+	for _, w := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16} {
+		if d := k.dev.Activations(w); !seen[d] {
+			seen[d] = true
+			types = append(types, d)
+		}
+	}
+	return types
+}
