@@ -1,0 +1,81 @@
+package dataset
+
+import (
+	"errors"
+	"io"
+
+	"github.com/apache/arrow/go/v15/arrow"
+)
+
+// source is one opened file of columns: its schema and rows are known and checked, nothing is held open.
+type source interface {
+	// columns lists the file's top-level columns in its order.
+	columns() []column
+	// rows counts the file's rows.
+	rows() int64
+	// check looks at what the file's metadata says of the columns that will be read, by index.
+	check(columns []int) error
+	// scan opens the file and goes to a row; the records have the columns in the order given.
+	scan(columns []int, from int64) (scanner, error)
+}
+
+// scanner reads a source's rows in order. It is one goroutine's.
+type scanner interface {
+	io.Closer
+	// at is the file-local number of the row that next begins with.
+	at() int64
+	// next returns between 1 and limit rows of one row group or record batch, and its number; io.EOF after the last.
+	next(limit int64) (rec arrow.Record, group int, err error)
+}
+
+// column is a top-level column; one whose type cannot be read has an error instead, which matters only if it is wanted.
+type column struct {
+	arrow.Field
+	err error
+}
+
+var errChanged = errors.New("the file changed since the job began")
+
+// pace sizes batches so that each holds about a set number of bytes, whatever the rows are like.
+type pace int64
+
+const (
+	paceBytes = 1 << 20
+	paceFirst = 256
+	paceLeast = 8
+	paceMost  = 8192
+)
+
+func (p *pace) rows() int64 {
+	if *p == 0 {
+		*p = paceFirst
+	}
+	return int64(*p)
+}
+
+// saw tells what the last batch took.
+func (p *pace) saw(rows, bytes int64) {
+	if rows < p.rows() && bytes < paceBytes {
+		return // cut short by a border
+	}
+	*p = pace(min(max(rows*paceBytes/max(bytes, 1), paceLeast), 4*int64(*p), paceMost))
+}
+
+// size is the memory that a record's buffers take, children included.
+func size(rec arrow.Record) (n int64) {
+	var add func(d arrow.ArrayData)
+	add = func(d arrow.ArrayData) {
+		for _, b := range d.Buffers() {
+			if b != nil {
+				n += int64(b.Len())
+			}
+		}
+		for _, child := range d.Children() {
+			add(child)
+		}
+	}
+	for _, c := range rec.Columns() {
+		add(c.Data())
+	}
+	return n
+}
