@@ -4,13 +4,15 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"os"
 	"path/filepath"
 )
 
-// Digest reads at most digestSamples runs of digestRun bytes: 16 MiB, spread evenly over the files.
+// Digest reads about digestSamples runs of digestRun bytes, 16 MiB, spread evenly over the files, and one more a file.
 const (
 	digestSamples = 4096
 	digestRun     = 4096
@@ -36,14 +38,11 @@ func (c *Checkpoint) Digest() ([32]byte, error) {
 		text(h, f.Name, fmt.Sprint(f.Size))
 		total += f.Size
 	}
-	run, step := int64(digestRun), max(total/digestSamples, digestRun)
-	begin := int64(0) // of the file, in the files laid end to end
+	step := max(total/digestSamples, digestRun)
 	for _, f := range files {
-		first := (begin + step - 1) / step * step
-		if err := sample(h, filepath.Join(c.root, filepath.FromSlash(f.Name)), first-begin, step, run); err != nil {
+		if err := sample(h, filepath.Join(c.root, filepath.FromSlash(f.Name)), step); err != nil {
 			return [32]byte{}, err
 		}
-		begin += f.Size
 	}
 	return [32]byte(h.Sum(nil)), nil
 }
@@ -56,29 +55,22 @@ func text(h hash.Hash, list ...string) {
 	}
 }
 
-// sample hashes run bytes of a file at from, from+step and so on; the first of a file are always among them.
-func sample(h hash.Hash, path string, from, step, run int64) error {
+// sample hashes a run of bytes at the beginning of a file and after every step.
+func sample(h hash.Hash, path string, step int64) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return &Error{File: path, Kind: err, What: "cannot be opened: " + cause(err)}
 	}
 	defer f.Close() //nolint:errcheck // opened for reading only
-	st, err := f.Stat()
-	if err != nil {
-		return &Error{File: path, Kind: err, What: "cannot be looked at: " + cause(err)}
-	}
-	buf := make([]byte, run)
-	for _, start := range []int64{0, from} {
-		for at := start; at < st.Size(); at += step {
-			n := min(run, st.Size()-at)
-			if _, err := f.ReadAt(buf[:n], at); err != nil {
-				return &Error{File: path, Kind: err, What: "cannot be read: " + cause(err)}
-			}
-			h.Write(buf[:n])
-			if start == 0 {
-				break
-			}
+	buf := make([]byte, digestRun)
+	for at := int64(0); ; at += step {
+		n, err := f.ReadAt(buf, at)
+		h.Write(buf[:n])
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return &Error{File: path, Kind: err, What: "cannot be read: " + cause(err)}
 		}
 	}
-	return nil
 }

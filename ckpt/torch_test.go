@@ -72,26 +72,30 @@ func TestDamagedTorchFiles(t *testing.T) {
 		kind error
 		says []string
 	}{
-		"storage not there":   {with(func(a *archive, v *view) { v.key = "7" }), ErrDamaged, []string{`"w"`, `"7" is not in the file`}},
-		"storage cut short":   {with(func(a *archive, v *view) { a.storages[0].data = make([]byte, 23) }), ErrDamaged, []string{`"w"`, "23 bytes", "cut short"}},
-		"storage negative":    {with(func(a *archive, v *view) { v.numel = -1 }), ErrDamaged, []string{`"w"`}},
-		"offset out of it":    {with(func(a *archive, v *view) { v.offset = 1 }), ErrDamaged, []string{`"w"`, "reaches element 6 of a storage of 6"}},
-		"offset huge":         {with(func(a *archive, v *view) { v.offset = 1<<63 - 1 }), ErrDamaged, []string{`"w"`}},
-		"offset negative":     {with(func(a *archive, v *view) { v.offset = -1 }), ErrDamaged, []string{`"w"`}},
-		"strides out of it":   {with(func(a *archive, v *view) { v.strides = []int64{4, 1} }), ErrDamaged, []string{`"w"`, "reaches element 6"}},
-		"strides overflow":    {with(func(a *archive, v *view) { v.strides = []int64{1 << 62, 1 << 62} }), ErrDamaged, []string{`"w"`, "impossible strides"}},
-		"strides negative":    {with(func(a *archive, v *view) { v.strides = []int64{-3, 1} }), ErrDamaged, []string{`"w"`, "impossible strides"}},
-		"too few strides":     {with(func(a *archive, v *view) { v.strides = []int64{3} }), ErrDamaged, []string{`"w"`, "impossible shape"}},
-		"shape too large":     {with(func(a *archive, v *view) { v.shape = []int64{1 << 40, 1 << 40} }), ErrDamaged, []string{`"w"`, "impossible shape"}},
-		"expanded":            {with(func(a *archive, v *view) { v.shape, v.strides = []int64{1 << 40}, []int64{0} }), ErrDamaged, []string{`"w"`, ".contiguous()"}},
-		"storage twice":       {with(func(a *archive, v *view) { a.storages = append(a.storages, a.storages[0]) }), ErrDamaged, []string{"storage 0 twice"}},
-		"compressed":          {with(func(a *archive, v *view) { a.method = zip.Deflate }), ErrUnsupported, []string{"compressed"}},
-		"big-endian":          {with(func(a *archive, v *view) { a.order = "big" }), ErrUnsupported, []string{`"big"`}},
-		"no dict":             {with(func(a *archive, v *view) { a.root = []any{*v} }), ErrUnsupported, []string{"no dict"}},
-		"name twice":          {with(func(a *archive, v *view) { a.root = []item{{"m.w", *v}, {"m", []item{{"w", *v}}}} }), ErrDamaged, []string{`"m.w"`, "twice"}},
-		"foreign class":       {with(func(a *archive, v *view) { a.root = global{"os", "system", true, []any{"touch /tmp/pwned"}, nil} }), ErrUnsupported, []string{`"os.system"`, "nothing of it was run"}},
-		"foreign class named": {with(func(a *archive, v *view) { a.root = []item{{"w", *v}, {"x", global{"builtins", "eval", false, nil, nil}}} }), ErrUnsupported, []string{`"builtins.eval"`}},
-		"foreign in args":     {with(func(a *archive, v *view) { a.root = []item{{"args", global{"my.module", "Config", true, nil, []item{}}}} }), ErrUnsupported, []string{`"my.module.Config"`}},
+		"storage not there": {with(func(a *archive, v *view) { v.key = "7" }), ErrDamaged, []string{`"w"`, `"7" is not in the file`}},
+		"storage cut short": {with(func(a *archive, v *view) { a.storages[0].data = make([]byte, 23) }), ErrDamaged, []string{`"w"`, "23 bytes", "cut short"}},
+		"storage negative":  {with(func(a *archive, v *view) { v.numel = -1 }), ErrDamaged, []string{`"w"`}},
+		"offset out of it":  {with(func(a *archive, v *view) { v.offset = 1 }), ErrDamaged, []string{`"w"`, "reaches element 6 of a storage of 6"}},
+		"offset huge":       {with(func(a *archive, v *view) { v.offset = 1<<63 - 1 }), ErrDamaged, []string{`"w"`}},
+		"offset negative":   {with(func(a *archive, v *view) { v.offset = -1 }), ErrDamaged, []string{`"w"`}},
+		"strides out of it": {with(func(a *archive, v *view) { v.strides = []int64{4, 1} }), ErrDamaged, []string{`"w"`, "reaches element 6"}},
+		"strides overflow":  {with(func(a *archive, v *view) { v.strides = []int64{1 << 62, 1 << 62} }), ErrDamaged, []string{`"w"`, "impossible strides"}},
+		"strides negative":  {with(func(a *archive, v *view) { v.strides = []int64{-3, 1} }), ErrDamaged, []string{`"w"`, "impossible strides"}},
+		"too few strides":   {with(func(a *archive, v *view) { v.strides = []int64{3} }), ErrDamaged, []string{`"w"`, "impossible shape"}},
+		"shape too large":   {with(func(a *archive, v *view) { v.shape = []int64{1 << 40, 1 << 40} }), ErrDamaged, []string{`"w"`, "impossible shape"}},
+		"expanded":          {with(func(a *archive, v *view) { v.shape, v.strides = []int64{1 << 40}, []int64{0} }), ErrDamaged, []string{`"w"`, ".contiguous()"}},
+		"storage twice":     {with(func(a *archive, v *view) { a.storages = append(a.storages, a.storages[0]) }), ErrDamaged, []string{"storage 0 twice"}},
+		"compressed":        {with(func(a *archive, v *view) { a.method = zip.Deflate }), ErrUnsupported, []string{"compressed"}},
+		"big-endian":        {with(func(a *archive, v *view) { a.order = "big" }), ErrUnsupported, []string{`"big"`}},
+		"no dict":           {with(func(a *archive, v *view) { a.root = []any{*v} }), ErrUnsupported, []string{"no dict"}},
+		"name twice":        {with(func(a *archive, v *view) { a.root = []item{{"m.w", *v}, {"m", []item{{"w", *v}}}} }), ErrDamaged, []string{`"m.w"`, "twice"}},
+		"foreign class":     {with(func(a *archive, v *view) { a.root = global{"os", "system", true, []any{"touch /tmp/pwned"}, nil} }), ErrUnsupported, []string{`"os.system"`, "nothing of it was run"}},
+		"foreign class named": {with(func(a *archive, v *view) {
+			a.root = []item{{"w", *v}, {"x", global{"builtins", "eval", false, nil, nil}}}
+		}), ErrUnsupported, []string{`"builtins.eval"`}},
+		"foreign in args": {with(func(a *archive, v *view) {
+			a.root = []item{{"args", global{"my.module", "Config", true, nil, []item{}}}}
+		}), ErrUnsupported, []string{`"my.module.Config"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := c.a.write(t, filepath.Join(t.TempDir(), "x.pt"))
