@@ -9,4 +9,96 @@
 /* features.c */
 uint32_t cpu_features(void);
 
+/* gemm*.c, pack.c: y = e(x·Wᵀ + b) with W in panels of 32 outputs.
+ *
+ * A panel holds k in units: [⌈k/u⌉][32][u] values, u = 1 for float32 and float16, 2 for bfloat16, 4 for int8, so that a
+ * unit of an output is adjacent. k is padded with zeros to a multiple of step. int8 has its inputs in groups, each
+ * padded for itself and followed by scale [32] float32 and offset [32] int32 = −128·Σ of the output's values.
+ * Where gated, a panel is 16 outputs of gate, then the same 16 of up.
+ *
+ * Rows of x are cut into tiles of at most tile_rows, as even as can be; a row's sums do not depend on its tile. */
+enum { GEMM_PANEL = 32, GEMM_MAX_TILE = 32 };
+enum gemm_type { GEMM_F32, GEMM_BF16, GEMM_F16, GEMM_I8 };
+enum gemm_level { GEMM_GENERIC, GEMM_AVX2, GEMM_AVX512, GEMM_AVX512BF16, GEMM_AMX };
+enum gemm_activation { GEMM_IDENTITY, GEMM_GELU_TANH, GEMM_GELU_ERF, GEMM_SILU, GEMM_RELU };
+
+typedef struct gemm_depth { /* how k is cut: groups of group inputs, each padded to padded */
+    int64_t groups, group, padded;
+} gemm_depth;
+
+typedef struct gemm_output { /* what becomes of the sums */
+    float *y;          /* [rows, columns], rows stride apart */
+    const float *bias; /* [panels][32] in the order of the panels, or NULL */
+    int64_t stride, columns;
+    int32_t gated, activation, add;
+} gemm_output;
+
+typedef struct gemm_task gemm_task;
+typedef void gemm_pack_fn(void *packed, const float *const *x, int rows, const gemm_depth *d);
+typedef void gemm_finish_fn(const gemm_output *o, float *sums, int rows, int64_t row, int64_t panel);
+
+typedef struct gemm_kernel {
+    int32_t type; /* gemm_type */
+    int32_t tile_rows;
+    int32_t tile_space; /* rows that each tile takes in packed x; 0: as many as it has */
+    int32_t step;
+    int32_t x_bytes; /* of a packed value of x; a row has k padded of them, and 4 bytes for its scale */
+    /* packs rows of x (row i at x[i], k values) for multiply */
+    gemm_pack_fn *pack;
+    /* sums [rows][32] = packed x · panel, for one tile and one panel; or NULL and */
+    void (*multiply)(float *sums, const void *packed, const void *panel, int rows, const gemm_depth *d);
+    /* the whole of a task, where one panel at a time would not do */
+    void (*run)(const gemm_task *t);
+    /* stores rows of sums, the first of them row of y; overwrites sums */
+    gemm_finish_fn *finish;
+} gemm_kernel;
+
+struct gemm_task { /* the arguments of gemm_run */
+    const gemm_kernel *kernel;
+    const char *packed, *panels;
+    int64_t row_bytes, panel_bytes, rows, tiles, tile0, tile1, panel0, panel1;
+    gemm_depth depth;
+    gemm_output output;
+};
+
+/* First row of a tile, and where its rows of packed x start. */
+static inline int64_t gemm_tile_row(const gemm_task *t, int64_t tile) { return tile * t->rows / t->tiles; }
+static inline const void *gemm_tile_packed(const gemm_task *t, int64_t tile) {
+    const int64_t space = t->kernel->tile_space;
+    return t->packed + (space ? tile * space : gemm_tile_row(t, tile)) * t->row_bytes;
+}
+
+/* The tables, and what stands in several of them. */
+extern const gemm_kernel gemm_generic[4]; /* by gemm_type */
+extern const gemm_kernel gemm_avx2[4], gemm_avx512[4], gemm_avx512_bf16, gemm_amx_bf16, gemm_amx_i8;
+gemm_pack_fn gemm_rows_f32_avx512, gemm_rows_bf16_avx512, gemm_rows_u8_avx512;
+gemm_finish_fn gemm_finish_avx512;
+
+gemm_depth gemm_depth_of(const gemm_kernel *kernel, int64_t k, int64_t group); /* group 0: all of k */
+
+/* Steps of int8: the scale of a group or row whose largest magnitude has these bits, and what to multiply values by.
+ * Too small a magnitude gives 0 and 0; an infinity or a NaN gives NaN and 0. As quantize in pack_reference.go. */
+float gemm_quantum(uint32_t magnitude_bits, float *scale);
+
+/* The kernel of a level for weights of a type; vnni tells whether a 512-bit level may use AVX512_VNNI. */
+const gemm_kernel *gemm_kernel_of(int level, int type, int vnni);
+
+/* Bytes of a panel, and of a packed row of x. */
+int64_t gemm_panel_bytes(const gemm_kernel *kernel, int64_t k, int64_t group);
+int64_t gemm_row_bytes(const gemm_kernel *kernel, int64_t k, int64_t group);
+
+/* Packs tiles [tile0, tile1) of rows rows of x, row i being x[index ? index[i]/div : i]. */
+void gemm_pack_rows(const gemm_kernel *kernel, void *packed, const float *x, int64_t stride, const int32_t *index,
+                    int64_t div, int64_t rows, int64_t tile0, int64_t tile1, int64_t k, int64_t group);
+
+/* y for tiles [tile0, tile1) of rows rows and panels [panel0, panel1). panels is the matrix's first one, y its row 0. */
+void gemm_run(const gemm_kernel *kernel, float *y, int64_t stride, const void *packed, const void *panels,
+              int64_t panel_bytes, const float *bias, int64_t rows, int64_t tile0, int64_t tile1, int64_t columns,
+              int64_t panel0, int64_t panel1, int64_t k, int64_t group, int gated, int activation, int add);
+
+/* Fills columns [column, column+columns) of a zeroed panel from a matrix whose value (output i, input p) is
+ * source[i·output_stride + p·input_stride]; source type as gemm_type, not int8. */
+void gemm_pack_panel(const gemm_kernel *kernel, void *panel, int64_t column, int64_t columns, const void *source,
+                     int source_type, int64_t output_stride, int64_t input_stride, int64_t k, int64_t group);
+
 #endif

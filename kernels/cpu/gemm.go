@@ -14,6 +14,7 @@ type gemm struct {
 	div     int
 	e       kernels.Epilogue
 	single  [2]int32 // the offsets of Linear
+	panel   panelGemm
 }
 
 // source is the row of x that row i of y is computed from.
@@ -91,8 +92,10 @@ func (s *Stream) openGemm(op string, y, x kernels.Tensor, w kernels.Weights, e k
 	p, ok := w.(*weights)
 	switch {
 	case s.err != nil:
-	case !ok || p == nil || p.reference == nil:
+	case !ok || p == nil || p.reference == nil && p.panels == nil:
 		s.fail("%s: weights %T are not of this device, or freed", op, w)
+	case (p.panels == nil) != (s.dev.level == Reference):
+		s.fail("%s: weights packed for another instruction set than %v", op, s.dev.level)
 	case e.Act > kernels.ReLU:
 		s.fail("%s: activation %d is unknown", op, e.Act)
 	default:
@@ -112,5 +115,9 @@ func (s *Stream) runGemm(g *gemm) {
 	if g.offsets[g.w.experts] == 0 || g.w.out == 0 {
 		return
 	}
-	g.runReference(s.dev.pool)
+	if g.w.reference != nil {
+		g.runReference(s.dev.pool)
+		return
+	}
+	s.runPanels(g)
 }

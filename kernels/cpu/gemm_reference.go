@@ -138,7 +138,7 @@ func dot4(x, a, b, c, d []float32) [4]float64 {
 func activate(a kernels.Activation, v float64) float64 {
 	switch a {
 	case kernels.GELUTanh:
-		return 0.5 * v * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(v+0.044715*v*v*v)))
+		return v / (1 + math.Exp(-2*math.Sqrt(2/math.Pi)*(v+0.044715*v*v*v))) // 0.5v(1 + tanh …), exact in its tail too
 	case kernels.GELUErf:
 		return 0.5 * v * math.Erfc(-v/math.Sqrt2)
 	case kernels.SiLU:

@@ -21,7 +21,8 @@ type weights struct {
 	group   int       // I8: inputs that share a scale, a divisor of in
 	bias    []float32 // [experts, rows] in the order of the source, or none
 
-	reference *referenceWeights
+	reference *referenceWeights // one of the two
+	panels    *panelWeights
 }
 
 func (w *weights) DType() kernels.DType { return w.dtype }
@@ -34,11 +35,17 @@ func (w *weights) Bytes() int64 {
 	if w.reference != nil {
 		n += w.reference.bytes()
 	}
+	if w.panels != nil {
+		n += w.panels.bytes()
+	}
 	return n
 }
 
 func (w *weights) Free() {
-	w.reference, w.bias = nil, nil
+	if w.panels != nil {
+		w.panels.free()
+	}
+	w.reference, w.panels, w.bias = nil, nil, nil
 }
 
 // groups is the number of scales of an output row.
@@ -56,7 +63,13 @@ func (d *Device) Pack(what string, s kernels.WeightSpec) (kernels.Weights, error
 		return nil, fmt.Errorf("pack %s: %w", what, err)
 	}
 	w.bias = packBias(s, w)
-	w.reference = packReference(d.pool, s, w)
+	if d.level == Reference {
+		w.reference = packReference(d.pool, s, w)
+		return w, nil
+	}
+	if w.panels, err = packPanels(d, what, s, w); err != nil {
+		return nil, fmt.Errorf("pack %s: %w", what, err)
+	}
 	return w, nil
 }
 

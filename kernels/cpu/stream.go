@@ -21,8 +21,11 @@ var _ kernels.Stream = (*Stream)(nil)
 // Sync returns the first error of the ops so far.
 func (s *Stream) Sync() error { return s.err }
 
-// Close has nothing to wait for.
-func (s *Stream) Close() error { return nil }
+// Close has nothing to wait for; it frees the stream's working memory.
+func (s *Stream) Close() error {
+	s.gemm.panel.free()
+	return nil
+}
 
 // fail notes the first error.
 func (s *Stream) fail(format string, args ...any) {

@@ -1,0 +1,96 @@
+/* The loop over panels and tiles, the same for every level: what a level brings is in its table of kernels.
+ *
+ * Order of sums: one accumulator an output (one a group where weights are int8), k ascending from 0, whatever the
+ * tile, the panel, the task. Nothing here depends on the number of rows but the cut into tiles. */
+#include "cpu.h"
+
+#include <math.h>
+#include <string.h>
+
+const gemm_kernel *gemm_kernel_of(int level, int type, int vnni) {
+#if defined(__x86_64__)
+    if (level >= GEMM_AVX512 && type == GEMM_I8 && vnni) return &gemm_avx512[GEMM_I8];
+    if (level >= GEMM_AVX512BF16 && type == GEMM_BF16) return &gemm_avx512_bf16;
+    if (level >= GEMM_AVX512) return &gemm_avx512[type];
+#endif
+    (void)level, (void)vnni;
+    return &gemm_generic[type];
+}
+
+gemm_depth gemm_depth_of(const gemm_kernel *kernel, int64_t k, int64_t group) {
+    gemm_depth d = {.groups = 1, .group = k};
+    if (group > 0 && group < k) d.groups = k / group, d.group = group;
+    d.padded = (d.group + kernel->step - 1) / kernel->step * kernel->step;
+    return d;
+}
+
+static int64_t unit_bytes(int type) { return type == GEMM_F16 ? 2 : 4; }
+static int64_t unit_values(int type) { return type == GEMM_I8 ? 4 : type == GEMM_BF16 ? 2 : 1; }
+
+int64_t gemm_panel_bytes(const gemm_kernel *kernel, int64_t k, int64_t group) {
+    const gemm_depth d = gemm_depth_of(kernel, k, group);
+    const int64_t values = d.padded / unit_values(kernel->type) * unit_bytes(kernel->type);
+    return d.groups * GEMM_PANEL * (values + (kernel->type == GEMM_I8 ? 8 : 0));
+}
+
+int64_t gemm_row_bytes(const gemm_kernel *kernel, int64_t k, int64_t group) {
+    const gemm_depth d = gemm_depth_of(kernel, k, group);
+    return d.groups * d.padded * kernel->x_bytes + (kernel->type == GEMM_I8 ? 4 : 0);
+}
+
+static int64_t tiles_of(const gemm_kernel *kernel, int64_t rows) {
+    return (rows + kernel->tile_rows - 1) / kernel->tile_rows;
+}
+
+void gemm_pack_rows(const gemm_kernel *kernel, void *packed, const float *x, int64_t stride, const int32_t *index,
+                    int64_t div, int64_t rows, int64_t tile0, int64_t tile1, int64_t k, int64_t group) {
+    const gemm_depth d = gemm_depth_of(kernel, k, group);
+    const gemm_task t = {.kernel = kernel, .packed = packed, .row_bytes = gemm_row_bytes(kernel, k, group), .rows = rows,
+                         .tiles = tiles_of(kernel, rows)};
+    for (int64_t tile = tile0; tile < tile1; tile++) {
+        const float *from[GEMM_MAX_TILE];
+        int n = 0;
+        for (int64_t i = gemm_tile_row(&t, tile); i < gemm_tile_row(&t, tile + 1); i++) {
+            from[n++] = x + (index ? index[i] / div : i) * stride;
+        }
+        kernel->pack((void *)gemm_tile_packed(&t, tile), from, n, &d);
+    }
+}
+
+void gemm_run(const gemm_kernel *kernel, float *y, int64_t stride, const void *packed, const void *panels,
+              int64_t panel_bytes, const float *bias, int64_t rows, int64_t tile0, int64_t tile1, int64_t columns,
+              int64_t panel0, int64_t panel1, int64_t k, int64_t group, int gated, int activation, int add) {
+    const gemm_depth d = gemm_depth_of(kernel, k, group);
+    const gemm_task t = {
+        .kernel = kernel, .packed = packed, .panels = panels, .row_bytes = gemm_row_bytes(kernel, k, group),
+        .panel_bytes = panel_bytes, .rows = rows, .tiles = tiles_of(kernel, rows), .tile0 = tile0, .tile1 = tile1,
+        .panel0 = panel0, .panel1 = panel1, .depth = d,
+        .output = {.y = y, .bias = bias, .stride = stride, .columns = columns, .gated = gated,
+                   .activation = activation, .add = add},
+    };
+    if (kernel->run) {
+        kernel->run(&t);
+        return;
+    }
+    float sums[GEMM_MAX_TILE * GEMM_PANEL] __attribute__((aligned(64)));
+    for (int64_t panel = panel0; panel < panel1; panel++) {
+        for (int64_t tile = tile0; tile < tile1; tile++) {
+            const int64_t row = gemm_tile_row(&t, tile);
+            const int n = (int)(gemm_tile_row(&t, tile + 1) - row);
+            kernel->multiply(sums, gemm_tile_packed(&t, tile), t.panels + panel * panel_bytes, n, &d);
+            kernel->finish(&t.output, sums, n, row, panel);
+        }
+    }
+}
+
+float gemm_quantum(uint32_t magnitude_bits, float *scale) {
+    float magnitude;
+    memcpy(&magnitude, &magnitude_bits, sizeof magnitude);
+    if (magnitude_bits >= 0x7f800000) {
+        *scale = NAN;
+        return 0;
+    }
+    const int told = magnitude >= 1e-30f; /* from 0; 127 over it is finite */
+    *scale = told ? magnitude / 127 : 0;
+    return told ? 127 / magnitude : 0;
+}

@@ -1,0 +1,164 @@
+/* Weights into panels, once, at load: one pass over the source (two for int8, the first for its scales), one over the
+ * panel. Rounds to nearest, ties to even; see cpu.h for how a panel lies. The same for every level.
+ * Sixteen units of up to 32 outputs go through a block in L1, since rows of the source are often a power of two apart
+ * and would push each other out of the cache. About 2 GB/s of source a core. */
+#include "cpu.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { BLOCK = 16 };
+
+typedef struct matrix { /* value (output i, input p) at i·output_stride + p·input_stride */
+    const char *source;
+    int type;
+    int64_t output_stride, input_stride;
+} matrix;
+
+static float from_bits(uint32_t b) {
+    float v;
+    memcpy(&v, &b, sizeof v);
+    return v;
+}
+
+static uint32_t to_bits(float v) {
+    uint32_t b;
+    memcpy(&b, &v, sizeof b);
+    return b;
+}
+
+static float widen_f16(uint16_t h) {
+    const uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 0x3ff;
+    if (exponent == 31) return from_bits(sign | 0x7f800000 | fraction << 13);
+    if (exponent == 0) return from_bits(sign | to_bits((float)fraction * 0x1p-24f));
+    return from_bits(sign | (exponent + 112) << 23 | fraction << 13);
+}
+
+static uint16_t round_bf16(float v) {
+    const uint32_t b = to_bits(v);
+    if ((b & 0x7fffffff) > 0x7f800000) return (uint16_t)(b >> 16 | 0x40);
+    return (uint16_t)((b + 0x7fff + (b >> 16 & 1)) >> 16);
+}
+
+static uint16_t round_f16(float v) {
+    const uint32_t bits = to_bits(v), b = bits & 0x7fffffff;
+    const uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
+    if (b > 0x7f800000) return sign | 0x7e00;
+    if (b >= 0x47800000) return sign | 0x7c00;                                        /* 65536 */
+    if (b < 0x38800000) return sign | (uint16_t)(to_bits(from_bits(b) + 0.5f) - 0x3f000000); /* multiples of 2⁻²⁴ */
+    return sign | (uint16_t)((b - 0x38000000 + 0xfff + (b >> 13 & 1)) >> 13);
+}
+
+/* Inputs [from, from+n) of an output, as float32 or in the source's own 16 bits; beyond k they are 0. */
+static void read_f32(float *to, const matrix *m, int64_t output, int64_t from, int64_t n, int64_t k) {
+    const int64_t at = output * m->output_stride + from * m->input_stride, step = m->input_stride;
+    const int64_t have = k - from < n ? (k > from ? k - from : 0) : n;
+    const float *const f = (const float *)m->source + at;
+    const uint16_t *const h = (const uint16_t *)m->source + at;
+    switch (m->type) {
+    case GEMM_F32:
+        if (step == 1) memcpy(to, f, have * sizeof *to);
+        else for (int64_t i = 0; i < have; i++) to[i] = f[i * step];
+        break;
+    case GEMM_BF16:
+        for (int64_t i = 0; i < have; i++) to[i] = from_bits((uint32_t)h[i * step] << 16);
+        break;
+    case GEMM_F16:
+        for (int64_t i = 0; i < have; i++) to[i] = widen_f16(h[i * step]);
+        break;
+    }
+    for (int64_t i = have; i < n; i++) to[i] = 0;
+}
+
+static void read_16_bits(uint16_t *to, int type, const matrix *m, int64_t output, int64_t from, int64_t n, int64_t k) {
+    if (m->type == type) {
+        const uint16_t *const h = (const uint16_t *)m->source + output * m->output_stride + from * m->input_stride;
+        const int64_t have = k - from < n ? (k > from ? k - from : 0) : n;
+        if (m->input_stride == 1) memcpy(to, h, have * sizeof *to);
+        else for (int64_t i = 0; i < have; i++) to[i] = h[i * m->input_stride];
+        for (int64_t i = have; i < n; i++) to[i] = 0;
+        return;
+    }
+    float wide[2 * BLOCK];
+    read_f32(wide, m, output, from, n, k);
+    for (int64_t i = 0; i < n; i++) to[i] = type == GEMM_BF16 ? round_bf16(wide[i]) : round_f16(wide[i]);
+}
+
+/* Units [from, from+n) of each output into the panel. */
+static void scatter_32(uint32_t *panel, const uint32_t (*block)[BLOCK], int64_t outputs, int64_t n) {
+    for (int64_t j = 0; j < n; j++) {
+        for (int64_t c = 0; c < outputs; c++) panel[j * GEMM_PANEL + c] = block[c][j];
+    }
+}
+
+static void pack_floats(int type, char *panel, int64_t outputs, const matrix *m, int64_t k, int64_t padded) {
+    uint32_t block[GEMM_PANEL][BLOCK];
+    const int64_t values = type == GEMM_BF16 ? 2 : 1, units = padded / values;
+    for (int64_t u = 0; u < units; u += BLOCK) {
+        const int64_t n = units - u < BLOCK ? units - u : BLOCK;
+        for (int64_t c = 0; c < outputs; c++) {
+            if (type == GEMM_F32) read_f32((float *)block[c], m, c, u, n, k);
+            else read_16_bits((uint16_t *)block[c], type, m, c, u * values, n * values, k);
+        }
+        if (type != GEMM_F16) {
+            scatter_32((uint32_t *)panel + u * GEMM_PANEL, block, outputs, n);
+            continue;
+        }
+        for (int64_t j = 0; j < n; j++) {
+            for (int64_t c = 0; c < outputs; c++) {
+                ((uint16_t *)panel)[(u + j) * GEMM_PANEL + c] = ((const uint16_t *)block[c])[j];
+            }
+        }
+    }
+}
+
+static uint32_t magnitude_of(const matrix *m, int64_t output, int64_t from, int64_t n) {
+    float wide[256];
+    uint32_t most = 0;
+    for (int64_t p = 0; p < n; p += 256) {
+        const int64_t some = n - p < 256 ? n - p : 256;
+        read_f32(wide, m, output, from + p, some, from + n);
+        for (int64_t i = 0; i < some; i++) {
+            const uint32_t b = to_bits(wide[i]) & 0x7fffffff;
+            most = b > most ? b : most;
+        }
+    }
+    return most;
+}
+
+/* One group: its quads, then the scales and offsets of its outputs. column counts from the panel's start. */
+static void pack_group(char *panel, int64_t column, int64_t outputs, const matrix *m, int64_t from, const gemm_depth *d) {
+    uint32_t block[GEMM_PANEL][BLOCK];
+    float inverse[GEMM_PANEL], *const scale = (float *)(panel + d->padded * GEMM_PANEL) + column;
+    int32_t *const offset = (int32_t *)(scale + GEMM_PANEL);
+    for (int64_t c = 0; c < outputs; c++) inverse[c] = gemm_quantum(magnitude_of(m, c, from, d->group), &scale[c]);
+    for (int64_t u = 0, units = d->padded / 4; u < units; u += BLOCK) {
+        const int64_t n = units - u < BLOCK ? units - u : BLOCK;
+        for (int64_t c = 0; c < outputs; c++) {
+            float wide[4 * BLOCK];
+            int8_t *const q = (int8_t *)block[c];
+            int32_t sum = 0;
+            read_f32(wide, m, c, from + 4 * u, 4 * n, from + d->group);
+            for (int64_t i = 0; i < 4 * n; i++) {
+                q[i] = inverse[c] == 0 ? 0 : (int8_t)lrintf(wide[i] * inverse[c]);
+                sum += q[i];
+            }
+            offset[c] -= 128 * sum;
+        }
+        scatter_32((uint32_t *)panel + u * GEMM_PANEL + column, block, outputs, n);
+    }
+}
+
+void gemm_pack_panel(const gemm_kernel *kernel, void *panel, int64_t column, int64_t columns, const void *source,
+                     int source_type, int64_t output_stride, int64_t input_stride, int64_t k, int64_t group) {
+    const matrix m = {source, source_type, output_stride, input_stride};
+    const gemm_depth d = gemm_depth_of(kernel, k, group);
+    char *to = panel;
+    if (kernel->type != GEMM_I8) {
+        pack_floats(kernel->type, to + column * (kernel->type == GEMM_F16 ? 2 : 4), columns, &m, k, d.padded);
+        return;
+    }
+    for (int64_t g = 0; g < d.groups; g++, to += (d.padded + 8) * GEMM_PANEL) {
+        pack_group(to, column, columns, &m, g * d.group, &d);
+    }
+}

@@ -1,0 +1,26 @@
+//go:build !cgo
+
+package cpu
+
+import (
+	"errors"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// Without C there are no panels: the reference is the only level.
+
+type panelWeights struct{}
+
+func (*panelWeights) bytes() int64 { return 0 }
+func (*panelWeights) free()        {}
+
+type panelGemm struct{}
+
+func (*panelGemm) free() {}
+
+func packPanels(*Device, string, kernels.WeightSpec, *weights) (*panelWeights, error) {
+	return nil, errors.ErrUnsupported
+}
+
+func (s *Stream) runPanels(*gemm) { s.fail("%w", errors.ErrUnsupported) }
