@@ -1,0 +1,58 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+
+	"github.com/dsbatch/dsbatch/ckpt"
+	"github.com/dsbatch/dsbatch/comm"
+	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/engine"
+	"github.com/dsbatch/dsbatch/io/dataset"
+	"github.com/dsbatch/dsbatch/io/results"
+	"github.com/dsbatch/dsbatch/model"
+)
+
+// Exit statuses; those from 64 on are sysexits.h's.
+const (
+	statusDone    = 0
+	statusFailed  = 1
+	statusBadRows = 3
+	statusUsage   = 64
+	statusData    = 65
+	statusNoInput = 66
+	statusStopped = 75
+	statusConfig  = 78
+)
+
+// errBadRows ends a run in which every row is committed, some of them set aside.
+var errBadRows = errors.New("rows were set aside")
+
+// statusOf is the exit status that an error stands for.
+func statusOf(err error) int {
+	var usage *usageError
+	var setting *config.Error
+	var size *comm.SizeError
+	var mismatch *results.MismatchError
+	switch {
+	case err == nil:
+		return statusDone
+	case errors.Is(err, errBadRows):
+		return statusBadRows
+	case errors.Is(err, engine.ErrStopped):
+		return statusStopped
+	case errors.As(err, &usage):
+		return statusUsage
+	case errors.As(err, &setting) && setting.File == "":
+		return statusUsage
+	case errors.As(err, &setting), errors.As(err, &size), errors.As(err, &mismatch), errors.Is(err, engine.ErrRefused),
+		errors.Is(err, model.ErrConfig), errors.Is(err, model.ErrTensor), errors.Is(err, ckpt.ErrDamaged),
+		errors.Is(err, ckpt.ErrUnsupported), errors.Is(err, ckpt.ErrMismatch), errors.Is(err, ckpt.ErrTag), errors.Is(err, ckpt.ErrUnknown):
+		return statusConfig
+	case errors.Is(err, dataset.ErrDamaged), errors.Is(err, dataset.ErrColumn):
+		return statusData
+	case errors.Is(err, dataset.ErrMissing), errors.Is(err, fs.ErrNotExist):
+		return statusNoInput
+	}
+	return statusFailed
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/engine"
+	"github.com/dsbatch/dsbatch/mpi"
+)
+
+func runCommand() *cli.Command {
+	values := config.Values{}
+	return &cli.Command{
+		Name: "run", Usage: "generate or score every row of a data set",
+		Description:  "EXIT STATUS\n0 every row committed; 3 committed, bad rows set aside; 75 stopped, start again to go on; 64 bad usage; 65 bad input data; 66 missing input; 78 bad configuration; 1 anything else.",
+		Flags:        jobFlags(values),
+		OnUsageError: func(c *cli.Context, err error, _ bool) error { return usage(c, err) },
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usageErrorf("dsbatch run takes no argument, and got %q; name the data set with --input", c.Args().First())
+			}
+			job, warnings, err := config.Load(values)
+			if err != nil {
+				return err
+			}
+			if err := job.Require("model", "input", "output"); err != nil {
+				return err
+			}
+			return runJob(c.Context, job, warnings, c.App.ErrWriter)
+		},
+	}
+}
+
+// jobFlags makes the command line's flags of config's table.
+func jobFlags(values config.Values) (flags []cli.Flag) {
+	for i := range config.Flags {
+		f := &config.Flags[i]
+		flags = append(flags, &cli.GenericFlag{Name: f.Name, Category: f.Category, Usage: f.Help, Value: values.Collect(f), DefaultText: f.Default})
+	}
+	return flags
+}
+
+// runJob runs the job on every rank that this process holds: its own of an MPI job, or all of --ranks.
+func runJob(ctx context.Context, job *config.Job, warnings []config.Warning, stderr io.Writer) error {
+	stop := &engine.Stop{}
+	defer onSignals(stop)()
+	options := engine.RunOptions{Version: version, Command: strings.Join(os.Args, " "), Stop: stop}
+	one := func(w mpi.World) error {
+		o := options
+		if w.Rank() == 0 {
+			for _, x := range warnings {
+				fmt.Fprintln(stderr, "dsbatch:", x)
+			}
+			o.Notice = func(line string) { fmt.Fprintln(stderr, "dsbatch:", line) }
+		}
+		summary, err := engine.Run(ctx, w, job, o)
+		if err != nil {
+			return err
+		}
+		if w.Rank() == 0 {
+			tell(stderr, job, summary)
+		}
+		if summary.Bad > 0 {
+			return errBadRows
+		}
+		return nil
+	}
+	return onWorld(job, one)
+}

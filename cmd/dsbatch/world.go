@@ -1,0 +1,62 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/mpi"
+)
+
+// onWorld runs f on this process's ranks: the launcher's, --ranks goroutines, or one alone.
+func onWorld(job *config.Job, f func(mpi.World) error) error {
+	kind, size := mpi.Launched()
+	switch {
+	case kind != "" && size != 1:
+		if job.Ranks > 1 {
+			return usageErrorf("--ranks %d inside a job that %s started with ranks of its own; leave --ranks out", job.Ranks, kind)
+		}
+		if !linkedWithMPI {
+			return become(kind)
+		}
+		w, err := mpi.MPI()
+		if err != nil {
+			return err
+		}
+		err = f(w)
+		if err != nil && !agreedEnd(err) {
+			w.Abort(statusOf(err), err.Error())
+		}
+		return errors.Join(err, w.Close())
+	case job.Ranks > 1:
+		return mpi.Run(job.Ranks, f)
+	}
+	return f(mpi.Alone())
+}
+
+// agreedEnd tells whether all ranks end with this error together, so that none has to be ended by force.
+func agreedEnd(err error) bool {
+	s := statusOf(err)
+	return s == statusBadRows || s == statusStopped
+}
+
+// become replaces this process by the program that is linked with MPI, which lies beside it.
+func become(kind string) error {
+	const install = "install Open MPI (on Debian: apt-get install openmpi-bin libopenmpi-dev) and run make build"
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	other := filepath.Join(filepath.Dir(self), "dsbatch-mpi")
+	if _, err := os.Stat(other); err != nil {
+		return fmt.Errorf("%s started this as one rank of many, which takes %s, and that is not there; %s", kind, other, install)
+	}
+	if os.Getenv("DSBATCH_BECAME") != "" {
+		return fmt.Errorf("%s is not linked with MPI; %s", other, install)
+	}
+	err = syscall.Exec(other, append([]string{other}, os.Args[1:]...), append(os.Environ(), "DSBATCH_BECAME=1"))
+	return fmt.Errorf("%s cannot be started: %w; %s", other, err, install)
+}

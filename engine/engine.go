@@ -1,0 +1,152 @@
+// Package engine turns rows into results: it loads a model over a world of ranks, keeps many rows in flight over a
+// paged KV cache, and runs generation and scoring, for callers in Go (InitInference) and for whole data sets (Run).
+//
+// A row is one record of the input, a sequence one text of it in flight (a sample, a window of a document), a step
+// one forward pass over pieces of sequences, a block the KV of 16 tokens. All ranks step together, since they share
+// experts; what they have to agree on travels in one small exchange a step.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+
+	"github.com/dsbatch/dsbatch/ckpt"
+	"github.com/dsbatch/dsbatch/comm"
+	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/io/tokenizer"
+	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/cpu"
+	"github.com/dsbatch/dsbatch/model"
+	"github.com/dsbatch/dsbatch/mpi"
+)
+
+// Errors that a caller tells apart with errors.Is.
+var (
+	// ErrRefused marks settings that cannot work here: a layout, too little memory, an unsupported combination.
+	ErrRefused = errors.New("refused")
+	// ErrStopped marks a job that ended early on request, with what was finished committed.
+	ErrStopped = errors.New("stopped before the end")
+)
+
+// Engine is a loaded model on one rank, ready for work. Close gives its memory back.
+type Engine struct {
+	job        *config.Job
+	world      mpi.World
+	groups     *comm.Groups
+	traffic    []comm.AllToAll
+	device     kernels.Device
+	model      *model.Model
+	tokenizer  *tokenizer.Tokenizer // nil: ids in, ids out
+	eos        []int32
+	window     int // most tokens of a row, output included
+	minOut     int
+	nodeRanks  int // ranks on this host
+	checkpoint *ckpt.Checkpoint
+	policy     model.Policy
+	shape      model.Config
+	dtype      kernels.DType
+	identity   identity
+
+	steps     *stepper
+	scheduler *scheduler
+}
+
+// identity is what a job's fingerprint says of the model and where it runs.
+type identity struct {
+	model, tokenizer string // digests
+	dtype, arch      string
+}
+
+// Open loads the model that a job names, as one rank of world; all ranks call it together. The world stays the
+// caller's.
+func Open(ctx context.Context, world mpi.World, job *config.Job) (*Engine, error) {
+	e := &Engine{job: job, world: world}
+	if err := e.open(ctx); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
+}
+
+// Open is prepare, which refuses what cannot work, and then load, which reads the weights.
+func (e *Engine) open(ctx context.Context) error {
+	if err := e.prepare(ctx); err != nil {
+		return err
+	}
+	return e.load(ctx)
+}
+
+func (e *Engine) load(ctx context.Context) error {
+	size, err := e.loadWeights(ctx)
+	if err != nil {
+		return err
+	}
+	if e.steps, err = newStepper(e.model, size); err != nil {
+		return err
+	}
+	e.scheduler = newScheduler(size.blocks, size.tokens, size.seqs)
+	return nil
+}
+
+// openDevice is this rank's device; without --threads a rank takes its share of its host's cores.
+func (e *Engine) openDevice(ctx context.Context) (kernels.Device, error) {
+	if e.job.Device == "cuda" {
+		return nil, fmt.Errorf("%w: this build of dsbatch has no GPU back end yet; use --device cpu", ErrRefused)
+	}
+	node, err := e.world.Node(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e.nodeRanks = node.Size()
+	if err := node.Close(); err != nil {
+		return nil, err
+	}
+	threads := e.job.Threads
+	if threads == 0 {
+		threads = max(1, runtime.NumCPU()/e.nodeRanks)
+	}
+	options := cpu.Options{Threads: threads}
+	if e.job.Reference {
+		options.Level = "reference"
+	}
+	return cpu.New(options)
+}
+
+// Window is the most tokens of a row, prompt and output together.
+func (e *Engine) Window() int { return e.window }
+
+// Config is the model's.
+func (e *Engine) Config() model.Config { return e.model.Config }
+
+// Close gives everything back that the engine holds.
+func (e *Engine) Close() error {
+	var errs []error
+	if e.steps != nil {
+		e.steps.close()
+	}
+	if e.model != nil {
+		e.model.Close()
+	}
+	if e.groups != nil {
+		errs = append(errs, e.groups.Close())
+	}
+	if e.device != nil {
+		errs = append(errs, e.device.Close())
+	}
+	if e.checkpoint != nil {
+		errs = append(errs, e.checkpoint.Close())
+	}
+	e.steps, e.model, e.groups, e.device, e.checkpoint = nil, nil, nil, nil, nil
+	return errors.Join(errs...)
+}
+
+// log is the job's logger; ranks other than 0 speak only of their own trouble.
+func (e *Engine) log() *slog.Logger {
+	if e.world.Rank() == 0 {
+		return slog.Default()
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})).With("rank", e.world.Rank())
+}

@@ -1,0 +1,165 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/dsbatch/dsbatch/io/dataset"
+	"github.com/dsbatch/dsbatch/io/results"
+	"github.com/dsbatch/dsbatch/shard"
+	"github.com/dsbatch/dsbatch/stats"
+)
+
+// feeder reads and tokenizes a rank's chunks beside its steps.
+type feeder struct {
+	ask   chan shard.Chunk
+	ready chan fed
+	stop  context.CancelFunc
+	done  sync.WaitGroup
+}
+
+// fed is a chunk ready for the scheduler, or why it cannot be read.
+type fed struct {
+	chunk *chunkState
+	err   error
+}
+
+// feed starts the feeder. A chunk's rows that an earlier start has finished come with their records.
+func (e *Engine) feed(ctx context.Context, rows *dataset.Dataset, saved *results.Writer, record *stats.Recorder) *feeder {
+	ctx, cancel := context.WithCancel(ctx)
+	f := &feeder{ask: make(chan shard.Chunk, 64), ready: make(chan fed, 64), stop: cancel}
+	f.done.Add(1)
+	go func() {
+		defer f.done.Done()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case chunk, open := <-f.ask:
+				if !open {
+					return
+				}
+				var out fed
+				out.chunk, out.err = e.readChunk(ctx, rows, saved, chunk, record)
+				select {
+				case f.ready <- out:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}()
+	return f
+}
+
+// close ends the feeder; chunks that it has not handed over are dropped.
+func (f *feeder) close() {
+	f.stop()
+	f.done.Wait()
+}
+
+// readChunk reads a chunk's rows and makes their sequences.
+func (e *Engine) readChunk(ctx context.Context, rows *dataset.Dataset, saved *results.Writer, chunk shard.Chunk, record *stats.Recorder) (*chunkState, error) {
+	end := record.Phase(stats.Read)
+	open, err := saved.Open(ctx, results.Chunk(chunk))
+	if err != nil {
+		return nil, err
+	}
+	finished := map[int64][]results.Record{}
+	for _, r := range open {
+		finished[r.Row] = append(finished[r.Row], r)
+	}
+	n := int(chunk.Rows())
+	c := &chunkState{chunk: chunk, rows: make([]*rowState, n), records: make([][]results.Record, n), left: n}
+	i := 0
+	for in, err := range rows.Read(ctx, chunk.File, chunk.From, chunk.To) {
+		if err != nil {
+			return nil, err
+		}
+		if i == n {
+			return nil, fmt.Errorf("%w: %s gives more rows than the %d that it has", dataset.ErrDamaged, rows.Files()[chunk.File].Path, rows.Files()[chunk.File].Rows)
+		}
+		end()
+		tokenize := record.Phase(stats.Tokenize)
+		if records := finished[in.Number]; len(records) == e.samples() {
+			slices.SortFunc(records, func(a, b results.Record) int { return int(a.Sample - b.Sample) })
+			c.records[i], c.left = records, c.left-1
+		} else {
+			row := e.newRow(in)
+			row.chunk, row.index = c, i
+			c.rows[i] = row
+		}
+		tokenize()
+		end = record.Phase(stats.Read)
+		i++
+	}
+	end()
+	if i != n {
+		return nil, fmt.Errorf("%w: %s ends after %d of the %d rows of chunk %d", dataset.ErrDamaged, rows.Files()[chunk.File].Path, i, n, chunk.Index)
+	}
+	return c, nil
+}
+
+// committer commits whole chunks beside the steps.
+type committer struct {
+	whole chan *chunkState
+	done  sync.WaitGroup
+	mu    sync.Mutex
+	err   error
+}
+
+// commit starts the committer.
+func (e *Engine) commit(ctx context.Context, rows *dataset.Dataset, out *results.Writer, record *stats.Recorder) *committer {
+	c := &committer{whole: make(chan *chunkState, 16)}
+	c.done.Add(1)
+	go func() {
+		defer c.done.Done()
+		for chunk := range c.whole {
+			if c.failed() == nil {
+				c.fail(commitChunk(ctx, rows, out, chunk, record))
+			}
+		}
+	}()
+	return c
+}
+
+func commitChunk(ctx context.Context, rows *dataset.Dataset, out *results.Writer, c *chunkState, record *stats.Recorder) error {
+	defer record.Phase(stats.Commit)()
+	var records []results.Record
+	for _, r := range c.records {
+		records = append(records, r...)
+	}
+	if len(rows.CarrySchema()) == 0 {
+		return out.Commit(ctx, results.Chunk(c.chunk), records, nil)
+	}
+	carry, err := rows.Carry(ctx, c.chunk.File, c.chunk.From, c.chunk.To)
+	if err != nil {
+		return err
+	}
+	defer carry.Release()
+	return out.Commit(ctx, results.Chunk(c.chunk), records, carry)
+}
+
+// failed is the first commit's error.
+func (c *committer) failed() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+func (c *committer) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.err = err
+	}
+}
+
+// close waits until all that was handed over is committed.
+func (c *committer) close() error {
+	close(c.whole)
+	c.done.Wait()
+	return c.failed()
+}

@@ -1,0 +1,48 @@
+package engine
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/dsbatch/dsbatch/io/results"
+)
+
+const chunkRowsSetting = "chunk rows"
+
+// fingerprint lists what the bytes of an output depend on: a started output goes on only where all of it is the same.
+func (r *run) fingerprint(chunkRows int64) results.Fingerprint {
+	e := r.engine
+	var fp results.Fingerprint
+	fp.Add("version", r.options.Version)
+	fp.Add("task", string(r.job.Task))
+	fp.Add("model", e.identity.model)
+	fp.Add("tokenizer", e.identity.tokenizer)
+	fp.Add("dtype", e.identity.dtype)
+	fp.Add("back end", e.identity.arch)
+	fp.Add("window", e.window)
+	fp.Add(chunkRowsSetting, chunkRows)
+	type file struct {
+		Identity string `json:"identity"`
+		Rows     int64  `json:"rows"`
+	}
+	var files []file
+	for _, f := range r.rows.Files() {
+		files = append(files, file{f.Identity, f.Rows})
+	}
+	fp.Add("input", files)
+	bits := r.job.Bits()
+	for _, resolved := range []string{"task", "model", "tag", "input", "device", "dtype", "chunk-rows"} {
+		delete(bits, resolved) // stands above, as what it was found to be
+	}
+	for _, name := range slices.Sorted(maps.Keys(bits)) {
+		fp.Add(name, bits[name])
+	}
+	return fp
+}
+
+// cutCarry takes a carried column's new name off: "a:b" carries a as b.
+func cutCarry(s string) (name, as string) {
+	name, as, _ = strings.Cut(s, ":")
+	return name, as
+}

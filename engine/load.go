@@ -1,0 +1,260 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/dsbatch/dsbatch/ckpt"
+	"github.com/dsbatch/dsbatch/comm"
+	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/io/tokenizer"
+	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/model"
+	"github.com/dsbatch/dsbatch/model/policies"
+	"github.com/dsbatch/dsbatch/moe"
+)
+
+// prepare opens device, checkpoint and tokenizer and forms the groups of ranks: all that can be refused is refused
+// here, before the first weight is read.
+func (e *Engine) prepare(ctx context.Context) (err error) {
+	if e.device, err = e.openDevice(ctx); err != nil {
+		return err
+	}
+	if e.checkpoint, err = ckpt.Open(e.job.Model, ckpt.Options{Tag: e.job.Tag, BaseDir: e.job.Inference.BaseDir}); err != nil {
+		return err
+	}
+	if e.policy, e.shape, err = describe(e.checkpoint, e.job); err != nil {
+		return err
+	}
+	e.dtype = weightType(e.checkpoint, e.job)
+	if err := e.readTokenizer(); err != nil {
+		return err
+	}
+	if err := e.limits(); err != nil {
+		return err
+	}
+	if err := e.form(ctx); err != nil {
+		return err
+	}
+	return e.identify()
+}
+
+// loadWeights reads this rank's weights and plans the rest of the memory. The checkpoint stays mapped: on a CPU the
+// embedding is used where it lies in the file.
+func (e *Engine) loadWeights(ctx context.Context) (stepSize, error) {
+	var err error
+	e.model, err = model.Load(ctx, e.checkpoint, e.policy, e.shape, e.device, e.loadOptions())
+	if err != nil {
+		return stepSize{}, fmt.Errorf("%s: %w", e.job.Model, err)
+	}
+	return e.plan()
+}
+
+// describe finds the family and shape of a checkpoint, with what the job changes in it.
+func describe(c *ckpt.Checkpoint, job *config.Job) (model.Policy, model.Config, error) {
+	values := c.Config().Values
+	if over := job.Inference.ModelConfig; len(over) > 0 {
+		merged := map[string]any{}
+		for _, m := range []map[string]any{values, over} {
+			for k, v := range m {
+				merged[k] = v
+			}
+		}
+		values = merged
+	}
+	if bias := job.ExpertOutputBias; bias != "" && bias != "auto" {
+		merged := map[string]any{}
+		for k, v := range values {
+			merged[k] = v
+		}
+		merged["expert_output_bias"] = bias
+		values = merged
+	}
+	facts := model.NewFacts(cmp.Or(c.Config().Source, c.Path), values)
+	policy, err := policies.Find(facts)
+	if err != nil {
+		return policy, model.Config{}, err
+	}
+	shape, err := policy.Configure(facts)
+	if err != nil {
+		return policy, shape, err
+	}
+	for layer := range shape.MoE {
+		shape.MoE[layer].Gate.Scale = cmp.Or(shape.MoE[layer].Gate.Scale, 1)
+	}
+	return policy, shape, nil
+}
+
+// weightType is the type of the weights: what the job asks for, else the checkpoint's own. On a CPU fp16 weights are
+// computed in float32 like all others.
+func weightType(c *ckpt.Checkpoint, job *config.Job) kernels.DType {
+	switch job.DType {
+	case config.FP32:
+		return kernels.F32
+	case config.BF16:
+		return kernels.BF16
+	case config.FP16:
+		return kernels.F16
+	case config.INT8:
+		return kernels.I8
+	}
+	var most int64
+	dtype := kernels.F32
+	bytes := map[ckpt.DType]int64{}
+	for _, name := range c.Names() {
+		t, _ := c.Tensor(name)
+		n := t.DType.Size()
+		for _, d := range t.Shape {
+			n *= d
+		}
+		bytes[t.DType] += n
+		if bytes[t.DType] <= most {
+			continue
+		}
+		switch t.DType {
+		case ckpt.F32:
+			dtype = kernels.F32
+		case ckpt.BF16:
+			dtype = kernels.BF16
+		case ckpt.F16:
+			dtype = kernels.F16
+		default:
+			continue
+		}
+		most = bytes[t.DType]
+	}
+	return dtype
+}
+
+// readTokenizer reads the model folder's tokenizer, if it has one, and settles the end tokens: generation_config.json
+// before config.json before the tokenizer's own.
+func (e *Engine) readTokenizer() error {
+	folder, shape := e.checkpoint.Path, &e.shape
+	if st, err := os.Stat(folder); err == nil && !st.IsDir() {
+		folder = filepath.Dir(folder)
+	}
+	t, err := tokenizer.Load(folder)
+	switch {
+	case errors.Is(err, tokenizer.ErrMissing):
+		if e.job.IDsColumn == "" && e.job.Output != "" {
+			return fmt.Errorf("%w: %s has no tokenizer (tokenizer.json, or vocab.json and merges.txt); put one there, or give token ids with --ids-column", ErrRefused, folder)
+		}
+	case err != nil:
+		return err
+	default:
+		if t.Size() > shape.Vocab {
+			return fmt.Errorf("%w: the tokenizer in %s has ids up to %d, but the model's embedding has %d rows; is it another model's tokenizer?", ErrRefused, folder, t.Size()-1, shape.Vocab)
+		}
+		e.tokenizer = t
+	}
+	generation, err := readJSON(filepath.Join(folder, "generation_config.json"))
+	if err != nil {
+		return err
+	}
+	facts := model.NewFacts("generation_config.json", generation)
+	if ids := facts.IDs("eos_token_id"); len(ids) > 0 {
+		shape.EOS = ids
+	}
+	if err := facts.Err(); err != nil {
+		return err
+	}
+	if len(shape.EOS) == 0 && e.tokenizer != nil {
+		settings, err := readJSON(filepath.Join(folder, "tokenizer_config.json"))
+		if err != nil {
+			return err
+		}
+		end := settings["eos_token"]
+		if object, ok := end.(map[string]any); ok {
+			end = object["content"]
+		}
+		if name, ok := end.(string); ok {
+			if id, known := e.tokenizer.ID(name); known {
+				shape.EOS = []int32{id}
+			}
+		}
+	}
+	e.eos = shape.EOS
+	return nil
+}
+
+// readJSON is an object in a file, nil where there is no file.
+func readJSON(path string) (map[string]any, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	var v map[string]any
+	if err := json.Unmarshal(data, &v); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return v, nil
+}
+
+// form makes the groups of ranks that the layout asks for.
+func (e *Engine) form(ctx context.Context) error {
+	var experts []int
+	for _, m := range e.shape.MoE {
+		if m.Gate.Experts > 0 {
+			experts = append(experts, m.Gate.Experts)
+		}
+	}
+	layout, err := comm.Ranks(comm.Sizes{World: e.world.Size(), TP: e.job.TP, PP: e.job.PP, EP: e.job.EP, ES: e.job.ES, Experts: experts})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	if layout.TP > 1 || layout.PP > 1 {
+		return fmt.Errorf("%w: tp %d and pp %d: slicing layers over ranks is not built yet; use --tp 1 --pp 1, ranks then take different rows and share experts", ErrRefused, layout.TP, layout.PP)
+	}
+	for _, x := range layout.Experts {
+		if x.ES > 1 {
+			return fmt.Errorf("%w: es %d: slicing experts over ranks is not built yet; use --es 1", ErrRefused, x.ES)
+		}
+	}
+	if dp := e.job.DP; dp > 0 && dp != layout.DP {
+		return fmt.Errorf("%w: dp %d: %d ranks make %d replicas", ErrRefused, dp, e.world.Size(), layout.DP)
+	}
+	e.groups, err = comm.Form(ctx, e.world, layout)
+	return err
+}
+
+func (e *Engine) loadOptions() model.LoadOptions {
+	o := model.LoadOptions{DType: e.dtype, Experts: func(experts int) (*moe.Exchange, error) {
+		group := e.groups.Expert(experts).EP
+		if group.Size() == 1 {
+			return nil, nil
+		}
+		rows := comm.NewFlat(group)
+		e.traffic = append(e.traffic, rows)
+		return &moe.Exchange{Rank: group.Rank(), Ranks: group.Size(), Rows: rows}, nil
+	}}
+	if e.job.DropTokens {
+		o.Capacity = &moe.Capacity{Factor: e.job.CapacityFactor, Min: e.job.MinCapacity}
+		if e.job.DropPolicy == "probs" {
+			o.Capacity.Policy = kernels.DropByProbs
+		}
+	}
+	return o
+}
+
+// identify notes what the fingerprint needs to know of model and machine.
+func (e *Engine) identify() error {
+	digest, err := e.checkpoint.Digest()
+	if err != nil {
+		return err
+	}
+	e.identity = identity{model: hex.EncodeToString(digest[:]), dtype: e.dtype.String(), arch: e.device.Arch()}
+	if e.tokenizer != nil {
+		digest := e.tokenizer.Digest()
+		e.identity.tokenizer = hex.EncodeToString(digest[:])
+	}
+	return nil
+}

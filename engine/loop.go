@@ -1,0 +1,257 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dsbatch/dsbatch/comm"
+	"github.com/dsbatch/dsbatch/io/results"
+	"github.com/dsbatch/dsbatch/shard"
+	"github.com/dsbatch/dsbatch/stats"
+)
+
+// loop is a rank's main loop: gather what was read, agree with the other ranks, step, hand over what is whole.
+type loop struct {
+	*run
+	queue     queue
+	feeder    *feeder
+	committer *committer
+	open      map[int]*chunkState // by index
+	pending   int                 // chunks asked of the feeder
+	rowsDone  int64
+	prompt    int64 // tokens so far
+	output    int64
+	failed    error
+}
+
+// work runs the loop to its end. On a stop, what is whole is committed and what is finished of open chunks is saved.
+func (r *run) work(ctx context.Context, chunks []shard.Chunk) error {
+	r.watcher.Phase("work")
+	l := &loop{run: r, queue: queue{chunks: chunks}, open: map[int]*chunkState{}}
+	r.loop = l
+	l.feeder = r.engine.feed(ctx, r.rows, r.writer, r.record)
+	l.committer = r.engine.commit(ctx, r.rows, r.writer, r.record)
+	reason, err := l.turn(ctx)
+	l.feeder.close()
+	r.watcher.Phase("commit")
+	if commitErr := l.committer.close(); l.failed == nil {
+		l.failed = commitErr
+	}
+	if err != nil { // the ranks no longer answer each other
+		return err
+	}
+	if reason != "" && l.failed == nil {
+		l.failed = l.save()
+	}
+	if err := r.together(ctx, l.failed); err != nil {
+		return err
+	}
+	if reason != "" {
+		return fmt.Errorf("%w: %s", ErrStopped, reason)
+	}
+	return nil
+}
+
+// turn steps until the work is done, or a rank asks for a stop (the reason is returned) or has failed.
+func (l *loop) turn(ctx context.Context) (reason string, err error) {
+	e := l.engine
+	for {
+		l.gather()
+		pieces := e.scheduler.next()
+		if len(pieces) == 0 && l.pending > 0 && l.failed == nil {
+			l.wait(ctx)
+			pieces = e.scheduler.next()
+		}
+		v, err := l.agree(ctx, len(pieces) > 0)
+		if err != nil {
+			return "", err
+		}
+		if l.world.Rank() == 0 && l.options.Progress != nil {
+			l.options.Progress(Progress{Rows: l.start.Summary.Rows + v.Sum(voteRows), Total: l.total, Prompt: v.Sum(votePrompt), Output: v.Sum(voteOutput)})
+		}
+		if v.Any(voteFailed) {
+			return "", nil // together tells which rank
+		}
+		if v.Any(voteStop) {
+			if reason = l.options.Stop.Reason(); reason == "" {
+				reason = "another rank was asked to stop"
+			}
+			return reason, nil
+		}
+		for _, c := range l.queue.assign(v, l.world.Size(), l.world.Rank()) {
+			l.pending++
+			l.feeder.ask <- c
+		}
+		switch {
+		case v.Any(voteBusy):
+			if err := l.step(ctx, pieces); err != nil {
+				return "", err
+			}
+		case l.queue.empty() && !v.Any(votePending) && !v.Any(voteWants):
+			return "", nil
+		}
+	}
+}
+
+// agree tells the other ranks where this one stands, and learns where they do.
+func (l *loop) agree(ctx context.Context, busy bool) (comm.Votes, error) {
+	defer l.record.Phase(stats.Wait)()
+	s := l.engine.scheduler
+	var mine [votes]int64
+	flag := func(i int, on bool) {
+		if on {
+			mine[i] = 1
+		}
+	}
+	if l.failed == nil {
+		l.failed = l.committer.failed()
+	}
+	flag(voteBusy, busy)
+	flag(voteWants, !l.queue.empty() && l.pending == 0 && s.backlog() < s.seqs)
+	flag(voteStop, l.options.Stop.Reason() != "")
+	flag(voteFailed, l.failed != nil)
+	mine[voteBacklog], mine[votePending] = int64(s.backlog()+len(s.running)), int64(l.pending)
+	mine[voteRows], mine[votePrompt], mine[voteOutput] = l.rowsDone, l.prompt, l.output
+	return comm.Agree(ctx, l.world, mine[:]...)
+}
+
+// gather takes the chunks that are ready, without waiting.
+func (l *loop) gather() {
+	for {
+		select {
+		case f := <-l.feeder.ready:
+			l.take(f)
+		default:
+			return
+		}
+	}
+}
+
+// wait gives the feeder a moment when there is nothing else to do; other ranks may need this one for their step.
+func (l *loop) wait(ctx context.Context) {
+	defer l.record.Phase(stats.Wait)()
+	moment := time.NewTimer(time.Millisecond)
+	defer moment.Stop()
+	select {
+	case f := <-l.feeder.ready:
+		l.take(f)
+	case <-moment.C:
+	case <-ctx.Done():
+		l.failed = ctx.Err()
+	}
+}
+
+// take puts a chunk's sequences into the scheduler; rows that need no step are finished at once.
+func (l *loop) take(f fed) {
+	l.pending--
+	if f.err != nil {
+		if l.failed == nil {
+			l.failed = f.err
+		}
+		return
+	}
+	c, e := f.chunk, l.engine
+	l.open[c.chunk.Index] = c
+	l.rowsDone += int64(len(c.rows) - c.left)
+	if c.left == 0 {
+		l.whole(c)
+		return
+	}
+	for _, row := range c.rows {
+		if row == nil {
+			continue
+		}
+		for _, q := range row.seqs {
+			if err := e.scheduler.add(q); err != nil {
+				row.bad, row.left = err.Error(), 0
+				break // nothing of it was added: all sequences of a row are alike or the first is the longest
+			}
+		}
+		if row.left == 0 {
+			l.rowFinished(row)
+		}
+	}
+}
+
+// rowFinished makes a row's records.
+func (l *loop) rowFinished(row *rowState) {
+	l.rowsDone++
+	if row.bad != "" {
+		file := l.rows.Files()[row.chunk.chunk.File].Path
+		l.record.AddBadRow(stats.BadRow{File: file, Row: row.number, Reason: row.bad})
+	} else {
+		l.record.AddRows(1)
+	}
+	if row.chunk.settle(row, l.engine.records(row)) {
+		l.whole(row.chunk)
+	}
+}
+
+// whole hands a finished chunk to the committer.
+func (l *loop) whole(c *chunkState) {
+	delete(l.open, c.chunk.Index)
+	l.committer.whole <- c
+}
+
+// step runs one step and settles the sequences that it finished.
+func (l *loop) step(ctx context.Context, pieces []piece) error {
+	begin, e := time.Now(), l.engine
+	if err := e.steps.run(ctx, pieces); err != nil {
+		return err
+	}
+	l.watcher.Progress()
+	prompt, output := e.advance(pieces, l.sequenceFinished)
+	l.prompt, l.output = l.prompt+int64(prompt), l.output+int64(output)
+	l.count(time.Since(begin), pieces, prompt, output)
+	return nil
+}
+
+func (l *loop) sequenceFinished(q *sequence) {
+	if q.row.left--; q.row.left == 0 {
+		l.rowFinished(q.row)
+	}
+}
+
+// advance notes what a step has done to its sequences and calls finished for those that end with it.
+func (e *Engine) advance(pieces []piece, finished func(*sequence)) (prompt, output int) {
+	for _, p := range pieces {
+		q := p.seq
+		n := p.to - p.from
+		e.scheduler.stored(p)
+		switch {
+		case q.scoring():
+			prompt += n
+			if q.want() == 0 {
+				q.finished = finishLength
+			}
+		default:
+			if p.from < q.prompt {
+				prompt += n
+			}
+			if len(q.tokens) > p.to { // a token was drawn
+				output++
+				e.settle(q)
+			}
+		}
+		if q.finished != "" {
+			finished(q)
+		}
+	}
+	e.scheduler.finish()
+	return prompt, output
+}
+
+// save keeps the finished rows of open chunks for the next start.
+func (l *loop) save() error {
+	for _, c := range l.open {
+		var records []results.Record
+		for _, r := range c.records {
+			records = append(records, r...)
+		}
+		if err := l.writer.SaveOpen(results.Chunk(c.chunk), records); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,54 @@
+package engine
+
+import (
+	"slices"
+
+	"github.com/dsbatch/dsbatch/comm"
+	"github.com/dsbatch/dsbatch/shard"
+)
+
+// What each rank tells the others before a step, by place.
+const (
+	voteBusy    = iota // it has tokens for the step
+	voteWants          // it wants another chunk
+	voteBacklog        // sequences that wait or run
+	votePending        // chunks that it is reading
+	voteStop           // it was asked to stop
+	voteFailed         // it cannot go on
+	voteRows           // rows finished so far
+	votePrompt         // prompt tokens so far
+	voteOutput         // generated tokens so far
+	votes
+)
+
+// queue is the chunks that no rank has taken yet. Every rank holds the same queue and takes from it by the same rule,
+// so nobody has to be asked who does what.
+type queue struct {
+	chunks []shard.Chunk
+	next   int
+}
+
+// assign gives a chunk to each rank that wants one, to those with the least work first, and returns this rank's.
+func (q *queue) assign(v comm.Votes, ranks, mine int) []shard.Chunk {
+	var wanting []int
+	for r := range ranks {
+		if v.Of(r, voteWants) != 0 {
+			wanting = append(wanting, r)
+		}
+	}
+	slices.SortStableFunc(wanting, func(a, b int) int { return int(v.Of(a, voteBacklog) - v.Of(b, voteBacklog)) })
+	var got []shard.Chunk
+	for _, r := range wanting {
+		if q.next == len(q.chunks) {
+			break
+		}
+		if r == mine {
+			got = append(got, q.chunks[q.next])
+		}
+		q.next++
+	}
+	return got
+}
+
+// empty tells whether every chunk has been taken.
+func (q *queue) empty() bool { return q.next == len(q.chunks) }

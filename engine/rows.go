@@ -1,0 +1,177 @@
+package engine
+
+import (
+	"fmt"
+
+	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/io/dataset"
+	"github.com/dsbatch/dsbatch/io/results"
+	"github.com/dsbatch/dsbatch/shard"
+)
+
+// rowState is a row in flight.
+type rowState struct {
+	chunk        *chunkState
+	index        int // in its chunk
+	number       int64
+	id           any
+	promptTokens int
+	seqs         []*sequence
+	left         int // sequences not yet finished
+	bad          string
+}
+
+// chunkState is a chunk in flight on this rank: its rows' records fill up in any order and are committed in input
+// order.
+type chunkState struct {
+	chunk   shard.Chunk
+	rows    []*rowState
+	records [][]results.Record // of each row; nil: not finished
+	left    int                // rows not yet finished
+}
+
+// newRow makes the sequences of an input row. What is wrong with the row becomes its reason to be set aside.
+func (e *Engine) newRow(in *dataset.Row) *rowState {
+	row := &rowState{number: in.Number, id: in.ID}
+	var err error
+	switch {
+	case in.Err != nil:
+		err = in.Err.Err
+	case e.job.Task == config.Score:
+		err = e.scoreRow(row, in)
+	default:
+		err = e.generateRow(row, in)
+	}
+	if err != nil {
+		row.bad, row.seqs = err.Error(), nil
+	}
+	row.left = len(row.seqs)
+	return row
+}
+
+func (e *Engine) generateRow(row *rowState, in *dataset.Row) error {
+	prompt, err := e.prompt(in)
+	if err != nil {
+		return err
+	}
+	s, newTokens, err := e.sampling(in.Overrides)
+	if err != nil {
+		return err
+	}
+	return e.generation(row, prompt, s, newTokens, max(e.job.N, 1))
+}
+
+func (e *Engine) scoreRow(row *rowState, in *dataset.Row) error {
+	if in.HasContinuation {
+		tokens, begin, err := e.joint(in.Prompt, in.Continuation)
+		if err == nil && begin == 0 {
+			err = fmt.Errorf("the prompt gives no token, so nothing precedes the continuation; give it a text")
+		}
+		if err != nil {
+			return err
+		}
+		return e.scoring(row, tokens, begin, e.job.Stride)
+	}
+	tokens, err := e.prompt(in)
+	if err != nil {
+		return err
+	}
+	return e.scoring(row, tokens, 1, e.job.Stride)
+}
+
+// prompt is a row's tokens: its ids as they are, or its text encoded with the special tokens that the tokenizer adds.
+func (e *Engine) prompt(in *dataset.Row) ([]int32, error) {
+	ids := in.IDs
+	if e.job.IDsColumn == "" {
+		var err error
+		if ids, err = e.tokenizer.Encode(in.Prompt, true); err != nil {
+			return nil, err
+		}
+	}
+	if len(ids) == 0 {
+		return nil, fmt.Errorf("the prompt gives no token; give it a text")
+	}
+	for i, id := range ids {
+		if id < 0 || int(id) >= e.model.Config.Tokens {
+			return nil, fmt.Errorf("token %d is id %d, and the model's vocabulary ends at %d", i, id, e.model.Config.Tokens-1)
+		}
+	}
+	return ids, nil
+}
+
+// sampling is the job's sampling with a row's own settings over it.
+func (e *Engine) sampling(o dataset.Overrides) (s sampling, newTokens int, err error) {
+	j := e.job
+	s = sampling{
+		temperature: float32(j.Temperature), topP: float32(j.TopP), minP: float32(j.MinP), penalty: float32(j.RepetitionPenalty),
+		topK: int32(j.TopK), seed: j.Seed, ignoreEOS: j.IgnoreEOS, stop: j.Stop, logprobs: -1,
+	}
+	if j.Logprobs > 0 {
+		s.logprobs = j.Logprobs
+	}
+	newTokens = j.MaxNewTokens
+	if o.MaxNewTokens != nil {
+		newTokens = int(*o.MaxNewTokens)
+	}
+	if o.Temperature != nil {
+		s.temperature = float32(*o.Temperature)
+	}
+	if o.TopK != nil {
+		s.topK = *o.TopK
+	}
+	if o.TopP != nil {
+		s.topP = float32(*o.TopP)
+	}
+	if o.Seed != nil {
+		s.seed = uint64(*o.Seed)
+	}
+	if o.Stop != nil {
+		s.stop = o.Stop
+	}
+	switch {
+	case newTokens < 1:
+		err = fmt.Errorf("max_new_tokens is %d; it must be at least 1", newTokens)
+	case !(s.temperature >= 0):
+		err = fmt.Errorf("temperature is %v; it must be 0 (greedy) or above", s.temperature)
+	case !(s.topP > 0 && s.topP <= 1):
+		err = fmt.Errorf("top_p is %v; it must be above 0 and at most 1 (off)", s.topP)
+	case s.topK < 0:
+		err = fmt.Errorf("top_k is %d; it must be 0 (off) or above", s.topK)
+	}
+	return s, newTokens, err
+}
+
+// records are what a finished row leaves in the output.
+func (e *Engine) records(row *rowState) []results.Record {
+	if row.bad != "" {
+		records := make([]results.Record, e.samples())
+		for i := range records {
+			records[i] = results.Record{Row: row.number, ID: row.id, Sample: int32(i), FinishReason: finishError, Error: row.bad}
+		}
+		return records
+	}
+	if e.job.Task == config.Score {
+		return []results.Record{e.scored(row)}
+	}
+	records := make([]results.Record, len(row.seqs))
+	for i, q := range row.seqs {
+		records[i] = e.generated(q)
+	}
+	return records
+}
+
+// samples is the number of records of a row.
+func (e *Engine) samples() int {
+	if e.job.Task == config.Generate {
+		return max(e.job.N, 1)
+	}
+	return 1
+}
+
+// settle puts a finished row's records in its place and tells whether the chunk is whole.
+func (c *chunkState) settle(row *rowState, records []results.Record) bool {
+	c.records[row.index] = records
+	c.rows[row.index] = nil
+	c.left--
+	return c.left == 0
+}

@@ -1,0 +1,308 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/apache/arrow/go/v15/arrow"
+
+	"github.com/dsbatch/dsbatch/comm"
+	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/io/dataset"
+	"github.com/dsbatch/dsbatch/io/results"
+	"github.com/dsbatch/dsbatch/mpi"
+	"github.com/dsbatch/dsbatch/shard"
+	"github.com/dsbatch/dsbatch/stats"
+)
+
+// RunOptions of Run. The zero value runs to the end, silently.
+type RunOptions struct {
+	Version  string
+	Command  string         // for the report
+	Stop     *Stop          // nil: nobody asks
+	Progress func(Progress) // rank 0's, once a step; nil: nobody looks
+	Ceilings stats.Ceilings // of this machine, where measured
+	Notice   func(string)   // rank 0's lines for the user, such as what is resumed; nil: dropped
+}
+
+// Progress is how far a job is, over all ranks.
+type Progress struct {
+	Rows, Total    int64 // finished, earlier starts' included; of the input
+	Prompt, Output int64 // tokens of this start
+}
+
+// Run does a whole data set as one rank of world; all ranks call it together with the same job. It returns what is
+// committed. The error is ErrStopped when it was asked to end early; whatever the error, committed chunks stay.
+func Run(ctx context.Context, world mpi.World, job *config.Job, o RunOptions) (results.Summary, error) {
+	watcher, err := comm.Watch(ctx, world, comm.WatchOptions{Timeout: job.RankTimeout})
+	if err != nil {
+		return results.Summary{}, err
+	}
+	defer watcher.Close()
+	r := &run{job: job, options: o, world: watcher.World(), watcher: watcher, record: stats.New(world.Rank())}
+	summary, err := r.do(ctx)
+	return summary, errors.Join(err, r.close())
+}
+
+// run is one rank's part of a job.
+type run struct {
+	job     *config.Job
+	options RunOptions
+	world   mpi.World
+	watcher *comm.Watcher
+	record  *stats.Recorder
+
+	engine *Engine
+	rows   *dataset.Dataset
+	layout results.Layout
+	output *results.Output // rank 0
+	writer *results.Writer
+
+	start    start
+	total    int64 // rows of the input, after --limit
+	loop     *loop
+	finished bool
+}
+
+// start is what rank 0 tells the others when it has opened the output.
+type start struct {
+	Number    int
+	Committed []bool
+	ChunkRows int64
+	Finished  bool
+	Summary   results.Summary
+}
+
+func (r *run) do(ctx context.Context) (results.Summary, error) {
+	r.watcher.Phase("prepare")
+	if err := r.together(ctx, r.prepare(ctx)); err != nil {
+		return results.Summary{}, err
+	}
+	chunks, err := r.open(ctx)
+	if err != nil {
+		return results.Summary{}, err
+	}
+	if r.start.Finished {
+		return r.start.Summary, nil
+	}
+	r.watcher.Phase("load")
+	load := r.record.Phase(stats.Load)
+	if err := r.together(ctx, r.engine.load(ctx)); err != nil {
+		return results.Summary{}, err
+	}
+	load()
+	r.describe()
+	err = r.work(ctx, chunks)
+	if reportErr := r.report(ctx, err); err == nil {
+		err = reportErr
+	}
+	if err != nil {
+		return results.Summary{}, err
+	}
+	r.watcher.Phase("finish")
+	var finishErr error
+	if r.output != nil {
+		r.start.Summary, finishErr = r.output.Finish(ctx)
+	}
+	summary, err := share(ctx, r.world, r.start.Summary, finishErr)
+	return summary, err
+}
+
+// prepare opens model and data set, without reading weights or rows.
+func (r *run) prepare(ctx context.Context) (err error) {
+	r.engine = &Engine{job: r.job, world: r.world}
+	if r.rows, err = dataset.Open(ctx, r.job.Input, columns(r.job)); err != nil {
+		return err
+	}
+	if err := r.engine.prepare(ctx); err != nil {
+		return err
+	}
+	r.layout = results.Layout{Task: results.Task(r.job.Task), Logprobs: r.job.Logprobs, Samples: r.engine.samples(),
+		Logits: r.job.OutputLogits, Carry: r.rows.CarrySchema()}
+	if r.job.IDColumn != "" {
+		r.layout.ID = arrow.Field{Name: r.job.IDColumn, Type: r.rows.IDType(), Nullable: true}
+	}
+	return r.layout.Check()
+}
+
+// columns are the columns of the input that a job uses.
+func columns(j *config.Job) dataset.Columns {
+	c := dataset.Columns{Prompt: j.PromptColumn, IDs: j.IDsColumn, Messages: j.MessagesColumn, Continuation: j.ContinuationColumn, ID: j.IDColumn}
+	for _, name := range j.Carry {
+		if name == "all" {
+			c.CarryAll = true
+			continue
+		}
+		from, as := cutCarry(name)
+		c.Carry = append(c.Carry, dataset.CarryColumn{Name: from, As: as})
+	}
+	return c
+}
+
+// open makes or resumes the output on rank 0, and gives every rank the chunks that are left and its writer.
+func (r *run) open(ctx context.Context) ([]shard.Chunk, error) {
+	var s start
+	var err error
+	chunkRows, err := r.chunkRows()
+	fp := r.fingerprint(chunkRows)
+	if err == nil {
+		var text []byte
+		if text, err = json.Marshal(fp); err == nil {
+			err = comm.Same(ctx, r.world, "model, settings, input or version", string(text))
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	chunks := shard.Chunks(r.fileRows(), chunkRows)
+	if r.world.Rank() == 0 {
+		s, err = r.create(ctx, fp, chunks)
+		s.ChunkRows = chunkRows
+	}
+	if r.start, err = share(ctx, r.world, s, err); err != nil || r.start.Finished {
+		return nil, err
+	}
+	r.writer, err = results.Join(ctx, r.job.Output, r.start.Number, r.world.Rank(), r.layout, results.Options{AcceptVersion: r.job.AcceptVersion})
+	if err := r.together(ctx, err); err != nil {
+		return nil, err
+	}
+	var left []shard.Chunk
+	for _, c := range chunks {
+		if !r.start.Committed[c.Index] {
+			left = append(left, c)
+		}
+	}
+	return left, nil
+}
+
+// chunkRows is the number of rows of a chunk: as asked for, as an earlier start had it, or the default.
+func (r *run) chunkRows() (int64, error) {
+	if r.job.ChunkRows > 0 {
+		return int64(r.job.ChunkRows), nil
+	}
+	was, err := results.Peek(r.job.Output)
+	if errors.Is(err, fs.ErrNotExist) {
+		return shard.ChunkRows(r.total), nil
+	} else if err != nil {
+		return 0, err
+	}
+	if n, ok := was.Fingerprint.Get(chunkRowsSetting).(json.Number); ok {
+		return n.Int64()
+	}
+	return shard.ChunkRows(r.total), nil
+}
+
+// fileRows are the rows of each input file, cut off where --limit says; total is set to their sum.
+func (r *run) fileRows() []int64 {
+	var rows []int64
+	r.total = 0
+	for _, f := range r.rows.Files() {
+		n := f.Rows
+		if r.job.Limit > 0 {
+			n = min(n, r.job.Limit-r.total)
+		}
+		rows = append(rows, n)
+		r.total += n
+	}
+	return rows
+}
+
+// create is rank 0's: it takes the output directory.
+func (r *run) create(ctx context.Context, fp results.Fingerprint, chunks []shard.Chunk) (s start, err error) {
+	list := make([]results.Chunk, len(chunks))
+	for i, c := range chunks {
+		list[i] = results.Chunk(c)
+	}
+	r.output, err = results.Create(ctx, r.job.Output, fp, r.layout, list, results.Options{AcceptVersion: r.job.AcceptVersion})
+	if err != nil {
+		return start{}, err
+	}
+	s = start{Number: r.output.Start(), Committed: r.output.Committed(), Finished: r.output.Finished(), Summary: r.output.Summary()}
+	if kept := s.Summary.Rows; kept > 0 && !s.Finished && r.options.Notice != nil {
+		r.options.Notice(fmt.Sprintf("resuming %s: %d of %d rows are committed", r.job.Output, kept, r.total))
+	}
+	return s, nil
+}
+
+// together makes an error of any rank one of all: the rank that has it returns it whole, the others name that rank.
+func (r *run) together(ctx context.Context, mine error) error {
+	failed := int64(0)
+	if mine != nil {
+		failed = 1
+	}
+	v, err := comm.Agree(ctx, r.world, failed)
+	if mine != nil {
+		return mine
+	}
+	if err != nil {
+		return err
+	}
+	for rank := range r.world.Size() {
+		if v.Of(rank, 0) != 0 {
+			return &RankError{Rank: rank}
+		}
+	}
+	return nil
+}
+
+// RankError is a failure of another rank, which tells itself what went wrong.
+type RankError struct{ Rank int }
+
+func (e *RankError) Error() string {
+	return fmt.Sprintf("rank %d failed; its own message tells why", e.Rank)
+}
+
+// share gives rank 0's value to all ranks, or its error.
+func share[T any](ctx context.Context, w mpi.World, v T, mine error) (T, error) {
+	message := struct {
+		Value  T
+		Failed bool
+	}{v, mine != nil}
+	data, err := json.Marshal(message)
+	if err != nil {
+		return v, err
+	}
+	size := []int64{int64(len(data))}
+	if w.Rank() != 0 {
+		size[0] = 0
+	}
+	if err := w.AllReduceInt64(ctx, mpi.Sum, size); err != nil {
+		return v, errors.Join(mine, err)
+	}
+	if w.Rank() != 0 {
+		data = make([]byte, size[0])
+	}
+	if err := w.Bcast(ctx, 0, data); err != nil {
+		return v, errors.Join(mine, err)
+	}
+	if mine != nil {
+		return v, mine
+	}
+	if err := json.Unmarshal(data, &message); err != nil {
+		return v, err
+	}
+	if message.Failed {
+		return v, &RankError{Rank: 0}
+	}
+	return message.Value, nil
+}
+
+func (r *run) close() error {
+	var errs []error
+	if r.writer != nil {
+		errs = append(errs, r.writer.Close())
+	}
+	if r.output != nil {
+		errs = append(errs, r.output.Close())
+	}
+	if r.rows != nil {
+		errs = append(errs, r.rows.Close())
+	}
+	if r.engine != nil {
+		errs = append(errs, r.engine.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,193 @@
+package engine
+
+import (
+	"container/heap"
+	"fmt"
+)
+
+// scheduler decides which tokens are in the next step: every sequence that generates gives its last token, then
+// prompts fill the token budget, in pieces where they are longer than what is left of it. Memory for a sequence's
+// whole life is set aside when it is admitted, so none is ever thrown out half-way and computed again.
+type scheduler struct {
+	pool    *blockPool
+	tokens  int // budget of a step
+	seqs    int // most sequences in flight
+	waiting waitingQueue
+	running []*sequence // in order of admission
+	// computing counts the sequences in flight that will name a block: a later one with the same beginning waits for
+	// it instead of computing it again.
+	computing map[blockKey]int
+	arrivals  int64
+}
+
+// piece is a sequence's share of a step: its tokens [from, to).
+type piece struct {
+	seq      *sequence
+	from, to int
+}
+
+func newScheduler(blocks, tokens, seqs int) *scheduler {
+	return &scheduler{pool: newBlockPool(blocks), tokens: tokens, seqs: seqs, computing: map[blockKey]int{}}
+}
+
+// add puts a sequence among those that wait. One that the whole cache could not hold is refused.
+func (s *scheduler) add(q *sequence) error {
+	if need, have := blocksFor(q.most()), len(s.pool.uses); need > have {
+		return fmt.Errorf("it needs %d tokens of KV memory, and there is room for %d; raise --kv-memory or lower --max-new-tokens", need*blockTokens, have*blockTokens)
+	}
+	s.arrivals++
+	heap.Push(&s.waiting, waitingSequence{q, s.arrivals})
+	return nil
+}
+
+// idle tells whether nothing is left to do.
+func (s *scheduler) idle() bool { return len(s.running) == 0 && len(s.waiting) == 0 }
+
+// backlog is the number of sequences that wait.
+func (s *scheduler) backlog() int { return len(s.waiting) }
+
+// next is the next step's pieces, sequences in order of admission.
+func (s *scheduler) next() []piece {
+	s.admit()
+	left := s.tokens
+	var pieces []piece
+	for _, q := range s.running { // decode first: a sequence that generates never waits for a prompt
+		if q.stored >= q.prompt && !q.scoring() && left > 0 {
+			pieces = append(pieces, piece{q, q.stored, q.stored + 1})
+			left--
+		}
+	}
+	for _, q := range s.running {
+		if (q.stored < q.prompt || q.scoring()) && left > 0 {
+			n := min(q.want(), left)
+			pieces = append(pieces, piece{q, q.stored, q.stored + n})
+			left -= n
+		}
+	}
+	return pieces
+}
+
+// admit moves waiting sequences, the longest first, into the running ones while there is room and memory for them.
+func (s *scheduler) admit() {
+	var held []waitingSequence
+	budget := s.tokens
+	for _, q := range s.running {
+		budget -= q.want()
+	}
+	for len(s.waiting) > 0 && len(s.running) < s.seqs && budget > 0 {
+		w := s.waiting[0]
+		ready, pending := s.shared(w.sequence)
+		if pending {
+			held = append(held, heap.Pop(&s.waiting).(waitingSequence))
+			continue
+		}
+		if blocksFor(w.most())-ready > s.pool.available()-s.keptAmong(w.prefixKeys()[:ready]) {
+			break
+		}
+		heap.Pop(&s.waiting)
+		s.start(w.sequence, ready)
+		budget -= w.want()
+	}
+	for _, w := range held {
+		heap.Push(&s.waiting, w)
+	}
+}
+
+// shared is how many leading blocks of q are in the cache already, and whether the next one is being computed.
+func (s *scheduler) shared(q *sequence) (ready int, pending bool) {
+	keys := q.prefixKeys()
+	for ready < len(keys) && s.pool.has(keys[ready]) {
+		ready++
+	}
+	return ready, ready < len(keys) && s.computing[keys[ready]] > 0
+}
+
+// keptAmong counts the blocks of keys that no sequence uses: taking them up makes them unavailable to take.
+func (s *scheduler) keptAmong(keys []blockKey) int {
+	n := 0
+	for _, k := range keys {
+		if s.pool.uses[s.pool.named[k]] == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// start gives q its blocks, the first ready ones shared.
+func (s *scheduler) start(q *sequence, ready int) {
+	keys := q.prefixKeys()
+	for _, k := range keys[:ready] {
+		b, _ := s.pool.find(k)
+		q.blocks = append(q.blocks, b)
+	}
+	for _, k := range keys[ready:] {
+		s.computing[k]++
+	}
+	q.blocks = s.pool.take(blocksFor(q.most())-ready, q.blocks)
+	q.stored = ready * blockTokens
+	s.running = append(s.running, q)
+}
+
+// stored notes that a step has put a piece's keys and values into the cache.
+func (s *scheduler) stored(p piece) {
+	q := p.seq
+	keys := q.prefixKeys()
+	for b := q.stored / blockTokens; b < min(p.to/blockTokens, len(keys)); b++ {
+		s.pool.name(q.blocks[b], keys[b])
+		s.drop(keys[b])
+	}
+	q.stored = p.to
+}
+
+// finish takes finished sequences out and frees their blocks.
+func (s *scheduler) finish() {
+	kept := s.running[:0]
+	for _, q := range s.running {
+		if q.finished == "" {
+			kept = append(kept, q)
+			continue
+		}
+		keys := q.prefixKeys()
+		for b := q.stored / blockTokens; b < len(keys); b++ {
+			s.drop(keys[b])
+		}
+		s.pool.release(q.blocks)
+		q.blocks = nil
+	}
+	clear(s.running[len(kept):])
+	s.running = kept
+}
+
+func (s *scheduler) drop(k blockKey) {
+	if s.computing[k]--; s.computing[k] <= 0 {
+		delete(s.computing, k)
+	}
+}
+
+// blocksFor is the number of blocks that hold so many tokens.
+func blocksFor(tokens int) int { return (tokens + blockTokens - 1) / blockTokens }
+
+// waitingQueue is a heap: the sequence with the most tokens ahead first, so that memory is fullest early and the job
+// ends with short ones; among equals the first come.
+type waitingQueue []waitingSequence
+
+type waitingSequence struct {
+	*sequence
+	arrival int64
+}
+
+func (w waitingQueue) Len() int      { return len(w) }
+func (w waitingQueue) Swap(i, j int) { w[i], w[j] = w[j], w[i] }
+func (w *waitingQueue) Push(x any)   { *w = append(*w, x.(waitingSequence)) }
+func (w *waitingQueue) Pop() any {
+	old := *w
+	last := old[len(old)-1]
+	*w = old[:len(old)-1]
+	return last
+}
+func (w waitingQueue) Less(i, j int) bool {
+	if a, b := w[i].most(), w[j].most(); a != b {
+		return a > b
+	}
+	return w[i].arrival < w[j].arrival
+}

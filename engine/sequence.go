@@ -1,0 +1,86 @@
+package engine
+
+// sampling is how one row's tokens are drawn. The zero Temperature is greedy.
+type sampling struct {
+	temperature, topP, minP, penalty float32
+	topK                             int32
+	seed                             uint64
+	ignoreEOS                        bool
+	stop                             []string
+	logprobs                         int // most probable tokens to report with each drawn one; -1: none asked for, not even the drawn one's own
+}
+
+// sequence is a row in flight: a prompt and, when generating, the tokens drawn so far; when scoring, the positions
+// whose next token is scored.
+type sequence struct {
+	row    *rowState
+	sample int32
+
+	tokens   []int32 // prompt, then what was drawn
+	prompt   int     // tokens of the prompt
+	limit    int     // most tokens, drawn ones included
+	sampling sampling
+
+	scoreFrom int // scoring: the first target's place in tokens; 0: not scoring
+	scores    []float32
+	greedy    bool
+
+	stored int     // tokens whose keys and values are in the cache
+	blocks []int32 // of the cache
+	keys   []blockKey
+
+	cumulative float64
+	logprobs   []float32
+	top        [][]topToken
+	text       *stopText
+	finished   string // finish reason, "" while in flight
+	cut        int    // bytes of output before a stop string, -1: none
+}
+
+// topToken is one of the most probable tokens at a position.
+type topToken struct {
+	id      int32
+	logprob float32
+}
+
+// scoring tells whether the sequence is scored rather than continued.
+func (q *sequence) scoring() bool { return q.scoreFrom > 0 }
+
+// want is the number of known tokens that the cache does not hold yet: the prompt's rest, or the token drawn last.
+// A scored text's last token is a target only.
+func (q *sequence) want() int {
+	if q.scoring() {
+		return len(q.tokens) - 1 - q.stored
+	}
+	return len(q.tokens) - q.stored
+}
+
+// most is the most tokens that the cache will ever hold of it: the last drawn token is never fed.
+func (q *sequence) most() int {
+	if q.scoring() {
+		return max(len(q.tokens)-1, 1)
+	}
+	return max(q.limit-1, q.prompt)
+}
+
+// shareable is how many leading tokens may come from another sequence's blocks: all before the first position whose
+// logits are needed.
+func (q *sequence) shareable() int {
+	if q.scoring() {
+		return q.scoreFrom - 1
+	}
+	return q.prompt - 1
+}
+
+// prefixKeys are the keys of the whole blocks that may be shared, computed once.
+func (q *sequence) prefixKeys() []blockKey {
+	if q.keys == nil {
+		q.keys = make([]blockKey, 0, q.shareable()/blockTokens)
+		var k blockKey
+		for at := 0; at+blockTokens <= q.shareable(); at += blockTokens {
+			k = k.next(q.tokens[at : at+blockTokens])
+			q.keys = append(q.keys, k)
+		}
+	}
+	return q.keys
+}

@@ -1,0 +1,40 @@
+package engine
+
+import (
+	"strings"
+
+	"github.com/dsbatch/dsbatch/io/tokenizer"
+)
+
+// stopText is the text of a row as it grows, watched for stop strings, which may cross the borders of tokens.
+type stopText struct {
+	stream  *tokenizer.Stream
+	stops   []string
+	longest int
+	text    strings.Builder
+}
+
+// watch returns nil where there is nothing to watch for.
+func watch(t *tokenizer.Tokenizer, stops []string) *stopText {
+	if len(stops) == 0 {
+		return nil
+	}
+	s := &stopText{stream: t.Stream(true), stops: stops}
+	for _, stop := range stops {
+		s.longest = max(s.longest, len(stop))
+	}
+	return s
+}
+
+// push adds a token and tells where in the text a stop string begins, the first one; -1: nowhere.
+func (s *stopText) push(id int32) int {
+	from := max(0, s.text.Len()-s.longest+1)
+	s.text.WriteString(s.stream.Push(id))
+	cut := -1
+	for _, stop := range s.stops {
+		if at := strings.Index(s.text.String()[from:], stop); at >= 0 && (cut < 0 || from+at < cut) {
+			cut = from + at
+		}
+	}
+	return cut
+}
