@@ -162,32 +162,16 @@ type seat struct {
 	rank int
 }
 
-// meet waits until every rank of the room has come. Without a context it can't be left.
+// meet waits until every rank of the room has come, unless ctx or the world ends before.
 func (s *seat) meet(ctx context.Context) error {
 	r := s.room
 	r.fate.mu.Lock()
-	if ctx != nil {
-		if err := s.mayMeet(); err != nil {
-			r.fate.mu.Unlock()
-			return err
-		}
-	}
-	round := r.rounds
-	r.come++
-	if r.come == len(r.posts) {
-		r.come = 0
-		r.rounds++
-		close(r.open)
-		r.open = make(chan struct{})
+	if err := s.mayMeet(); err != nil {
 		r.fate.mu.Unlock()
-		return nil
+		return err
 	}
-	open := r.open
+	round, open := r.rounds, r.comeLocked()
 	r.fate.mu.Unlock()
-	if ctx == nil {
-		<-open
-		return nil
-	}
 	var err error
 	select {
 	case <-open:
@@ -206,6 +190,27 @@ func (s *seat) meet(ctx context.Context) error {
 	}
 	r.fate.failLocked(&Error{Op: s.op(), Rank: r.first[s.rank], Host: r.fate.host, Peer: -1, Err: err})
 	return err
+}
+
+// part waits until every rank of the room has done its copies. It can't be left.
+func (s *seat) part() {
+	s.room.fate.mu.Lock()
+	open := s.room.comeLocked()
+	s.room.fate.mu.Unlock()
+	<-open
+}
+
+// comeLocked counts one more member at the present meeting and returns what is closed when all have come.
+func (r *room) comeLocked() <-chan struct{} {
+	open := r.open
+	r.come++
+	if r.come == len(r.posts) {
+		r.come = 0
+		r.rounds++
+		r.open = make(chan struct{})
+		close(open)
+	}
+	return open
 }
 
 func (s *seat) op() string { return s.room.posts[s.rank].op }
@@ -240,7 +245,7 @@ func (s *seat) together(ctx context.Context, p post, copies func(posts []post) e
 	if err != nil {
 		r.fate.fail(&Error{Op: p.op, Rank: r.first[s.rank], Host: r.fate.host, Peer: -1, Err: err})
 	}
-	_ = s.meet(nil) //nolint:staticcheck // without a context it can't fail
+	s.part()
 	return err
 }
 

@@ -1,9 +1,7 @@
 package mpi
 
 import (
-	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 )
@@ -36,33 +34,6 @@ func launched(env func(string) (string, bool)) (kind string, size int) {
 		return "prun", number("PMIX_SIZE", "PRTE_NUM_PROCS")
 	}
 	return "", 1
-}
-
-// remedy is what to do where the library doesn't see the ranks that the launcher started.
-func remedy(kind string) string {
-	if kind == "srun" {
-		return "start it with srun --mpi=pmix (srun --mpi=list shows what this Slurm offers)"
-	}
-	return "start it with the mpirun of the MPI library that it is linked with"
-}
-
-// prepare sets what the MPI library reads from the environment when it starts, unless the user has set it: ranks that
-// wait give their core away where there are no more cores than ranks, and the library leaves Go's signals alone.
-func prepare() error {
-	const yield = "OMPI_MCA_mpi_yield_when_idle"
-	set := map[string]string{"UCX_ERROR_SIGNALS": ""}
-	if localRanks(os.LookupEnv) >= runtime.NumCPU() {
-		set[yield] = "1"
-	}
-	for name, value := range set {
-		if _, ok := os.LookupEnv(name); ok {
-			continue
-		}
-		if err := os.Setenv(name, value); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	return nil
 }
 
 // localRanks returns how many ranks the launcher started on this host, 1 where it doesn't say.

@@ -36,7 +36,7 @@ func IsRank(test string) bool { return os.Getenv(rankVariable) == test }
 // Mpirun runs one test of the calling package on n processes under mpirun, within limit, and returns all they print and
 // the launcher's exit status. In the test binary, built with -tags mpi, that test begins with IsRank and calls mpi.MPI.
 // Where mpirun or the library's headers are missing, the calling test is skipped.
-func Mpirun(t *testing.T, n int, test string, limit time.Duration, env ...string) (output string, status int) {
+func Mpirun(t testing.TB, n int, test string, limit time.Duration, env ...string) (output string, status int) {
 	t.Helper()
 	mpirun, err := exec.LookPath("mpirun")
 	if err != nil {
@@ -69,7 +69,7 @@ var built struct {
 }
 
 // rankBinary returns a test binary of the calling package with MPI in it: this one, or one made of the same sources.
-func rankBinary(t *testing.T) string {
+func rankBinary(t testing.TB) string {
 	t.Helper()
 	built.Do(func() {
 		if self, err := os.Executable(); err == nil && hasTag("mpi") {
