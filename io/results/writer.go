@@ -1,0 +1,366 @@
+package results
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"sync"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/arrow-go/v18/arrow/memory"
+	v15 "github.com/apache/arrow/go/v15/arrow"
+)
+
+// Writer commits the chunks of one rank. It is safe for use by several goroutines, as long as each commits chunks of
+// its own.
+type Writer struct {
+	dir         string
+	start, rank int
+	options     Options
+	columns     []column
+	own         *arrow.Schema // the columns above
+	schema      *arrow.Schema // and the carried ones
+	samples     int
+
+	mu      sync.Mutex // guards what follows
+	commits handle     // nil before the first commit
+	broken  error      // once a commit line could not be written, none is any more
+}
+
+// Join opens the output dir for one rank of a start, whose number is Output.Start. Nothing is written until the first
+// Commit.
+func Join(_ context.Context, dir string, start, rank int, layout Layout, o Options) (*Writer, error) {
+	if start < 1 || rank < 0 {
+		return nil, fmt.Errorf("cannot join %s as rank %d of start %d", dir, rank, start)
+	}
+	if err := layout.Check(); err != nil {
+		return nil, err
+	}
+	schema, err := adoptSchema(layout.Schema())
+	if err != nil {
+		return nil, err
+	}
+	columns := layout.columns()
+	own := arrow.NewSchema(schema.Fields()[:len(columns)], nil)
+	return &Writer{
+		dir: dir, start: start, rank: rank, options: o.withDefaults(),
+		columns: columns, own: own, schema: schema, samples: layout.samples(),
+	}, nil
+}
+
+// Commit writes the part of a chunk and makes it count; when it returns nil, no kill and no power failure undoes it.
+// records are all of the chunk in the order of its rows, with --n the samples of a row in turn; a row set aside is one
+// record with an Error (with --n it is written once a sample). carry holds the carried columns, one row a row of the
+// chunk, and may be nil when there are none. It fails with ErrLost when another job has taken the output over.
+func (w *Writer) Commit(ctx context.Context, chunk Chunk, records []Record, carry v15.Record) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	records, bad, err := w.complete(chunk, records)
+	if err != nil {
+		return fmt.Errorf("chunk %d: %w", chunk.Index, err)
+	}
+	carried, err := w.adoptCarry(chunk, carry)
+	if err != nil {
+		return fmt.Errorf("chunk %d: %w", chunk.Index, err)
+	}
+	if err := fence(w.options.fs, w.dir, w.start); err != nil {
+		return err
+	}
+	name, sums := partName(chunk.Index), digests{}
+	size, err := w.aside(filepath.Join(w.dir, name), func(to io.Writer) error {
+		return guard(func() error { return w.writePart(to, chunk, records, carried, sums) })
+	})
+	if err != nil {
+		return diskError("cannot write", filepath.Join(w.dir, name), err)
+	}
+	line := commitLine{
+		Chunk: chunk.Index, Part: name, First: chunk.First, Rows: chunk.Rows(), Records: int64(len(records)),
+		Bytes: size, Columns: sums, Bad: bad,
+	}
+	if err := w.append(line); err != nil {
+		return err
+	}
+	err = w.options.fs.Remove(state(w.dir, openName(chunk.Index)))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.options.Log.Warn("cannot remove the open rows of a committed chunk; the next start tries again", "chunk", chunk.Index, "error", err)
+	}
+	return nil
+}
+
+// aside writes a file whole or not at all, and not at all when the output is lost.
+func (w *Writer) aside(name string, write func(io.Writer) error) (size int64, err error) {
+	folder, base := filepath.Split(name)
+	temporary := filepath.Join(folder, temporaryName(base, w.start, w.rank))
+	return writeAside(w.options.fs, temporary, name, func(to io.Writer) error {
+		if err := write(to); err != nil {
+			return err
+		}
+		return fence(w.options.fs, w.dir, w.start)
+	})
+}
+
+// complete checks that records are the chunk's, in order, and repeats those of bad rows once a sample.
+func (w *Writer) complete(chunk Chunk, records []Record) (all []Record, bad []badRow, err error) {
+	all = make([]Record, 0, chunk.Rows()*int64(w.samples))
+	next := 0
+	for row := chunk.First; row < chunk.First+chunk.Rows(); row++ {
+		failed := ""
+		for sample := range int32(w.samples) {
+			if next == len(records) || records[next].Row != row || records[next].Sample != sample {
+				return nil, nil, fmt.Errorf("row %d, sample %d: there is no record, or not in its place", row, sample)
+			}
+			r := records[next]
+			if r.Error != "" {
+				if failed == "" {
+					failed = validText(r.Error)
+					bad = append(bad, badRow{row, r.ID, failed})
+				}
+			}
+			all = append(all, r)
+			next++
+			if alone := next == len(records) || records[next].Row != row; r.Error != "" && sample == 0 && alone {
+				for again := int32(1); again < int32(w.samples); again++ {
+					r.Sample = again
+					all = append(all, r)
+				}
+				break
+			}
+		}
+	}
+	if next != len(records) {
+		return nil, nil, fmt.Errorf("%d records more than its %d rows have", len(records)-next, chunk.Rows())
+	}
+	return all, bad, nil
+}
+
+// adoptCarry checks the carried columns against the layout and takes them over without copying.
+func (w *Writer) adoptCarry(chunk Chunk, carry v15.Record) ([]arrow.Array, error) {
+	fields := w.schema.Fields()[len(w.columns):]
+	if carry == nil && len(fields) == 0 {
+		return nil, nil
+	}
+	if carry == nil || int(carry.NumCols()) != len(fields) || carry.NumRows() != chunk.Rows() {
+		return nil, fmt.Errorf("the carried columns have to be %d, of %d rows", len(fields), chunk.Rows())
+	}
+	same, err := adoptSchema(carry.Schema())
+	if err != nil {
+		return nil, err
+	}
+	columns := make([]arrow.Array, len(fields))
+	for i, f := range fields {
+		if got := same.Field(i); got.Name != f.Name || !arrow.TypeEqual(got.Type, f.Type) {
+			return nil, fmt.Errorf("carried column %d is %s of type %s, not %s of type %s", i, got.Name, got.Type, f.Name, f.Type)
+		}
+		columns[i] = adopt(carry.Column(i), f.Type)
+	}
+	return columns, nil
+}
+
+// writePart writes the table of a chunk, row group by row group, and adds its columns to sums.
+func (w *Writer) writePart(to io.Writer, chunk Chunk, records []Record, carried []arrow.Array, sums digests) error {
+	table, err := newTableWriter(to, w.schema, len(w.columns))
+	if err != nil {
+		return err
+	}
+	var perRow int64 // bytes of the carried columns, on the average
+	for _, c := range carried {
+		perRow += int64(c.Data().SizeInBytes()) / max(chunk.Rows(), 1)
+	}
+	for from := 0; from < len(records) || from == 0; {
+		to, size := from, int64(0)
+		for ; to < len(records) && to-from < w.options.RowGroupRows; to++ {
+			if size += records[to].footprint() + perRow; to > from && size > w.options.RowGroupBytes {
+				break
+			}
+		}
+		batch, err := w.batch(records[from:to], from, carried)
+		if err != nil {
+			return err
+		}
+		sums.add(batch, chunk.First*int64(w.samples)+int64(from))
+		if err := table.write(batch); err != nil {
+			return err
+		}
+		batch.Release()
+		if from = to; from == len(records) {
+			break
+		}
+	}
+	return table.close()
+}
+
+// batch makes the columns of records, which begin at position from of the chunk.
+func (w *Writer) batch(records []Record, from int, carried []arrow.Array) (arrow.RecordBatch, error) {
+	own, err := buildBatch(w.columns, w.own, records)
+	if err != nil {
+		return nil, err
+	}
+	columns := append([]arrow.Array(nil), own.Columns()...)
+	for _, c := range carried {
+		piece, err := w.carriedPiece(c, from, from+len(records))
+		if err != nil {
+			return nil, err
+		}
+		columns = append(columns, piece)
+	}
+	return array.NewRecordBatch(w.schema, columns, int64(len(records))), nil
+}
+
+// carriedPiece is what column c, of one value a row, says of records from to to.
+func (w *Writer) carriedPiece(c arrow.Array, from, to int) (arrow.Array, error) {
+	if w.samples == 1 {
+		return array.NewSlice(c, int64(from), int64(to)), nil
+	}
+	values := make([]arrow.Array, to-from)
+	for i := range values {
+		row := int64((from + i) / w.samples)
+		values[i] = array.NewSlice(c, row, row+1)
+	}
+	return array.Concatenate(values, memory.DefaultAllocator)
+}
+
+// buildBatch makes the columns of records.
+func buildBatch(columns []column, schema *arrow.Schema, records []Record) (arrow.RecordBatch, error) {
+	b := array.NewRecordBuilder(memory.DefaultAllocator, schema)
+	defer b.Release()
+	b.Reserve(len(records))
+	for i := range records {
+		if err := appendRecord(columns, b.Fields(), &records[i]); err != nil {
+			return nil, err
+		}
+	}
+	return b.NewRecordBatch(), nil
+}
+
+// append writes a commit line and waits until it is on the disk.
+func (w *Writer) append(c commitLine) (err error) {
+	line, err := c.encode()
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	name := state(w.dir, fmt.Sprintf("commits-%06d-%05d.jsonl", w.start, w.rank))
+	if w.broken != nil {
+		return w.broken
+	}
+	defer func() {
+		if err != nil { // the file may end in half a line: nothing may follow it
+			w.broken = diskError("cannot write", name, err)
+			err = w.broken
+		}
+	}()
+	if w.commits == nil {
+		if w.commits, err = w.options.fs.Create(name, true); err != nil {
+			return err
+		}
+		if err = w.options.fs.SyncDir(filepath.Dir(name)); err != nil {
+			return err
+		}
+	}
+	if _, err = w.commits.Write(line); err != nil {
+		return err
+	}
+	return w.commits.Sync()
+}
+
+// SaveOpen keeps the rows of a chunk that are finished when a job stops before the chunk is whole, in any order; with
+// --n a row may have some of its samples only. It replaces what an earlier start has saved of the chunk, so records
+// have to hold that too. The next start finds them with Open.
+func (w *Writer) SaveOpen(chunk Chunk, records []Record) error {
+	if len(records) == 0 {
+		return nil
+	}
+	name := state(w.dir, openName(chunk.Index))
+	columns, schema := w.openColumns()
+	_, err := w.aside(name, func(to io.Writer) error {
+		return guard(func() error {
+			batch, err := buildBatch(columns, schema, records)
+			if err != nil {
+				return err
+			}
+			sums := digests{}
+			sums.add(batch, 0)
+			table, err := newTableWriter(to, schema, len(columns))
+			if err != nil {
+				return err
+			}
+			text, err := json.Marshal(sums)
+			if err != nil {
+				return err
+			}
+			return errors.Join(table.write(batch), table.parquet.AppendKeyValueMetadata(digestKey, string(text)), table.close())
+		})
+	})
+	if err != nil {
+		return diskError("cannot write", name, err)
+	}
+	return nil
+}
+
+// Open gives the rows of a chunk that an earlier start has saved, nil when there are none. Damaged ones count as none:
+// they are done again.
+func (w *Writer) Open(ctx context.Context, chunk Chunk) ([]Record, error) {
+	name := state(w.dir, openName(chunk.Index))
+	columns, _ := w.openColumns()
+	var records []Record
+	sums, saved := digests{}, ""
+	t, err := openTable(ctx, w.options.fs, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil {
+		saved = t.meta(digestKey)
+		err = t.each(ctx, func(batch arrow.RecordBatch, before int64) error {
+			sums.add(batch, before)
+			r, err := scanRecords(columns, batch)
+			records = append(records, r...)
+			return err
+		})
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if text, _ := json.Marshal(sums); err == nil && string(text) != saved { // a map of texts always marshals
+		err = errors.New("its columns are not as they were written")
+	}
+	if err != nil {
+		w.options.Log.Warn("open rows cannot be read; they are done again", "file", name, "error", err)
+		return nil, nil
+	}
+	for _, r := range records {
+		if r.Row < chunk.First || r.Row >= chunk.First+chunk.Rows() {
+			w.options.Log.Warn("open rows are of another chunk; they are done again", "file", name, "row", r.Row)
+			return nil, nil
+		}
+	}
+	return records, nil
+}
+
+// digestKey is where the footer of an open-rows file holds its digests.
+const digestKey = "dsbatch.digests"
+
+// openColumns are ours behind the global row number, which an id column hides.
+func (w *Writer) openColumns() ([]column, *arrow.Schema) {
+	row := column{"_row", v15.PrimitiveTypes.Int64, func(r *Record) any { return &r.Row }, true}
+	fields := append([]arrow.Field{{Name: row.name, Type: arrow.PrimitiveTypes.Int64}}, w.own.Fields()...)
+	return append([]column{row}, w.columns...), arrow.NewSchema(fields, nil)
+}
+
+// Close closes the rank's commits file.
+func (w *Writer) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.commits == nil {
+		return nil
+	}
+	err := w.commits.Close()
+	w.commits, w.broken = nil, fmt.Errorf("%s: the writer is closed", w.dir)
+	return err
+}
