@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -86,7 +87,7 @@ func (d description) files(path, base string) (paths []string, sliced bool, err 
 		flat = []string{d.Path}
 	case json.Unmarshal(d.Checkpoints, &flat) == nil:
 	case json.Unmarshal(d.Checkpoints, &split) == nil:
-		flat = append(split.NonTP, split.TP...)
+		flat = slices.Concat(split.NonTP, split.TP)
 		sliced = len(split.TP) > 0 && d.TPSize > 1
 	default:
 		return nil, false, damaged(path, "", "lists no files under checkpoints, which is a list of paths, or {\"non_tp\": […], \"tp\": […]}")

@@ -43,7 +43,7 @@ func TestDescriptions(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer ck.Close() //nolint:errcheck // of a test
+			defer ck.Close()
 			same(t, ck, c.golden)
 			if len(ck.Config().Values) == 0 {
 				t.Error("no facts")

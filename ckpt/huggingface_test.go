@@ -138,7 +138,7 @@ func TestTrainerFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // of a test
+	defer c.Close()
 	if c.Format != DeepSpeed {
 		t.Errorf("format %s with a tag", c.Format)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"slices"
 )
 
 // A pickle is a program for a small stack machine. This one builds numbers, texts, lists, dicts and the few objects of
@@ -19,7 +20,7 @@ const maxPickle = 256 << 20
 type (
 	tuple []any
 	list  struct{ items []any }
-	// dict keeps its items in order. Its keys are strings, numbers or bools; items under any other key are left out,
+	// dict keeps its items in order. Its keys are strings, integers or bools; items under any other key are left out,
 	// as no key of a checkpoint is one.
 	dict struct {
 		keys  []any
@@ -32,7 +33,7 @@ func newDict() *dict { return &dict{items: map[any]any{}} }
 
 func (d *dict) set(key, value any) {
 	switch key.(type) {
-	case string, int64, float64, bool:
+	case string, int64, bool:
 	default:
 		return
 	}
@@ -261,33 +262,26 @@ func (u *unpickler) number(op byte) error {
 
 // littleEndianInt is a two's-complement integer of any length, int64 where it fits.
 func littleEndianInt(b []byte) any {
-	for len(b) > 0 && len(b) <= 8 {
+	negative := len(b) > 0 && b[len(b)-1] >= 0x80
+	if len(b) <= 8 {
 		var full [8]byte
-		if b[len(b)-1] >= 0x80 {
+		if negative {
 			full = [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 		}
 		copy(full[:], b)
 		return int64(binary.LittleEndian.Uint64(full[:]))
 	}
-	if len(b) == 0 {
-		return int64(0)
+	high := slices.Clone(b)
+	slices.Reverse(high)
+	n := new(big.Int).SetBytes(high)
+	if negative {
+		n.Sub(n, new(big.Int).Lsh(big.NewInt(1), uint(8*len(b))))
 	}
-	big := new(big.Int)
-	be := make([]byte, len(b))
-	for i, c := range b {
-		be[len(b)-1-i] = c
+	if n.IsInt64() {
+		return n.Int64()
 	}
-	big.SetBytes(be)
-	if be[0] >= 0x80 {
-		big.Sub(big, bigOne(uint(8*len(b))))
-	}
-	if big.IsInt64() {
-		return big.Int64()
-	}
-	return big
+	return n
 }
-
-func bigOne(shift uint) *big.Int { return new(big.Int).Lsh(big.NewInt(1), shift) }
 
 func (u *unpickler) text(op byte) error {
 	width := uint64(4)

@@ -79,7 +79,7 @@ func parseHeader(header []byte, base int64) ([]entry, error) {
 		if err != nil {
 			return nil, bad(err)
 		}
-		name := tok.(string) //nolint:errcheck,forcetypeassert // the decoder gives only strings as keys
+		name := tok.(string) // the decoder gives only strings as keys
 		if seen[name] {
 			return nil, damaged("", name, "stands in the header twice; write the file again")
 		}
