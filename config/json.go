@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"strconv"
 )
@@ -20,7 +21,7 @@ func parseJSON(path string, content []byte) (node, error) {
 	if err != nil {
 		return node{}, err
 	}
-	if _, err := t.Token(); err != io.EOF {
+	if _, err := t.Token(); !errors.Is(err, io.EOF) {
 		return node{}, t.at().errorAt("", "more text after the closing brace; remove it")
 	}
 	return top, nil
@@ -33,7 +34,7 @@ func (t jsonTree) at() place {
 
 func (t jsonTree) next() (json.Token, error) {
 	tok, err := t.Token()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {

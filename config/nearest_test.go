@@ -15,7 +15,7 @@ func TestNearest(t *testing.T) {
 		"TOP_K":          "top-k",
 		"promt-column":   "prompt-column",
 		"tpo-k":          "top-k", // two letters swapped
-		"modle":          "model",
+		"mdoel":          "model",
 		"x":              "", // one letter is not near to another
 		"something-else": "",
 		"":               "",

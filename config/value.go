@@ -10,7 +10,7 @@ import (
 // What a field of inference: makes of a value. Errors are sentences without the field's name.
 
 func (n node) boolean() (bool, error) {
-	if n.kind != boolean && !(n.kind == text && (n.text == "true" || n.text == "false")) {
+	if n.kind != boolean && (n.kind != text || n.text != "true" && n.text != "false") {
 		return false, fmt.Errorf("%s is neither true nor false", compact(n))
 	}
 	return n.text == "true", nil

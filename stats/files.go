@@ -23,7 +23,8 @@ var numberLists = regexp.MustCompile(`\[[\s\d.,eE+-]*\]`)
 // stats.json found there tells of, and that start itself, become Earlier.
 func (r *Report) WriteFiles(dir string) error {
 	if last, err := ReadReport(dir); err == nil && !last.Start.Equal(r.Start) {
-		r.Earlier = append(last.Earlier, last.earlier())
+		last.Earlier = append(last.Earlier, last.earlier())
+		r.Earlier = last.Earlier
 	} else if err == nil {
 		r.Earlier = last.Earlier
 	}

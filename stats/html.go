@@ -96,7 +96,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 	}
 	t, err := template.New("report").Funcs(template.FuncMap{
 		"count": count, "span": span, "size": size, "times": times, "percent": percent, "short": short, "words": strings.Fields,
-		"pct": func(x float64) template.CSS { return template.CSS(fmt.Sprintf("%.3f%%", x)) }, //nolint:gosec // a number
+		"pct": func(x float64) template.CSS { return template.CSS(fmt.Sprintf("%.3f%%", x)) },
 	}).Parse(reportTemplate)
 	if err != nil {
 		return fmt.Errorf("the page's template: %w", err)
@@ -314,7 +314,7 @@ func (p *page) roofline() {
 		if k.Steps == 0 {
 			continue
 		}
-		note := fmt.Sprintf("%s steps of %s, %s rows each", count(k.Steps), span(k.Seconds/float64(k.Steps)), short(float64(k.Rows)/float64(k.Steps)))
+		note := fmt.Sprintf("%s of %s, %s rows in flight", plural(k.Steps, "step"), span(k.Seconds/float64(k.Steps)), short(float64(k.Rows)/float64(k.Steps)))
 		r := roof{Name: k.name, Note: note}
 		if line := k.Roofline; line != nil {
 			r.Meters = []meter{
@@ -325,6 +325,13 @@ func (p *page) roofline() {
 		}
 		p.Roofs = append(p.Roofs, r)
 	}
+}
+
+func plural(n int64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return count(n) + " " + noun + "s"
 }
 
 // traffic makes the table of bytes.

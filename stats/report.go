@@ -166,8 +166,8 @@ func (r *Report) add(s *Snapshot) {
 		r.Bad = addBad(r.Bad, b)
 		r.Rows.Bad += b.Count
 	}
-	r.Prefill.Work.add(s.Prefill)
-	r.Decode.Work.add(s.Decode)
+	r.Prefill.add(s.Prefill)
+	r.Decode.add(s.Decode)
 	r.Bytes.add(s.Bytes)
 	r.Series.merge(s.Series, shift)
 	rank := Rank{

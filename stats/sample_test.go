@@ -141,7 +141,7 @@ func samples() map[string]Report {
 	return map[string]Report{
 		"usual":    bad,
 		"one-step": job{ranks: 1, layers: 3, experts: 4, steps: 1, step: 40 * time.Millisecond, load: 120 * time.Millisecond, rows: 1}.report(about(Finished, "", 1)),
-		"ten-hours": job{ranks: 8, layers: 12, experts: 64, steps: 20000, step: 5 * time.Second, load: 4 * time.Minute, rows: 4_000_000}.
+		"ten-hours": job{ranks: 8, layers: 12, experts: 64, steps: 4000, step: 15 * time.Second, load: 4 * time.Minute, rows: 4_000_000}.
 			report(about(Stopped, "SIGUSR1 from Slurm: the allocation ends in 120 s; the same command goes on from here", 12_000_000)),
 		"huge":   job{ranks: 64, layers: 48, experts: 512, steps: 40, step: 800 * time.Millisecond, load: 30 * time.Second, rows: 100_000, noPeak: true}.report(about(Failed, "rank 17 (node02) died in dispatch, 12 s after its last step: killed by signal 9", 1_000_000_000)),
 		"zero":   Merge(Job{State: Finished}, nil),
