@@ -96,7 +96,7 @@ func TestOpenRefuses(t *testing.T) {
 		"iteration": {"", ErrTag, []string{"soon", "--tag"}},
 		"noranks":   {"", ErrUnknown, []string{"mp_rank_00"}},
 		"rankgap":   {"", ErrMismatch, []string{"2 files of ranks"}},
-		"lfs":       {"", ErrDamaged, []string{"model.safetensors", "header"}},
+		"lfs":       {"", ErrDamaged, []string{"model.safetensors", "git lfs pull"}},
 		"badconfig": {"", ErrDamaged, []string{"config.json", "JSON"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestContradictions(t *testing.T) {
 		says   []string
 	}{
 		"layers": {"megatron-pp2", func(t *testing.T, dir string) { replace(t, dir, `"num_layers": 4`, `"num_layers": 6`) },
-			ErrMismatch, []string{"num_layers is 6", "4", "model.json"}},
+			ErrMismatch, []string{"model.json: num_layers is 6", "4"}},
 		"experts": {"ds-moe-hoisted", func(t *testing.T, dir string) {
 			replace(t, dir, "\"experts_per_moe_layer\": [\n  2,", "\"experts_per_moe_layer\": [\n  3,")
 		}, ErrMismatch, []string{"experts_per_moe_layer is [3 4]", "[2 4]"}},

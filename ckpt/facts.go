@@ -19,20 +19,22 @@ const factsFile = "model.json"
 type facts struct {
 	sources []string
 	values  map[string]any
+	from    map[string]string // key → the source it was taken from
 }
 
 // readFacts takes model.json of the first folder that has one, then Megatron's arguments.
 func readFacts(mf *megatronFile, folders ...string) (*facts, error) {
-	f := &facts{values: map[string]any{}}
+	f := &facts{values: map[string]any{}, from: map[string]string{}}
 	for _, folder := range folders {
 		path := filepath.Join(folder, factsFile)
 		if _, err := os.Stat(path); err != nil {
 			continue
 		}
-		if err := readJSON(path, &f.values); err != nil {
+		var values map[string]any
+		if err := readJSON(path, &values); err != nil {
 			return nil, err
 		}
-		f.sources = append(f.sources, path)
+		f.add(path, values)
 		break
 	}
 	f.add("args of "+mf.path, fromArgs(mf.args()))
@@ -44,7 +46,7 @@ func (f *facts) add(source string, values map[string]any) {
 	used := false
 	for k, v := range values {
 		if _, known := f.values[k]; !known && v != nil {
-			f.values[k] = v
+			f.values[k], f.from[k] = v, source
 			used = true
 		}
 	}
@@ -204,7 +206,7 @@ func (f *facts) settle(c *Checkpoint, version float64) error {
 	for _, key := range checked {
 		said, known := f.values[key]
 		if is, ok := derived[key]; known && ok && !reflect.DeepEqual(said, is) {
-			return mismatch(c.Path, "", "%s says %s is %v, but the tensors make it %v; correct the one, or copy the other again", strings.Join(f.sources, " or "), key, said, is)
+			return mismatch(c.Path, "", "%s: %s is %v, but the tensors make it %v; correct the one, or copy the other again", f.from[key], key, said, is)
 		}
 	}
 	f.add("names and shapes of tensors", derived)

@@ -9,9 +9,9 @@ import (
 // configFile is what every Hugging Face folder has.
 const configFile = "config.json"
 
-// weightsFile is the file by which a Hugging Face folder is read, "" where there is none. safetensors come first.
+// weightsFile is the file by which a Hugging Face folder is read, "" where there is none: the order is transformers'.
 func weightsFile(names map[string]bool) string {
-	for _, f := range []string{"model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin"} {
+	for _, f := range []string{"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"} {
 		if names[f] {
 			return f
 		}

@@ -96,6 +96,7 @@ func wants(t *testing.T, err, kind error, words ...string) {
 	if err == nil {
 		t.Fatalf("accepted; want a refusal that says %q", words)
 	}
+	t.Log(err)
 	if !errors.Is(err, kind) {
 		t.Errorf("%v: is of the kind %v, want %v", err, errors.Unwrap(err), kind)
 	}

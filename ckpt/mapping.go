@@ -1,6 +1,7 @@
 package ckpt
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -44,6 +45,14 @@ func mapFile(path string, read *atomic.Int64) (*mapping, error) {
 		return nil, &Error{File: path, Kind: err, What: fmt.Sprintf("cannot be mapped into memory (%d bytes): %v", st.Size(), err)}
 	}
 	m.file = true
+	pointer := false
+	if err = m.guard(func() { pointer = bytes.HasPrefix(m.data, []byte("version https://git-lfs")) }); pointer {
+		err = damaged(path, "", "is only the pointer that Git LFS leaves; fetch the file itself with git lfs pull")
+	}
+	if err != nil {
+		_ = m.close()
+		return nil, err
+	}
 	return m, nil
 }
 

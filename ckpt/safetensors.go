@@ -29,7 +29,7 @@ func readHeader(file []byte) ([]entry, error) {
 	}
 	n := binary.LittleEndian.Uint64(file)
 	if n > maxHeader {
-		return nil, damaged("", "", "claims a header of %d bytes, more than the %d that the format allows: this is no safetensors file, or a damaged one", n, maxHeader)
+		return nil, damaged("", "", "claims a header of %d bytes, more than the %d that the format allows: this is no safetensors file, or a damaged one; copy it again", n, maxHeader)
 	}
 	if n > uint64(len(file)-8) {
 		return nil, damaged("", "", "ends inside its header (%d of %d bytes): it was cut short; copy it again", len(file)-8, n)
@@ -58,7 +58,7 @@ func readHeader(file []byte) ([]entry, error) {
 		at, before = x.end, x.name
 	}
 	if at != int64(len(file)) {
-		return nil, damaged("", "", "has %d bytes after its last tensor; copy it again", int64(len(file))-at)
+		return nil, damaged("", "", "goes on for %d bytes after its last tensor; copy it again", int64(len(file))-at)
 	}
 	return entries, nil
 }
@@ -67,7 +67,7 @@ func readHeader(file []byte) ([]entry, error) {
 func parseHeader(header []byte, base int64) ([]entry, error) {
 	dec := json.NewDecoder(bytes.NewReader(header))
 	bad := func(err error) error {
-		return damaged("", "", "has a broken header (byte %d: %v): this is no safetensors file, or a damaged one", 8+dec.InputOffset(), err)
+		return damaged("", "", "has a broken header (byte %d: %v): this is no safetensors file, or a damaged one; copy it again", 8+dec.InputOffset(), err)
 	}
 	if tok, err := dec.Token(); err != nil || tok != json.Delim('{') {
 		return nil, bad(orElse(err, fmt.Errorf("no { at the start")))
@@ -126,11 +126,11 @@ func (x entry) placed(dtype string, begin, end, base int64) (entry, error) {
 	n, ok := elements(x.shape)
 	switch {
 	case !ok:
-		return x, damaged("", x.name, "has the impossible shape %v", x.shape)
+		return x, damaged("", x.name, "has the impossible shape %v; copy the file again", x.shape)
 	case begin < 0 || end < begin || end > 1<<62:
-		return x, damaged("", x.name, "has the impossible offsets %d to %d", begin, end)
+		return x, damaged("", x.name, "has the impossible offsets %d to %d; copy the file again", begin, end)
 	case end-begin != n*x.dtype.Size():
-		return x, damaged("", x.name, "has %d bytes by its offsets, but %v of shape %v needs %d", end-begin, x.dtype, x.shape, n*x.dtype.Size())
+		return x, damaged("", x.name, "has %d bytes by its offsets, but %v of shape %v needs %d; copy the file again", end-begin, x.dtype, x.shape, n*x.dtype.Size())
 	}
 	x.begin, x.end = base+begin, base+end
 	return x, nil

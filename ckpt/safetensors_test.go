@@ -124,7 +124,7 @@ func TestDamagedSafetensors(t *testing.T) {
 		"a list":             {st(`[]`, 0), ErrDamaged, []string{"broken header"}},
 		"something follows":  {st(`{} {}`, 0), ErrDamaged, []string{"follows"}},
 		"data cut short":     {st("{"+a+"}", 7), ErrDamaged, []string{`"a"`, "cut short"}},
-		"data too long":      {st("{"+a+"}", 9), ErrDamaged, []string{"1 bytes after"}},
+		"data too long":      {st("{"+a+"}", 9), ErrDamaged, []string{"for 1 bytes after"}},
 		"overlap":            {st("{"+a+","+entry("b", "F32", "[2]", 4, 12)+"}", 12), ErrDamaged, []string{`"b"`, `overlaps tensor "a"`}},
 		"same bytes":         {st("{"+a+","+entry("b", "F32", "[2]", 0, 8)+"}", 8), ErrDamaged, []string{"overlaps"}},
 		"hole":               {st("{"+a+","+entry("b", "F32", "[2]", 12, 20)+"}", 20), ErrDamaged, []string{`"b"`, "hole of 4"}},

@@ -86,8 +86,12 @@ func (f *torchFile) findStorages(z *zip.Reader, prefix string) error {
 	var spans []record
 	for _, e := range z.File {
 		if e.Name == prefix+"byteorder" {
-			if order, err := readEntry(e, 64); err != nil || string(order) != "little" {
-				return unsupported("", "", "has byte order %q (%v); save it again on a little-endian machine", order, err)
+			order, err := readEntry(e, 64)
+			if err != nil {
+				return err
+			}
+			if string(order) != "little" {
+				return unsupported("", "", "has byte order %q; save it again on a little-endian machine", order)
 			}
 		}
 		key, ok := strings.CutPrefix(e.Name, prefix+"data/")
@@ -172,7 +176,7 @@ func (f *torchFile) tensor(name string, r *rawTensor) (Tensor, error) {
 	case s.numel < 0 || s.numel > (rec.end-rec.begin)/unit:
 		return bad("its storage %q should have %d elements of %d bytes, but has %d bytes: the file was cut short; copy it again", s.key, s.numel, unit, rec.end-rec.begin)
 	case !shaped || len(r.strides) != len(r.shape):
-		return bad("has the impossible shape %v with strides %v", r.shape, r.strides)
+		return bad("has the impossible shape %v with strides %v; copy the file again", r.shape, r.strides)
 	}
 	held := (rec.end - rec.begin) / size
 	if n > held {
@@ -183,7 +187,7 @@ func (f *torchFile) tensor(name string, r *rawTensor) (Tensor, error) {
 		for i, d := range r.shape {
 			step := r.strides[i]
 			if step < 0 || d > 1 && step > (math.MaxInt64/16-max(last, 0))/(d-1) {
-				return bad("has the impossible strides %v", r.strides)
+				return bad("has the impossible offset %d with strides %v; copy the file again", r.offset, r.strides)
 			}
 			last += (d - 1) * step
 		}

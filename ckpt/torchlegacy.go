@@ -61,7 +61,7 @@ func (f *torchFile) parseLegacy() error {
 		at += 8
 		unit := max(s.dtype.Size(), 1)
 		if n > math.MaxInt64/8 || int64(n) != s.numel || int64(n)*unit > int64(len(data)-at) {
-			return damaged("", "", "has %d of the %d elements of its storage %q: it was cut short; copy it again", n, s.numel, key)
+			return damaged("", "", "has %d bytes left for its storage %q of %d elements, stored as %d: it was cut short; copy it again", len(data)-at, key, s.numel, n)
 		}
 		if _, twice := f.storages[key]; twice {
 			return damaged("", "", "has its storage %q twice; save it again", key)
