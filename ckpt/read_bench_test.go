@@ -96,3 +96,43 @@ func streamed(b *testing.B, path string) float64 {
 		}
 	}
 }
+
+// BenchmarkOpen opens checkpoints of many files: all 17 of a trained model; of 960 experts in 15 layers
+// one a layer, the others later.
+func BenchmarkOpen(b *testing.B) {
+	const layers, experts = 15, 64
+	dir := b.TempDir()
+	write := func(name string, root []item, a *archive) {
+		a.root = root
+		a.write(b, filepath.Join(dir, "s", name))
+	}
+	a := &archive{}
+	var module []item
+	var counts []any
+	for l := range layers {
+		module = append(module, item{inLayer(l, gateName), a.put(F32, []int64{experts, 8}, make([]byte, 4*experts*8))})
+		counts = append(counts, experts)
+		for e := range experts {
+			x := &archive{}
+			name := inLayer(l, fmt.Sprintf("mlp.deepspeed_moe.experts.deepspeed_experts.%d.dense_h_to_4h.weight", e))
+			write(fmt.Sprintf("layer_%d_expert_%d_mp_rank_00_model_states.pt", l, e), []item{{name, x.put(F32, []int64{8, 8}, make([]byte, 256))}}, x)
+		}
+	}
+	write("mp_rank_00_model_states.pt", []item{{"module", module}, {"num_experts", counts}}, a)
+	for name, path := range map[string]string{"960experts": filepath.Join(dir, "s"), "austen-prmoe": "../../shared/models/austen-prmoe"} {
+		if _, err := os.Stat(path); err != nil {
+			continue
+		}
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				c, err := Open(path, Options{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := c.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
