@@ -57,7 +57,7 @@ func TestRankExchanges(t *testing.T) {
 func TestRankWatched(t *testing.T) {
 	raw := rankOf(t)
 	how := os.Getenv("DSBATCH_TEST_HOW")
-	x, err := Watch(t.Context(), raw, WatchOptions{Timeout: 500 * time.Millisecond})
+	x, err := Watch(t.Context(), raw, WatchOptions{Timeout: 2 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func TestRankWatched(t *testing.T) {
 		}
 	}
 	x.Phase("dispatch")
-	time.Sleep(300 * time.Millisecond) // so that a beat tells of it
+	time.Sleep(900 * time.Millisecond) // so that a beat tells of it
 	if w.Rank() == 1 {
 		switch how {
 		case "stopped":

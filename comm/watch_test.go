@@ -17,7 +17,7 @@ func TestStuckRankIsNamed(t *testing.T) {
 	defer close(stuck)
 	begun := time.Now()
 	err := mpi.Run(4, func(w mpi.World) error {
-		x, err := Watch(t.Context(), w, WatchOptions{Timeout: 100 * time.Millisecond})
+		x, err := Watch(t.Context(), w, WatchOptions{Timeout: 500 * time.Millisecond})
 		if err != nil {
 			return err
 		}
@@ -43,23 +43,34 @@ func TestStuckRankIsNamed(t *testing.T) {
 // watch don't matter.
 func TestSlowRankIsLeftAlone(t *testing.T) {
 	mpitest.Run(t, 4, func(w mpi.World) error {
-		const timeout = 100 * time.Millisecond
+		const timeout = 500 * time.Millisecond
 		x, err := Watch(t.Context(), w, WatchOptions{Timeout: timeout})
 		if err != nil {
 			return err
 		}
-		if w.Rank() == 1 {
-			x.Phase("load")
-			for begun := time.Now(); time.Since(begun) < 15*timeout; time.Sleep(timeout / 10) {
+		busy := func() {
+			for begun := time.Now(); time.Since(begun) < 5*timeout; time.Sleep(timeout / 10) {
 				x.Progress()
 			}
+		}
+		if w.Rank() == 1 {
+			x.Phase("load")
+			busy()
 		}
 		if err := x.World().Barrier(t.Context()); err != nil {
 			return err
 		}
-		if w.Rank() == 3 { // goes on a while after the others have closed
-			for begun := time.Now(); time.Since(begun) < 15*timeout; time.Sleep(timeout / 10) {
-				x.Progress()
+		switch w.Rank() {
+		case 0: // goes on a while; 2 and 3 wait for it, and can't hear of it, since 1 has closed
+			busy()
+			for to := 2; to < 4; to++ {
+				if err := x.World().Send(t.Context(), to, 0, []byte{1}); err != nil {
+					return err
+				}
+			}
+		case 2, 3:
+			if err := x.World().Recv(t.Context(), 0, 0, make([]byte, 1)); err != nil {
+				return err
 			}
 		}
 		return x.World().Close()
@@ -69,7 +80,7 @@ func TestSlowRankIsLeftAlone(t *testing.T) {
 // TestDisagreementIsNamed: all ranks live and wait for each other, in different communicators.
 func TestDisagreementIsNamed(t *testing.T) {
 	err := mpi.Run(3, func(w mpi.World) error {
-		x, err := Watch(t.Context(), w, WatchOptions{Timeout: 50 * time.Millisecond})
+		x, err := Watch(t.Context(), w, WatchOptions{Timeout: 300 * time.Millisecond})
 		if err != nil {
 			return err
 		}

@@ -67,7 +67,8 @@ func TestRankDies(t *testing.T) {
 	time.Sleep(time.Minute)
 }
 
-// TestRankDisagrees sends what nobody expects; the library's error comes back as ours.
+// TestRankDisagrees sends what nobody expects; the library's error comes back as ours, and bytes that were left over don't
+// get into the next call.
 func TestRankDisagrees(t *testing.T) {
 	w := rankOf(t)
 	send, recv := []int64{1, 1}, []int64{1, 1}
@@ -88,6 +89,17 @@ func TestRankDisagrees(t *testing.T) {
 	err = w.AllToAllV(t.Context(), make([]byte, 2), send, make([]byte, recv[0]+recv[1]), recv)
 	if (err != nil) != (w.Rank() == 1) {
 		t.Errorf("rank %d, too short: %v", w.Rank(), err)
+	}
+	expects := []int64{1, 1}
+	if w.Rank() == 1 {
+		expects[0] = 0
+	}
+	if err := w.AllToAllV(t.Context(), []byte{1, 1}, []int64{1, 1}, make([]byte, expects[0]+1), expects); err != nil {
+		t.Errorf("rank %d, left over: %v", w.Rank(), err)
+	}
+	next := make([]byte, 2)
+	if err := w.AllToAllV(t.Context(), []byte{2, 2}, []int64{1, 1}, next, []int64{1, 1}); err != nil || next[0] != 2 || next[1] != 2 {
+		t.Errorf("rank %d, next call: %v, %v", w.Rank(), next, err)
 	}
 	if err := w.Close(); err != nil {
 		t.Error(err)

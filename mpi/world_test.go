@@ -181,6 +181,42 @@ func TestContextLeavesACollective(t *testing.T) {
 	}
 }
 
+// TestMessageOrNot calls off sends and receives at the moment when they meet: either both ends have the message or neither.
+func TestMessageOrNot(t *testing.T) {
+	met, missed := 0, 0
+	mpitest.Run(t, 2, func(w mpi.World) error {
+		for round := range 3000 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(round%50)*time.Microsecond)
+			b := []byte{byte(round), byte(round >> 8)}
+			var err error
+			if w.Rank() == 0 {
+				err = w.Send(ctx, 1, 1, b)
+			} else {
+				b = []byte{0xA5, 0xA5}
+				err = w.Recv(ctx, 0, 1, b)
+			}
+			cancel()
+			got := []int64{0}
+			if err == nil {
+				got[0] = 1
+			}
+			if err := w.AllReduceInt64(t.Context(), mpi.Sum, got); err != nil {
+				return err
+			}
+			if got[0] == 1 || got[0] == 2 && b[0] != byte(round) || got[0] == 0 && w.Rank() == 1 && b[0] != 0xA5 {
+				return fmt.Errorf("round %d: %d ends have the message, bytes %v, %v", round, got[0], b, err)
+			}
+			if w.Rank() == 0 {
+				met, missed = met+int(got[0]/2), missed+1-int(got[0]/2)
+			}
+		}
+		return nil
+	})
+	if met == 0 || missed == 0 {
+		t.Logf("%d messages met, %d missed: this run shows little", met, missed)
+	}
+}
+
 func ExampleRun() {
 	err := mpi.Run(3, func(w mpi.World) error {
 		rows := []int64{int64(10 * (w.Rank() + 1))}
