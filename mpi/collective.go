@@ -8,6 +8,11 @@ package mpi
 #include <stdlib.h>
 #include <string.h>
 
+#cgo noescape dsb_exchange
+#cgo nocallback dsb_exchange
+#cgo noescape dsb_alltoall
+#cgo nocallback dsb_alltoall
+
 enum { DSB_SHORT = -1, DSB_MEMORY = -2 };
 
 // dsb_exchange sends sn[r] bytes at send+so[r] to each rank r and receives rn[r] bytes at recv+ro[r] from it, in messages

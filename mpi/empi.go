@@ -33,7 +33,8 @@ var started atomic.Bool
 
 // MPI starts the MPI library and returns the world of all ranks that the launcher started, each of which must call it,
 // once. Where the launcher says that there are several ranks and the library sees one, that is an error. Close of this
-// world ends the library.
+// world ends the library. A rank does all its work before that: mpirun ends the other ranks as soon as one exits with a
+// status that isn't 0.
 func MPI() (World, error) {
 	if started.Swap(true) || empi.IsOn() {
 		return nil, errors.New("the MPI library has been started in this process before")

@@ -18,8 +18,8 @@ import "context"
 // Recv may run beside them, each from one goroutine at a time. Buffers belong to the call until it returns; send and
 // recv must not overlap. Lengths may be zero, and exceed 32 bits.
 //
-// Every error is an *Error. After an error of a collective call the world can't be used any more: leave it by Close or
-// Abort. A context is looked at when a call begins. In-process ranks also leave a call in which they wait, which fails
+// Every error is an *Error. After an error of a collective call the world can't be used any more: a rank ends the job by
+// Abort, or in-process by returning the error to Run. A context is looked at when a call begins. In-process ranks also leave a call in which they wait, which fails
 // it for the whole world; a blocked collective call of the MPI library can't be left, only ended by Abort from another
 // goroutine (package comm's Watch does so).
 type World interface {
