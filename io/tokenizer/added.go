@@ -59,10 +59,13 @@ func (f *finder) cut(text string, each func(part string, id int32) error) error 
 				return err
 			}
 		}
-		if err := each(text[min(begin, end):end], int32(token.ID)); err != nil {
+		done = end
+		if begin >= end {
+			continue // nothing but white space, and a token before has taken it
+		}
+		if err := each(text[begin:end], int32(token.ID)); err != nil {
 			return err
 		}
-		done = end
 	}
 	if done == len(text) {
 		return nil
@@ -82,10 +85,8 @@ func beginsWithWord(s string) bool {
 	return size > 0 && isWord(r)
 }
 
-// isWord is \w of Unicode's regex standard (UTS 18, annex C).
-func isWord(r rune) bool {
-	return unicode.In(r, unicode.L, unicode.M, unicode.Nd, unicode.Nl, unicode.Pc, unicode.Other_Alphabetic, unicode.Join_Control)
-}
+// isWord is \w of Unicode's regex standard (UTS 18, annex C), which counts the two joiners in.
+func isWord(r rune) bool { return words().has(r) || unicode.Is(unicode.Join_Control, r) }
 
 // trie finds the longest of many strings, byte by byte. The zero value is empty.
 type trie struct {

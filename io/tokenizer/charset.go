@@ -105,9 +105,9 @@ func appendStrided(all []runes, lo, hi, stride rune) []runes {
 
 // named is the set that \p{name} means: a general category, a script or a property by its Unicode name.
 func named(name string) (charset, error) {
-	for known, table := range unicode.Categories {
+	for known := range unicode.Categories {
 		if strings.EqualFold(known, name) {
-			return fromTables(table), nil
+			return category(known), nil
 		}
 	}
 	for _, tables := range []map[string]*unicode.RangeTable{unicode.Scripts, unicode.Properties} {
@@ -126,9 +126,9 @@ func shorthand(c byte) (set charset, ok bool) {
 	case 's':
 		set = fromTables(unicode.White_Space)
 	case 'd':
-		set = fromTables(unicode.Nd)
+		set = category("Nd")
 	case 'w':
-		set = fromTables(unicode.L, unicode.Nl, unicode.Other_Alphabetic, unicode.M, unicode.Nd, unicode.Pc)
+		set = words()
 	case 'h':
 		set = charset{{'0', '9'}, {'A', 'F'}, {'a', 'f'}}
 	default:
@@ -139,6 +139,15 @@ func shorthand(c byte) (set charset, ok bool) {
 	}
 	return set, true
 }
+
+// words is \w: what is alphabetic, marks, digits and connecting punctuation.
+var words = sync.OnceValue(func() charset {
+	set := fromTables(unicode.Nl, unicode.Other_Alphabetic, unicode.Pc)
+	for _, name := range []string{"L", "M", "Nd"} {
+		set = set.with(category(name)...)
+	}
+	return set
+})
 
 // class writes the set as a class of any regex dialect, every member spelled out.
 func (s charset) class() string {

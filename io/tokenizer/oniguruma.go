@@ -107,11 +107,25 @@ func (t *translation) escape() error {
 		t.out.WriteString(`\` + string(c))
 		return nil
 	}
-	set, err := t.escapedSet()
+	set, err := t.bareSet()
 	if err != nil {
 		return err
 	}
 	return t.set(set)
+}
+
+// bareSet is escapedSet outside a class, where Oniguruma's \w has Latin-1's superscripts and fractions too.
+func (t *translation) bareSet() (charset, error) {
+	c := t.peek(1)
+	set, err := t.escapedSet()
+	latin1 := []runes{{0xB2, 0xB3}, {0xB9, 0xB9}, {0xBC, 0xBE}}
+	switch c {
+	case 'w':
+		set = set.with(latin1...)
+	case 'W':
+		set = set.not().with(latin1...).not()
+	}
+	return set, err
 }
 
 // escapedSet reads a backslash and what it escapes, in or outside a class.

@@ -78,7 +78,7 @@ func (t *translation) plainSet() (set charset, ok bool) {
 		set, err := t.class()
 		return set, err == nil
 	case c == '\\' && t.peek(1) != 'A' && t.peek(1) != 'z':
-		set, err := t.escapedSet()
+		set, err := t.bareSet()
 		return set, err == nil
 	case c == ' ', '0' <= c && c <= '9', 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z':
 		t.at++

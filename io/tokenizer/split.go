@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"unicode"
 )
 
 // split cuts a text at the matches of a pattern: a match and the text between two are kept, dropped or joined as
@@ -143,7 +142,7 @@ func readDigits(raw json.RawMessage) (step, error) {
 	if err := readJSON(raw, &d); err != nil {
 		return nil, err
 	}
-	run := &setRun{set: newMembers(fromTables(unicode.N)), most: 1}
+	run := &setRun{set: newMembers(category("N")), most: 1}
 	if !d.Individual {
 		run.most = 0
 	}

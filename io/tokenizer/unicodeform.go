@@ -9,39 +9,44 @@ import (
 
 // unicodeForm brings a text into one of Unicode's four normalization forms.
 //
-// x/text does it, but for one thing: after 30 combining marks in a row it puts in a U+034F of its own ("stream-safe
-// text"), which Hugging Face's library does not. Texts with such heaps of marks go the definition's way.
+// x/text does it, but for two things that Hugging Face's library does otherwise. After 30 combining marks in a row
+// x/text puts in a U+034F of its own ("stream-safe text"); and it knows characters that the reference does not (see
+// since9). Texts with such go the definition's way.
 type unicodeForm struct{ form norm.Form }
 
 func (f unicodeForm) normalize(text string) string {
 	if f.form.IsNormalString(text) {
 		return text
 	}
-	if !heapsMarks(text) {
+	if usual(text) {
 		return f.form.String(text)
 	}
 	return f.byDefinition(text)
 }
 
-// heapsMarks tells whether so many marks stand in a row that they could decompose to more than 30.
-func heapsMarks(text string) bool {
+// usual tells whether x/text and the reference agree about text: it has no character that is too new, and nowhere
+// so many marks in a row that they could decompose to more than 30.
+func usual(text string) bool {
 	const most = 30 / 4 // no mark decomposes to more than 4
-	row := 0
+	marks := 0          // in a row
 	for i := 0; i < len(text); {
 		if text[i] < utf8.RuneSelf {
-			row = 0
+			marks = 0
 			i++
 			continue
 		}
-		p := norm.NFKD.PropertiesString(text[i:])
-		if p.LeadCCC() == 0 && p.TrailCCC() == 0 {
-			row = 0
-		} else if row++; row > most {
-			return true
+		r, size := utf8.DecodeRuneInString(text[i:])
+		if p := norm.NFKD.PropertiesString(text[i:]); p.LeadCCC() == 0 && p.TrailCCC() == 0 {
+			marks = 0
+		} else if marks++; marks > most {
+			return false
 		}
-		i += max(p.Size(), 1)
+		if since9.has(r) {
+			return false
+		}
+		i += size
 	}
-	return false
+	return true
 }
 
 // byDefinition follows the Unicode standard, section 3.11: decompose, order the marks by class, compose.
@@ -86,6 +91,9 @@ const (
 )
 
 func decompose(all []ordered, r rune, form norm.Form) []ordered {
+	if since9.has(r) {
+		return append(all, ordered{r, 0})
+	}
 	if hangul <= r && r < hangulEnd {
 		i := r - hangul
 		all = append(all, ordered{leading + i/trailingCount/vowels, 0}, ordered{vowel + i/trailingCount%vowels, 0})
@@ -137,7 +145,7 @@ func compose(all []ordered) []ordered {
 func composite(a, b rune) rune {
 	s := norm.NFC.String(string([]rune{a, b}))
 	r, size := utf8.DecodeRuneInString(s)
-	if size < len(s) {
+	if size < len(s) || since9.has(r) {
 		return 0
 	}
 	return r
