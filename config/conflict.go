@@ -9,8 +9,8 @@ import (
 )
 
 // conflicts finds settings that cannot work together, each a sentence with the mend. What depends on the model, on the
-// ranks that a launcher started or on the input's columns is found later, by those who know them. at has the places of inference:.
-func (j *Job) conflicts(at leaves) []error {
+// ranks that a launcher started or on the input's columns is found later, by those who know them.
+func (j *Job) conflicts() []error {
 	c := conflict{job: j}
 	c.wrongTask()
 	c.oneOf("a row has one prompt", "prompt-column", "ids-column", "messages-column")
@@ -29,7 +29,7 @@ func (j *Job) conflicts(at leaves) []error {
 	if window := j.Inference.MaxOutTokens; window > 0 && j.Task == Generate && j.MaxNewTokens >= window {
 		c.refuse("--%s %d leaves no room for a prompt in max_out_tokens %d; lower the one or raise the other", "max-new-tokens", j.MaxNewTokens, window)
 	}
-	return append(c.errs, j.Inference.conflicts(at)...)
+	return append(c.errs, j.Inference.conflicts()...)
 }
 
 // conflict gathers the errors of one job.
@@ -135,10 +135,10 @@ func (c *conflict) paths() {
 	}
 }
 
-// conflicts finds fields of inference: that do not go together; at tells their places.
-func (in *Inference) conflicts(at leaves) (errs []error) {
+// conflicts finds fields of inference: that do not go together.
+func (in *Inference) conflicts() (errs []error) {
 	refuse := func(path, sentence string) {
-		errs = append(errs, at.under(path).errorAt("", "%s", sentence))
+		errs = append(errs, in.under(path).errorAt("", "%s", sentence))
 	}
 	if in.KernelInject != nil && *in.KernelInject && len(in.InjectionPolicy) > 0 {
 		refuse("replace_with_kernel_inject", "Cannot use both user specified injection policy and kernel injection; leave out injection_policy or kernel_inject")
@@ -149,7 +149,7 @@ func (in *Inference) conflicts(at leaves) (errs []error) {
 	if in.MaxOutTokens > 0 && in.MinOutTokens > in.MaxOutTokens {
 		refuse("min_out_tokens", fmt.Sprintf("min_out_tokens %d is more than max_out_tokens %d; lower the one or raise the other", in.MinOutTokens, in.MaxOutTokens))
 	}
-	if in.given["zero.stage"] == "3" && !in.Given("zero.offload_param.device") {
+	if in.given["zero.stage"].text == "3" && !in.Given("zero.offload_param.device") {
 		refuse("zero.stage", "zero.stage 3 without offload_param.device splits weights that every step has to gather again; use tensor_parallel and moe.ep_size to split a model, and leave zero out")
 	}
 	quantized := in.Quant.Enabled != nil && *in.Quant.Enabled || in.Quant.Enabled == nil && in.Quant.set()

@@ -87,8 +87,8 @@ var fields = append([]field{
 		set:  func(in *Inference, n node) (err error) { in.DType, err = ParseDType(n.text); return err }},
 
 	{path: "tensor_parallel", alias: "tp", seed: "{}", section: true, does: "dictionary of the fields below"},
-	{path: "tensor_parallel.enabled", seed: "true", example: "false", does: "false sets tp_size to 1, whatever it says",
-		set: func(_ *Inference, n node) error { _, err := n.boolean(); return err }},
+	{path: "tensor_parallel.enabled", seed: "true", example: "false", accept: []string{"true", "false"}, refuse: eitherWay,
+		does: "false sets tp_size to 1, whatever that says"},
 	{path: "tensor_parallel.tp_size", seed: "1", example: "4", does: "the flag --tp",
 		set: func(in *Inference, n node) error { return n.atLeast(1, &in.TensorParallel.Size) }},
 	{path: "tensor_parallel.tp_grain_size", example: "32", bits: true, does: "the multiple that slices of an uneven size keep to. Not set: 64, as in DeepSpeed",

@@ -32,6 +32,18 @@ func (f *Flag) Bool() bool {
 	return ok
 }
 
+// Usage is the help with the words that the flag accepts and the task that it is for.
+func (f *Flag) Usage() string {
+	text := f.Help
+	if len(f.Choices) > 0 {
+		text += ": " + strings.Join(f.Choices, ", ")
+	}
+	if len(f.Tasks) > 0 {
+		text += fmt.Sprintf(" (task %s)", f.Tasks[0])
+	}
+	return text
+}
+
 // Key is the flag's name in a job file.
 func (f *Flag) Key() string { return strings.ReplaceAll(f.Name, "-", "_") }
 

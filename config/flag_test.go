@@ -60,6 +60,11 @@ func TestFlagTable(t *testing.T) {
 		if f.Help == "" || strings.HasSuffix(f.Help, ".") || len(f.Choices) == 0 && !f.Bool() && strings.Count(f.Help, "`") < 2 {
 			t.Errorf("--%s: help %q; want a phrase that names the value in backquotes", f.Name, f.Help)
 		}
+		for _, word := range f.Choices {
+			if !strings.Contains(f.Usage(), word) {
+				t.Errorf("--%s: usage %q does not tell of %s", f.Name, f.Usage(), word)
+			}
+		}
 		if f.Range != "" {
 			if _, _, _, _, err := interval(f.Range).bounds(); err != nil {
 				t.Errorf("--%s: range %s: %v", f.Name, f.Range, err)

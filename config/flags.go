@@ -25,7 +25,7 @@ var Flags = []Flag{
 	{Name: "output", Category: data, Help: "`DIR` for the parts, the commits and the report; a started one is gone on with",
 		field: func(j *Job) any { return &j.Output }},
 	{Name: "task", Category: data, Bits: true, Default: generating, Choices: []string{"generate", "score", "embed", "classify", "fill-mask"},
-		Help: "what is done with a row: `TASK`", field: func(j *Job) any { return &j.Task }},
+		Help: "the `TASK`, what is done with a row", field: func(j *Job) any { return &j.Task }},
 	{Name: "job", Category: data, OnlyCLI: true, Help: "YAML or JSON `FILE` with any of these settings; flags win over it",
 		field: func(j *Job) any { return &j.JobFile }},
 	{Name: "ds-config", Category: data, Help: "JSON `FILE` with a DeepSpeedInferenceConfig, as the job file's section inference: has it",
@@ -74,10 +74,10 @@ var Flags = []Flag{
 	{Name: "stride", Category: taskFlags, Unit: "tokens", Default: "off", Zero: "off", Range: "[1, )", Bits: true, Tasks: []Task{Score},
 		Help: "score documents longer than the window in windows `N` tokens apart", field: func(j *Job) any { return &j.Stride }},
 	{Name: "pooling", Category: taskFlags, Default: "mean", Choices: []string{"cls", "mean", "last", "pooler"}, Bits: true, Tasks: []Task{Embed},
-		Help: "how tokens become one embedding: `HOW`", field: func(j *Job) any { return &j.Pooling }},
+		Help: "`HOW` tokens become one embedding", field: func(j *Job) any { return &j.Pooling }},
 
 	{Name: "device", Category: layout, Default: "auto", Choices: []string{"auto", "cpu", "cuda"}, Bits: true,
-		Help: "`DEVICE` that computes (auto: cuda where a GPU is found)", field: func(j *Job) any { return &j.Device }},
+		Help: "`DEVICE` that computes, auto being cuda where a GPU is found", field: func(j *Job) any { return &j.Device }},
 	{Name: "dtype", Category: layout, Default: "auto", Zero: "auto", Bits: true, Help: "`TYPE` of the weights: fp32, bf16, fp16, int8 (auto: the checkpoint's)",
 		field: func(j *Job) any { return &j.DType }},
 	{Name: "tp", Category: layout, Unit: "ranks", Default: "1", Range: "[1, )", Bits: true, Help: "`N` ranks share each attention head group, dense layer and vocabulary",
@@ -121,7 +121,7 @@ var Flags = []Flag{
 	{Name: "min-capacity", Category: capacity, Unit: "tokens", Default: "4", Range: "[0, )", Bits: true, Help: "and at least `N`",
 		field: func(j *Job) any { return &j.MinCapacity }},
 	{Name: "drop-policy", Category: capacity, Default: "position", Choices: []string{"position", "probs"}, Bits: true,
-		Help: "`WHICH` tokens an expert keeps: the first, or the likeliest", field: func(j *Job) any { return &j.DropPolicy }},
+		Help: "`WHICH` tokens an expert keeps, the first or the likeliest", field: func(j *Job) any { return &j.DropPolicy }},
 	{Name: "expert-output-bias", Category: capacity, Default: "auto", Choices: []string{"auto", "add", "drop"}, Bits: true,
 		Help: "`WHAT` happens to the output bias of experts, which old code left out", field: func(j *Job) any { return &j.ExpertOutputBias }},
 
@@ -134,5 +134,5 @@ var Flags = []Flag{
 	{Name: "log-format", Category: running, Default: "text", Choices: []string{"text", "json"}, Help: "`FORM` of the log",
 		field: func(j *Job) any { return &j.LogFormat }},
 	{Name: "progress", Category: running, Default: "auto", Choices: []string{"auto", "bar", "log", "off"},
-		Help: "`HOW` rank 0 shows progress (auto: a bar on a terminal, else a line every 30 s)", field: func(j *Job) any { return &j.Progress }},
+		Help: "`HOW` rank 0 shows progress, auto being a bar on a terminal, else a line every 30 s", field: func(j *Job) any { return &j.Progress }},
 }

@@ -28,7 +28,14 @@ type Inference struct {
 	MaxOutTokens    int            // prompt and output together; 0: the model's window
 	MinOutTokens    int            // must fit into memory, or the job is refused; 0: 1
 	ModuleKey       string         // the key that holds the weights in a DeepSpeed or Megatron file: module or model; "": by content
-	given           map[string]string
+	given           map[string]written
+}
+
+// written is a field as the user wrote it.
+type written struct {
+	text string // on one line
+	key  string // the name used, with its section
+	at   place
 }
 
 // TensorParallel is the section tensor_parallel.
@@ -84,6 +91,31 @@ func (in *Inference) Given(path string) bool {
 	return ok
 }
 
+// RefuseBut refuses the fields that were set and are not among these: for a caller that obeys only some of them, so that
+// none is ignored. A path that ends in a dot stands for its whole section. Errors are *Error.
+func (in *Inference) RefuseBut(obeyed ...string) error {
+	var errs []error
+	for _, path := range in.paths() {
+		known := slices.ContainsFunc(obeyed, func(o string) bool { return o == path || strings.HasSuffix(o, ".") && strings.HasPrefix(path, o) })
+		if f := fieldAt(path); known || f.set == nil { // without a place in Inference: accepted as it is, or refused already
+			continue
+		}
+		w := in.given[path]
+		errs = append(errs, w.at.errorAt(w.key, "is not obeyed by this version of dsbatch; leave it out"))
+	}
+	return errors.Join(errs...)
+}
+
+// under is the place of the first field set whose path begins so.
+func (in *Inference) under(prefix string) place {
+	for _, path := range in.paths() {
+		if strings.HasPrefix(path, prefix) {
+			return in.given[path].at
+		}
+	}
+	return place{}
+}
+
 // paths lists the fields set, in the order of the table.
 func (in *Inference) paths() []string {
 	var out []string
@@ -113,7 +145,7 @@ func ParseInference(config any, kwargs map[string]any) (Inference, []Warning, er
 	maps.Copy(all, further)
 	in, err := all.inference()
 	if err == nil {
-		err = errors.Join(in.conflicts(all)...)
+		err = errors.Join(in.conflicts()...)
 	}
 	if err != nil {
 		return Inference{}, warnings, err
@@ -140,16 +172,6 @@ type leaf struct {
 	value node
 	key   string // as written, with its section
 	at    place
-}
-
-// under is the place of the first field whose path begins so.
-func (l leaves) under(prefix string) place {
-	for i := range fields {
-		if x, ok := l[fields[i].path]; ok && strings.HasPrefix(fields[i].path, prefix) {
-			return x.at
-		}
-	}
-	return place{}
 }
 
 // collector gathers the leaves of one source.
@@ -244,7 +266,7 @@ func (l leaves) inference() (Inference, error) {
 	if off, ok := l["tensor_parallel.enabled"]; ok && off.value.text == "false" {
 		l["tensor_parallel.tp_size"] = leaf{fieldAt("tensor_parallel.tp_size"), node{kind: number, text: "1"}, off.key, off.at}
 	}
-	in := Inference{given: map[string]string{}}
+	in := Inference{given: map[string]written{}}
 	var errs []error
 	for i := range fields {
 		f := &fields[i]
@@ -260,7 +282,7 @@ func (l leaves) inference() (Inference, error) {
 			errs = append(errs, &Error{x.at.file, x.at.line, x.key, err})
 			continue
 		}
-		in.given[f.path] = compact(x.value)
+		in.given[f.path] = written{compact(x.value), x.key, x.at}
 	}
 	return in, errors.Join(errs...)
 }

@@ -36,7 +36,7 @@ func TestEveryField(t *testing.T) {
 			t.Fatal(path, err)
 		}
 		in, err := all.inference()
-		return in, warnings, errors.Join(append(in.conflicts(all), err)...)
+		return in, warnings, errors.Join(append(in.conflicts(), err)...)
 	}
 	for i := range fields {
 		f := &fields[i]
@@ -248,6 +248,20 @@ func TestRefusedInference(t *testing.T) {
 	}
 	if _, _, err := ParseInference("nowhere.json", nil); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
+	}
+}
+
+func TestRefuseBut(t *testing.T) {
+	in, _, err := ParseInference(map[string]any{"dtype": "int8", "quant": []any{true, 8}, "mp_size": 2, "use_triton": false, "tm": true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := in.RefuseBut("dtype", "quant.", "tensor_parallel.tp_size", "triangular_masking"); err != nil {
+		t.Errorf("all are obeyed: %v", err)
+	}
+	want := "config: mp_size: is not obeyed by this version of dsbatch; leave it out\nconfig: tm: is not obeyed by this version of dsbatch; leave it out"
+	if err := in.RefuseBut("dtype", "quant.", "moe."); err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
 	}
 }
 

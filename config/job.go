@@ -135,7 +135,7 @@ func Load(flags Values) (*Job, []Warning, error) {
 		l.dsConfig(j)
 	}
 	l.agree(j)
-	l.errs = append(l.errs, j.conflicts(l.inferred)...)
+	l.errs = append(l.errs, j.conflicts()...)
 	if len(l.errs) > 0 {
 		return nil, l.warnings, errors.Join(l.errs...)
 	}
@@ -173,7 +173,7 @@ func (j *Job) Settings() []Setting {
 		}
 	}
 	for _, path := range j.Inference.paths() {
-		out = append(out, Setting{"inference." + path, j.Inference.given[path], true})
+		out = append(out, Setting{"inference." + path, j.Inference.given[path].text, true})
 	}
 	return out
 }
@@ -189,7 +189,7 @@ func (j *Job) Bits() map[string]string {
 	}
 	for _, path := range j.Inference.paths() {
 		if f := fieldAt(path); f != nil && f.bits {
-			bits["inference."+path] = j.Inference.given[path]
+			bits["inference."+path] = j.Inference.given[path].text
 		}
 	}
 	return bits
@@ -199,7 +199,6 @@ func (j *Job) Bits() map[string]string {
 type loader struct {
 	errs     []error
 	warnings []Warning
-	inferred leaves // the fields of inference: with their places
 }
 
 // set gives a flag a value from one place. A later place wins.
@@ -272,16 +271,19 @@ func (n node) texts(many bool) ([]string, error) {
 
 func (l *loader) section(j *Job, e entry) {
 	found, warnings, err := collect(e.value)
-	l.add(found, warnings, err)
-	j.Inference, err = found.inference()
-	l.addError(err)
+	in, refused := found.inference()
+	j.Inference, l.warnings = in, append(l.warnings, warnings...)
+	for _, err := range []error{err, refused} {
+		if err != nil {
+			l.errs = append(l.errs, err)
+		}
+	}
 }
 
 func (l *loader) dsConfig(j *Job) {
 	at := j.given["ds-config"]
-	if len(l.inferred) > 0 {
-		first := l.inferred.under("")
-		l.errs = append(l.errs, at.errorAt("", "--ds-config %s and the section inference: of %s hold the same fields; keep one of them", j.DSConfig, first.file))
+	if len(j.Inference.given) > 0 {
+		l.errs = append(l.errs, at.errorAt("", "--ds-config %s and the section inference: of %s hold the same fields; keep one of them", j.DSConfig, j.JobFile))
 		return
 	}
 	top, err := readTree(j.DSConfig)
@@ -292,17 +294,6 @@ func (l *loader) dsConfig(j *Job) {
 	l.section(j, entry{value: top})
 }
 
-func (l *loader) add(found leaves, warnings []Warning, err error) {
-	l.inferred, l.warnings = found, append(l.warnings, warnings...)
-	l.addError(err)
-}
-
-func (l *loader) addError(err error) {
-	if err != nil {
-		l.errs = append(l.errs, err)
-	}
-}
-
 // agree settles what both a flag and a field of inference: say. A flag on the command line wins; two files, or two parts
 // of one, that differ are an error.
 func (l *loader) agree(j *Job) {
@@ -311,7 +302,7 @@ func (l *loader) agree(j *Job) {
 	settle(l, j, "tp", "tensor_parallel.tp_size", &j.TP, &in.TensorParallel.Size)
 	settle(l, j, "ep", "moe.ep_size", &j.EP, &in.MoE.EPSize)
 	if j.Model == "" && in.Checkpoint.Path != "" {
-		j.Model, j.given["model"] = in.Checkpoint.Path, l.inferred["checkpoint"].at
+		j.Model, j.given["model"] = in.Checkpoint.Path, in.given["checkpoint"].at
 	}
 	if (j.IDsColumn != "" || j.MessagesColumn != "") && !j.Given("prompt-column") {
 		j.PromptColumn = ""
@@ -319,7 +310,7 @@ func (l *loader) agree(j *Job) {
 }
 
 func settle[T cmp.Ordered](l *loader, j *Job, flag, path string, value, inferred *T) {
-	leaf, inFile := l.inferred[path]
+	field, inFile := j.Inference.given[path]
 	at, given := j.given[flag]
 	switch {
 	case !inFile:
@@ -327,12 +318,13 @@ func settle[T cmp.Ordered](l *loader, j *Job, flag, path string, value, inferred
 			*inferred = *value
 		}
 	case !given:
-		*value, j.given[flag] = *inferred, leaf.at
+		*value, j.given[flag] = *inferred, field.at
 	case at.file == "": // the command line
 		*inferred = *value
-		j.Inference.given[path] = fmt.Sprint(*value)
+		field.text = fmt.Sprint(*value)
+		j.Inference.given[path] = field
 	case *value != *inferred:
-		l.errs = append(l.errs, at.errorAt(Lookup(flag).Key(), "%v here, but %s: %v in %s; keep one of them", *value, path, *inferred, leaf.at))
+		l.errs = append(l.errs, at.errorAt(Lookup(flag).Key(), "%v here, but %s: %v in %s; keep one of them", *value, path, *inferred, field.at))
 	}
 }
 

@@ -24,7 +24,7 @@ type Job struct {
 	Model    string    `json:"model,omitempty"`
 	Output   string    `json:"output,omitempty"`
 	DType    string    `json:"dtype,omitempty"`
-	Layout   string    `json:"layout,omitempty"` // as "tp 2, ep 8, dp 4"
+	Layout   string    `json:"layout,omitempty"` // as "8 ranks, tp 2, ep 4"
 	Settings []Setting `json:"settings,omitempty"`
 
 	State     State  `json:"state"`

@@ -121,7 +121,7 @@ func settings() []Setting {
 func about(state State, reason string, total int64) Job {
 	return Job{
 		Command: "dsbatch run --model /lustre/models/austen-prmoe --input '/lustre/data/prompts-*.parquet' --output /lustre/runs/2026-11-22 --dtype bf16 --temperature 0.8 --top-k 40 --max-new-tokens 256",
-		Version: "0.1.0", Task: "generate", Model: "/lustre/models/austen-prmoe", Output: "/lustre/runs/2026-11-22", DType: "bf16", Layout: "ep 8, dp 8",
+		Version: "0.1.0", Task: "generate", Model: "/lustre/models/austen-prmoe", Output: "/lustre/runs/2026-11-22", DType: "bf16", Layout: "8 ranks, ep 8",
 		Settings: settings(), State: state, Reason: reason, RowsTotal: total,
 	}
 }
