@@ -25,9 +25,9 @@ type attentionItem struct {
 	seq, from, to, head int
 }
 
-// queryBlock is how many tokens of a sequence one piece of work takes. It shares reads of K and V among them and
+// itemRows is about how many rows, query heads of tokens, one piece of work has: they share reads of K and V. It
 // changes no bit.
-const queryBlock = 16
+const itemRows = 64
 
 // Attention of every token over its sequence's KV.
 func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b kernels.Batch, spec kernels.AttentionSpec) {
@@ -72,9 +72,10 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 func (s *Stream) attend(a *attentionArgs) {
 	var items []attentionItem
 	var seen int
+	block := max(1, itemRows/a.group) // tokens
 	for seq := range len(a.start) - 1 {
-		for to := int(a.start[seq+1]); to > int(a.start[seq]); to -= queryBlock {
-			from := max(to-queryBlock, int(a.start[seq]))
+		for to := int(a.start[seq+1]); to > int(a.start[seq]); to -= block {
+			from := max(to-block, int(a.start[seq]))
 			for t := from; t < to; t++ {
 				lo, hi := a.span(seq, t)
 				seen += max(0, hi-lo)

@@ -29,18 +29,15 @@ func widenRow(dst []float32, t kernels.Tensor, i int) {
 	}
 }
 
-// convertRow copies row i among float types.
-func convertRow(dst, src kernels.Tensor, i int) {
-	if dst.DType == src.DType {
-		copy(bytesOf(dst, i), bytesOf(src, i))
-		return
-	}
+// convertRows is the reference: dst = src among float types.
+func convertRows(dst, src kernels.Tensor, from, to int) {
 	var block [256]float32
-	for at := 0; at < src.Cols; at += len(block) {
-		to := min(at+len(block), src.Cols)
-		part := block[:to-at]
-		widenRow(part, src.ColRange(at, to), i)
-		narrowRow(dst.ColRange(at, to), part, i)
+	for i := from; i < to; i++ {
+		for c := 0; c < src.Cols; c += len(block) {
+			end := min(c+len(block), src.Cols)
+			widenRow(block[:end-c], src.ColRange(c, end), i)
+			narrowRow(dst.ColRange(c, end), block[:end-c], i)
+		}
 	}
 }
 

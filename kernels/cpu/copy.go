@@ -45,9 +45,13 @@ func (s *Stream) Copy(dst, src kernels.Tensor) {
 		return
 	}
 	s.rows(src.Rows, float64(8*src.Cols)*byteTime, func(from, to int) {
-		for i := from; i < to; i++ {
-			convertRow(dst, src, i)
+		if dst.DType == src.DType {
+			for i := from; i < to; i++ {
+				copy(bytesOf(dst, i), bytesOf(src, i))
+			}
+			return
 		}
+		s.dev.kernels.convert(dst, src, from, to)
 	})
 }
 
@@ -56,15 +60,18 @@ func (s *Stream) Add(y, x kernels.Tensor) {
 	const op = "add"
 	s.check(op, "x", x, kernels.F32, anySize, anySize)
 	s.check(op, "y", y, kernels.F32, x.Rows, x.Cols)
-	if s.err != nil {
+	if s.err != nil || x.Cols == 0 {
 		return
 	}
 	ym, xm := view[float32](y), view[float32](x)
-	s.rows(x.Rows, float64(12*x.Cols)*byteTime, func(from, to int) {
-		for i := from; i < to; i++ {
-			add(ym.row(i), xm.row(i))
-		}
-	})
+	s.rows(x.Rows, float64(12*x.Cols)*byteTime, func(from, to int) { s.dev.kernels.add(ym, xm, from, to) })
+}
+
+// addRows is the reference.
+func addRows(y, x matrix[float32], from, to int) {
+	for i := from; i < to; i++ {
+		add(y.row(i), x.row(i))
+	}
 }
 
 func add(y, x []float32) {

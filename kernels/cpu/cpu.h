@@ -9,6 +9,11 @@
 /* features.c */
 uint32_t cpu_features(void);
 
+/* peak.c: products from registers, n times round the loop, returns how many; 0: the level has no such instruction. */
+double cpu_peak_products(int level, int type, int vnni, int64_t n);
+uint64_t cpu_peak_read(const void *from, int64_t bytes);
+double gemm_amx_peak(int type, int64_t n);
+
 /* gemm*.c, pack.c: y = e(x·Wᵀ + b) with W in panels of 32 outputs.
  *
  * A panel holds k in units: [⌈k/u⌉][32][u] values, u = 1 for float32 and float16, 2 for bfloat16, 4 for int8, so that a
@@ -45,8 +50,9 @@ typedef struct gemm_kernel {
     int32_t x_bytes; /* of a packed value of x; a row has k padded of them, and 4 bytes for its scale */
     /* packs rows of x (row i at x[i], k values) for multiply */
     gemm_pack_fn *pack;
-    /* sums [rows][32] = packed x · panel, for one tile and one panel; or NULL and */
-    void (*multiply)(float *sums, const void *packed, const void *panel, int rows, const gemm_depth *d);
+    /* sums [rows][32] = packed x · panel, for one tile and one panel; what lies ahead bytes beyond the panel is fetched
+     * into L2 on the way (0: nothing). Or NULL, and */
+    void (*multiply)(float *sums, const void *packed, const void *panel, int rows, const gemm_depth *d, int64_t ahead);
     /* the whole of a task, where one panel at a time would not do */
     void (*run)(const gemm_task *t);
     /* stores rows of sums, the first of them row of y; overwrites sums */
@@ -70,9 +76,10 @@ static inline const void *gemm_tile_packed(const gemm_task *t, int64_t tile) {
 
 /* The tables, and what stands in several of them. */
 extern const gemm_kernel gemm_generic[4]; /* by gemm_type */
-extern const gemm_kernel gemm_avx2[4], gemm_avx512[4], gemm_avx512_bf16, gemm_amx_bf16, gemm_amx_i8;
+extern const gemm_kernel gemm_avx2[4], gemm_avx512[4], gemm_avx512_bf16, gemm_avx512_without_vnni,
+    gemm_amx_bf16, gemm_amx_i8;
 gemm_pack_fn gemm_rows_f32_avx512, gemm_rows_bf16_avx512, gemm_rows_u8_avx512;
-gemm_finish_fn gemm_finish_avx512;
+gemm_finish_fn gemm_finish_avx2, gemm_finish_avx512;
 
 gemm_depth gemm_depth_of(const gemm_kernel *kernel, int64_t k, int64_t group); /* group 0: all of k */
 
@@ -100,5 +107,132 @@ void gemm_run(const gemm_kernel *kernel, float *y, int64_t stride, const void *p
  * source[i·output_stride + p·input_stride]; source type as gemm_type, not int8. */
 void gemm_pack_panel(const gemm_kernel *kernel, void *panel, int64_t column, int64_t columns, const void *source,
                      int source_type, int64_t output_stride, int64_t input_stride, int64_t k, int64_t group);
+
+/* kernelset.c: what every level has of the other ops. A level's functions are compiled from norm.c, rope.c, … with its
+ * registers (level_*.c); these call the level's. Rows [from, to) of the tensors are done; data is that of row 0. */
+enum cpu_level { CPU_GENERIC, CPU_AVX2, CPU_AVX512 };
+enum cpu_type { CPU_F32, CPU_BF16, CPU_F16 };
+enum {
+    CPU_PANEL = 16,           /* positions of K side by side in a cache, see cache.go */
+    CPU_ATTENTION_ROWS = 128, /* query heads of tokens at once */
+    CPU_ATTENTION_SCRATCH = 2 * 64 + CPU_ATTENTION_ROWS /* floats that attend needs, for each of dim */
+};
+
+typedef struct norm_args {
+    float *x, *y;
+    const float *delta, *weight, *bias; /* delta, bias: or NULL */
+    int64_t x_stride, y_stride, delta_stride, cols, groups;
+    float eps;
+    int32_t rms;
+} norm_args;
+
+typedef struct convert_args {
+    void *dst;
+    const void *src;
+    int64_t dst_stride, src_stride, cols;
+    int32_t dst_type, src_type;
+} convert_args;
+
+typedef struct embed_args {
+    float *y;
+    const void *table, *positions; /* positions: or NULL */
+    const int32_t *ids, *pos;
+    int64_t y_stride, table_stride, positions_stride, cols;
+    int32_t table_type, positions_type;
+} embed_args;
+
+typedef struct store_args {
+    float *q, *k;
+    const float *v, *cos, *sin;
+    void *data; /* of the cache's layer */
+    const int32_t *position, *slot;
+    int64_t q_stride, k_stride, v_stride, cos_stride, sin_stride, q_cols;
+    int64_t block_tokens, width, kv_heads, dim, rotated;
+    int32_t type, interleaved;
+} store_args;
+
+typedef struct attention_args {
+    float *out;
+    const float *q;
+    const void *data; /* of the cache's layer */
+    const int32_t *position, *blocks, *context; /* context: NULL where causal */
+    int64_t out_stride, q_stride, blocks_stride, block_tokens, width, kv_heads, dim, group, window;
+    float scale;
+    int32_t type;
+} attention_args;
+
+typedef struct attention_item { /* tokens [from, to) of a sequence, one KV head */
+    int64_t seq, from, to, head;
+} attention_item;
+
+typedef struct gate_args {
+    const float *logits;
+    int32_t *expert;
+    float *weight;
+    int64_t logits_stride, expert_stride, weight_stride, experts, k;
+    float scale;
+    int32_t sigmoid, renormalise;
+} gate_args;
+
+typedef struct combine_args {
+    float *y;
+    const float *out, *weight;
+    const int32_t *place;
+    int64_t y_stride, out_stride, weight_stride, cols, k;
+} combine_args;
+
+typedef struct mix_args {
+    float *y;
+    const float *moe, *mlp, *coef;
+    int64_t y_stride, moe_stride, mlp_stride, coef_stride, cols;
+} mix_args;
+
+typedef struct add_args {
+    float *y;
+    const float *x;
+    int64_t y_stride, x_stride, cols;
+} add_args;
+
+typedef struct score_args {
+    const float *logits;
+    const int32_t *target;
+    float *logprob;
+    int32_t *greedy;
+    int64_t logits_stride, logprob_stride, greedy_stride, vocab;
+} score_args;
+
+typedef struct kernel_set {
+    void (*norm)(const norm_args *a, int64_t from, int64_t to);
+    void (*convert)(const convert_args *a, int64_t from, int64_t to);
+    void (*embed)(const embed_args *a, int64_t from, int64_t to);
+    void (*store)(const store_args *a, int64_t from, int64_t to);
+    void (*attend)(const attention_args *a, const attention_item *it, float *scratch);
+    void (*gate)(const gate_args *a, int64_t from, int64_t to, int32_t *key);
+    void (*combine)(const combine_args *a, int64_t from, int64_t to);
+    void (*mix)(const mix_args *a, int64_t from, int64_t to);
+    void (*add)(const add_args *a, int64_t from, int64_t to);
+    void (*score)(const score_args *a, int64_t from, int64_t to);
+    int64_t (*log_sum)(const float *x, int64_t n, double *result);
+    void (*token_weights)(float *dst, const float *x, int64_t n, float top, float temperature);
+    int64_t (*next_above)(const float *x, int64_t from, int64_t n, float bound);
+} kernel_set;
+extern const kernel_set kernels_generic, kernels_avx2, kernels_avx512;
+
+void cpu_norm(int level, norm_args a, int64_t from, int64_t to);
+void cpu_convert(int level, convert_args a, int64_t from, int64_t to);
+void cpu_embed(int level, embed_args a, int64_t from, int64_t to);
+void cpu_store(int level, store_args a, int64_t from, int64_t to);
+/* scratch has CPU_ATTENTION_SCRATCH·dim floats. */
+void cpu_attention(int level, attention_args a, const attention_item *items, int64_t n, float *scratch);
+/* key has experts places, rounded up to 16. */
+void cpu_gate(int level, gate_args a, int64_t from, int64_t to, int32_t *key);
+void cpu_combine(int level, combine_args a, int64_t from, int64_t to);
+void cpu_mix(int level, mix_args a, int64_t from, int64_t to);
+void cpu_add(int level, add_args a, int64_t from, int64_t to);
+void cpu_score(int level, score_args a, int64_t from, int64_t to);
+/* Returns the argmax of x and gives log Σ exp(x). */
+int64_t cpu_log_sum(int level, const float *x, int64_t n, double *result);
+void cpu_token_weights(int level, float *dst, const float *x, int64_t n, float top, float temperature);
+int64_t cpu_next_above(int level, const float *x, int64_t from, int64_t n, float bound);
 
 #endif

@@ -92,10 +92,9 @@ func (d *Device) Upload(what string, t kernels.DType, m kernels.Matrix) (kernels
 	if err != nil {
 		return kernels.Tensor{}, err
 	}
-	for i := range m.Rows {
-		convertRow(dst, src, i)
-	}
-	return dst, nil
+	s := &Stream{dev: d}
+	s.Copy(dst, src)
+	return dst, s.Sync()
 }
 
 // Memory is what the kernel and, in a job of a batch system, the control group still allow.

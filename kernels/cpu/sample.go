@@ -102,7 +102,7 @@ func (k *kernelSet) sampleRow(a *sampleArgs, r *ranking, i int) {
 	logits := a.logits.row(i)
 	best, sum := k.logSum(logits)
 	if a.top > 0 {
-		r.list = largestOf(r.list[:0], logits, a.top)
+		r.list = k.largestOf(r.list[:0], logits, a.top)
 		for j, c := range r.list {
 			a.topID.row(i)[j] = c.id
 			a.topLogprob.row(i)[j] = float32(float64(c.value) - sum)
@@ -117,7 +117,7 @@ func (k *kernelSet) sampleRow(a *sampleArgs, r *ranking, i int) {
 	if t := a.temperature[i]; t > 0 {
 		f := filters{temperature: t, topK: int(a.topK[i]), topP: float64(a.topP[i]), minP: float64(a.minP[i])}
 		if 0 < f.topK && f.topK <= mostSorted && f.topK < len(logits) {
-			token = r.drawFromList(logits, f, float64(a.u[i]))
+			token = r.drawFromList(k, logits, f, float64(a.u[i]))
 		} else {
 			r.rank(k, logits, logits[best], t)
 			token = r.drawFromBuckets(f, float64(a.u[i]))
@@ -180,7 +180,7 @@ func (r *ranking) rawLogit(logits []float32, token int) float32 {
 }
 
 // largestOf appends the n first of x in falling order; a NaN counts as −∞.
-func largestOf(list []candidate, x []float32, n int) []candidate {
+func (k *kernelSet) largestOf(list []candidate, x []float32, n int) []candidate {
 	n = min(n, len(x))
 	for i, v := range x[:n] {
 		list = append(list, candidate{orLowest(v), int32(i)})
@@ -188,11 +188,12 @@ func largestOf(list []candidate, x []float32, n int) []candidate {
 	for i := n/2 - 1; i >= 0; i-- {
 		sink(list, i)
 	}
-	for i := n; i < len(x); i++ {
-		if v := x[i]; v > list[0].value {
-			list[0] = candidate{v, int32(i)}
-			sink(list, 0)
+	for i := n; n > 0; i++ {
+		if i = k.nextAbove(x, i, list[0].value); i == len(x) {
+			break
 		}
+		list[0] = candidate{x[i], int32(i)}
+		sink(list, 0)
 	}
 	slices.SortFunc(list, falling)
 	return list
@@ -223,8 +224,8 @@ func sink(heap []candidate, i int) {
 }
 
 // drawFromList draws among the f.topK largest logits.
-func (r *ranking) drawFromList(logits []float32, f filters, u float64) int {
-	r.list = largestOf(r.list[:0], logits, f.topK)
+func (r *ranking) drawFromList(k *kernelSet, logits []float32, f filters, u float64) int {
+	r.list = k.largestOf(r.list[:0], logits, f.topK)
 	top, mass := r.list[0].value, 0.0
 	for i := range r.list {
 		c := &r.list[i]

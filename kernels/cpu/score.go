@@ -82,3 +82,13 @@ func argmax(x []float32) int {
 	}
 	return best
 }
+
+// nextAbove is the reference: the first index from on whose value is above bound, or len(x).
+func nextAbove(x []float32, from int, bound float32) int {
+	for i := from; i < len(x); i++ {
+		if x[i] > bound {
+			return i
+		}
+	}
+	return len(x)
+}

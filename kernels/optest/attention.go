@@ -55,13 +55,13 @@ func testAttention(k *kit) {
 		for _, act := range k.activations() {
 			for _, d := range []kernels.DType{kernels.F32, kernels.BF16} {
 				v := k.conversation(c, act, d)
+				want, scale := v.byDefinition()
 				for name, steps := range map[string][][]chunk{"whole": v.whole(), "in steps": v.ragged(k)} {
 					if c.bidirectional && name != "whole" {
 						continue // what a token sees of its sequence must be there
 					}
 					what := fmt.Sprintf("attention %+v, cache %v, %s", c, d, name)
 					got := v.play(k, steps)
-					want, scale := v.byDefinition()
 					tol := max(k.tol.of(d), k.tol.of(act)) * (1 + largestOf(c.spread)/4)
 					for s := range want {
 						k.nearBy(fmt.Sprintf("%s: sequence %d", what, s), decode(act, got[s]), want[s], 8*tol*scale)
@@ -303,19 +303,20 @@ func (v *conversation) byDefinition() (rows [][]float64, scale float64) {
 
 func attendByDefinition(out, q []float64, scale float64, lo, hi int, k, v func(int) []float64) {
 	logits, top := make([]float64, hi-lo), math.Inf(-1)
-	for p := lo; p < hi; p++ {
-		for d, x := range q {
-			logits[p-lo] += scale * x * k(p)[d]
+	for i := range logits {
+		for d, x := range k(lo + i) {
+			logits[i] += scale * q[d] * x
 		}
-		top = max(top, logits[p-lo])
+		top = max(top, logits[i])
 	}
 	var sum float64
 	for _, l := range logits {
 		sum += math.Exp(l - top)
 	}
-	for p := lo; p < hi; p++ {
-		for d := range out {
-			out[d] += math.Exp(logits[p-lo]-top) / sum * v(p)[d]
+	for i, l := range logits {
+		weight := math.Exp(l-top) / sum
+		for d, x := range v(lo + i) {
+			out[d] += weight * x
 		}
 	}
 }

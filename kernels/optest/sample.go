@@ -136,9 +136,12 @@ func byFalling(x []float64) []int32 {
 // byDefinition sorts everything and applies one filter after the other. It is sure where no bound is so near that
 // rounding may decide.
 func (d draw) byDefinition(near float64) (token int, sure bool) {
-	logits := slices.Clone(d.logits)
+	logits, seen := slices.Clone(d.logits), map[int]bool{}
+	for _, id := range d.seen {
+		seen[int(id)] = true
+	}
 	for id := range logits {
-		if slices.Contains(d.seen, int32(id)) {
+		if seen[id] {
 			if logits[id] > 0 {
 				logits[id] = roundTo(kernels.F32, logits[id]/d.penalty)
 			} else {

@@ -1,0 +1,83 @@
+/* The k experts of the largest logits of each token, ties to the lower index, and their weights.
+ * Shapes  logits [tokens, experts], expert, weight [tokens, k]; key: room for experts rounded up to 16.
+ * Order   the sum of the softmax over LANES partial sums, expert e in sum e mod LANES: by experts alone.
+ * A logit's key is an int32 that ascends with it, a NaN's below all, a taken one's below that: each of the k passes looks
+ * for the largest key. Checked by optest.Gate against gate.go. */
+#if defined(LEVEL)
+#include "vector.h"
+
+enum { TAKEN = INT32_MIN, NOT_A_NUMBER };
+
+INLINE ivec keys_of(vec x) {
+    const ivec number = x == x, b = (ivec)(x + 0.0f); /* -0 becomes 0 */
+    const ivec key = b ^ ((b >> 31) & 0x7fffffff);
+    return (key & number) | (~number & NOT_A_NUMBER);
+}
+
+/* Fills key, a multiple of LANES of them, from n logits. */
+INLINE void fill_keys(int32_t *key, const float *logits, int64_t n) {
+    for (int64_t e = 0; e < n; e += LANES) {
+        const int64_t left = n - e < LANES ? n - e : LANES;
+        const ivec k = keys_of(vec_load_first(logits + e, left));
+        memcpy(key + e, &k, sizeof k);
+    }
+    for (int64_t e = n; e % LANES; e++) key[e] = TAKEN;
+}
+
+/* The first index of the largest key, which becomes taken. */
+INLINE int64_t take_largest(int32_t *key, int64_t n) {
+    ivec top = (ivec){0} + TAKEN, v;
+    for (int64_t e = 0; e < n; e += LANES) {
+        memcpy(&v, key + e, sizeof v);
+        top = ivec_max(top, v);
+    }
+    const int32_t best = ivec_largest(top);
+    for (int64_t e = 0;; e += LANES) {
+        memcpy(&v, key + e, sizeof v);
+        const int lane = ivec_find(v, best);
+        if (lane >= 0) {
+            key[e + lane] = TAKEN;
+            return e + lane;
+        }
+    }
+}
+
+/* Σ exp(x - top). */
+INLINE float sum_exp(const float *x, float top, int64_t n) {
+    vec s = vec_zero();
+    for (int64_t e = 0; e < n; e += LANES) {
+        const int64_t left = n - e < LANES ? n - e : LANES;
+        const vec p = vec_exp(vec_load_first(x + e, left) - vec_set(top));
+        s = s + (left == LANES ? p : vec_first(p, left));
+    }
+    return vec_sum(s);
+}
+
+static void gate_rows(const gate_args *a, int64_t from, int64_t to, int32_t *key) {
+    const int64_t n = a->experts;
+    for (int64_t t = from; t < to; t++) {
+        const float *const logits = a->logits + t * a->logits_stride;
+        int32_t *const expert = a->expert + t * a->expert_stride;
+        float *const weight = a->weight + t * a->weight_stride;
+        fill_keys(key, logits, n);
+        for (int64_t c = 0; c < a->k; c++) expert[c] = (int32_t)take_largest(key, n);
+        const float top = logits[expert[0]];
+        const float divisor = a->sigmoid ? 1 : sum_exp(logits, top, n);
+        float sum = 0;
+        for (int64_t c = 0; c < a->k; c++) {
+            const float x = logits[expert[c]];
+            if (a->sigmoid) { /* by e^-|x|, which is at most 1 */
+                const float e = exp_of(-fabsf(x));
+                weight[c] = (x < 0 ? e : 1) / (1 + e);
+            } else {
+                weight[c] = exp_of(x - top) / divisor;
+            }
+            sum += weight[c];
+        }
+        const float least = 0x1p-23f; /* as leastSum of gate.go */
+        const float by = a->renormalise ? (sum > least || sum != sum ? sum : least) : 1;
+        for (int64_t c = 0; c < a->k; c++) weight[c] = weight[c] / by * a->scale;
+    }
+}
+
+#endif

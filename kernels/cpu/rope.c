@@ -1,0 +1,64 @@
+/* Rotates the first values of each head of q and k, in place, and puts k and v into the cache.
+ * Shapes  q [tokens, heads·dim], k, v [tokens, kv_heads·dim], cos, sin [positions, rotated/2]; the cache as in cache.go.
+ * Order   (a, b) becomes (a·cos − b·sin, b·cos + a·sin), each product rounded: no sums, tails need no care.
+ * Memory  q, k once each way, v once, the cache once. Checked by optest.Store against rope.go. */
+#if defined(LEVEL)
+#include "vector.h"
+
+INLINE void rotate_halves(float *restrict x, const float *restrict cos, const float *restrict sin, int64_t half) {
+    float *restrict y = x + half;
+    for (int64_t i = 0; i < half; i++) {
+        const float a = x[i], b = y[i];
+        x[i] = a * cos[i] - b * sin[i];
+        y[i] = b * cos[i] + a * sin[i];
+    }
+}
+
+INLINE void rotate_pairs(float *restrict x, const float *restrict cos, const float *restrict sin, int64_t half) {
+    for (int64_t i = 0; i < half; i++) {
+        const float a = x[2 * i], b = x[2 * i + 1];
+        x[2 * i] = a * cos[i] - b * sin[i];
+        x[2 * i + 1] = b * cos[i] + a * sin[i];
+    }
+}
+
+INLINE void rotate_row(const store_args *a, float *row, int64_t cols, int64_t t) {
+    const float *const cos = a->cos + a->position[t] * a->cos_stride, *const sin = a->sin + a->position[t] * a->sin_stride;
+    for (int64_t h = 0; h < cols; h += a->dim) {
+        if (a->interleaved) {
+            rotate_pairs(row + h, cos, sin, a->rotated / 2);
+        } else {
+            rotate_halves(row + h, cos, sin, a->rotated / 2);
+        }
+    }
+}
+
+static void store_rows(const store_args *a, int64_t from, int64_t to) {
+    const int64_t dim = a->dim, head_size = a->block_tokens * dim;
+    for (int64_t t = from; t < to; t++) {
+        float *const q = a->q + t * a->q_stride, *const k = a->k + t * a->k_stride;
+        const float *const v = a->v + t * a->v_stride;
+        if (a->rotated) {
+            rotate_row(a, q, a->q_cols, t);
+            rotate_row(a, k, a->kv_heads * dim, t);
+        }
+        if (a->slot[t] < 0) continue;
+        const int64_t block = a->slot[t] / a->block_tokens, place = a->slot[t] % a->block_tokens, w = a->width;
+        for (int64_t h = 0; h < a->kv_heads; h++) {
+            const int64_t base = 2 * head_size * (block * a->kv_heads + h);
+            const int64_t at_k = base + place / w * w * dim + place % w, at_v = base + head_size + place * dim;
+            const float *const kh = k + h * dim, *const vh = v + h * dim;
+            if (a->type == CPU_BF16) {
+                uint16_t *const data = a->data;
+                for (int64_t d = 0; d < dim; d++) data[at_k + d * w] = to_bf16(kh[d]);
+                narrow(data + at_v, vh, CPU_BF16, dim);
+            } else {
+                float *const data = a->data;
+                for (int64_t d = 0; d < dim; d++) data[at_k + d * w] = kh[d];
+                memcpy(data + at_v, vh, (size_t)dim * sizeof *vh);
+            }
+        }
+    }
+}
+
+#endif

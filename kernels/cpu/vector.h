@@ -1,0 +1,190 @@
+/* Vectors of float as wide as the level's registers. A file that is compiled once a level (level_*.c) includes this
+ * after it has said which level it is, and uses these names only; a level's results never depend on how many elements
+ * a tail has, since products and sums are fused exactly where vec_fma says so.
+ *
+ *   vec, ivec   LANES floats, LANES int32: + - * and comparisons are the compiler's
+ *   *_first     the first n lanes, 0 < n <= LANES; what is not loaded is 0 */
+#ifndef DSBATCH_VECTOR_H
+#define DSBATCH_VECTOR_H
+
+#include "cpu.h"
+
+#include <math.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline, unused))
+
+#if defined(LEVEL_AVX512)
+#include <immintrin.h>
+enum { LANES = 16 };
+typedef __m512 vec;
+#elif defined(LEVEL_AVX2)
+#include <immintrin.h>
+enum { LANES = 8 };
+typedef __m256 vec;
+#else
+enum { LANES = 4 };
+typedef float vec __attribute__((vector_size(16)));
+#endif
+typedef int32_t ivec __attribute__((vector_size(sizeof(vec))));
+
+INLINE vec vec_load(const float *p) {
+    vec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+INLINE void vec_store(float *p, vec v) { memcpy(p, &v, sizeof v); }
+
+INLINE vec vec_zero(void) { return (vec){0}; }
+
+/* mask ? a : b, mask from a comparison. */
+INLINE vec vec_select(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
+
+INLINE ivec ivec_max(ivec a, ivec b) {
+    const ivec m = a > b;
+    return (a & m) | (b & ~m);
+}
+
+#if defined(LEVEL_AVX512)
+
+INLINE vec vec_set(float x) { return _mm512_set1_ps(x); }
+INLINE vec vec_load_first(const float *p, int64_t n) { return _mm512_maskz_loadu_ps((__mmask16)(0xffffu >> (LANES - n)), p); }
+INLINE void vec_store_first(float *p, vec v, int64_t n) { _mm512_mask_storeu_ps(p, (__mmask16)(0xffffu >> (LANES - n)), v); }
+INLINE vec vec_first(vec v, int64_t n) { return _mm512_maskz_mov_ps((__mmask16)(0xffffu >> (LANES - n)), v); }
+INLINE vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE vec vec_max(vec a, vec b) { return _mm512_max_ps(a, b); }
+INLINE vec vec_bf16(const uint16_t *p) {
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
+}
+INLINE vec vec_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+INLINE void vec_store_f16(uint16_t *p, vec v) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
+INLINE void vec_store_low(uint16_t *p, ivec v) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16((__m512i)v)); }
+/* The lowest lane that equals x, or -1. */
+INLINE int ivec_find(ivec v, int32_t x) {
+    const unsigned m = _mm512_cmpeq_epi32_mask((__m512i)v, _mm512_set1_epi32(x));
+    return m ? __builtin_ctz(m) : -1;
+}
+/* The lowest lane that is above x, or -1. */
+INLINE int vec_above(vec v, float x) {
+    const unsigned m = _mm512_cmp_ps_mask(v, _mm512_set1_ps(x), _CMP_GT_OQ);
+    return m ? __builtin_ctz(m) : -1;
+}
+
+#elif defined(LEVEL_AVX2)
+
+INLINE __m256i first_lanes(int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+INLINE vec vec_set(float x) { return _mm256_set1_ps(x); }
+INLINE vec vec_load_first(const float *p, int64_t n) { return _mm256_maskload_ps(p, first_lanes(n)); }
+INLINE void vec_store_first(float *p, vec v, int64_t n) { _mm256_maskstore_ps(p, first_lanes(n), v); }
+INLINE vec vec_first(vec v, int64_t n) { return _mm256_and_ps(v, (vec)first_lanes(n)); }
+INLINE vec vec_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE vec vec_max(vec a, vec b) { return _mm256_max_ps(a, b); }
+INLINE vec vec_bf16(const uint16_t *p) {
+    return (vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16);
+}
+INLINE vec vec_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+INLINE void vec_store_f16(uint16_t *p, vec v) { _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
+INLINE void vec_store_low(uint16_t *p, ivec v) {
+    const __m256i low = _mm256_and_si256((__m256i)v, _mm256_set1_epi32(0xffff));
+    const __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
+    _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(both));
+}
+INLINE int ivec_find(ivec v, int32_t x) {
+    const int m = _mm256_movemask_ps((vec)_mm256_cmpeq_epi32((__m256i)v, _mm256_set1_epi32(x)));
+    return m ? __builtin_ctz((unsigned)m) : -1;
+}
+INLINE int vec_above(vec v, float x) {
+    const int m = _mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_set1_ps(x), _CMP_GT_OQ));
+    return m ? __builtin_ctz((unsigned)m) : -1;
+}
+
+#else
+
+INLINE vec vec_set(float x) { return (vec){x, x, x, x}; }
+INLINE vec vec_load_first(const float *p, int64_t n) {
+    vec v = {0};
+    memcpy(&v, p, (size_t)n * sizeof *p);
+    return v;
+}
+INLINE void vec_store_first(float *p, vec v, int64_t n) { memcpy(p, &v, (size_t)n * sizeof *p); }
+INLINE vec vec_first(vec v, int64_t n) {
+    const ivec lane = {0, 1, 2, 3};
+    return (vec)((ivec)v & (lane < (int32_t)n));
+}
+INLINE vec vec_fma(vec a, vec b, vec c) { return a * b + c; }
+INLINE vec vec_max(vec a, vec b) { return vec_select(a > b, a, b); }
+INLINE vec vec_bf16(const uint16_t *p) { return (vec)((ivec){p[0], p[1], p[2], p[3]} << 16); }
+INLINE void vec_store_low(uint16_t *p, ivec v) {
+    for (int i = 0; i < LANES; i++) p[i] = (uint16_t)v[i];
+}
+INLINE int ivec_find(ivec v, int32_t x) {
+    for (int i = 0; i < LANES; i++) {
+        if (v[i] == x) return i;
+    }
+    return -1;
+}
+INLINE int vec_above(vec v, float x) {
+    for (int i = 0; i < LANES; i++) {
+        if (v[i] > x) return i;
+    }
+    return -1;
+}
+
+#endif
+
+/* The sum of all lanes: halves added to halves. */
+INLINE float vec_sum(vec v) {
+    float x[LANES];
+    vec_store(x, v);
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++) x[i] += x[i + half];
+    }
+    return x[0];
+}
+
+INLINE float vec_largest(vec v) {
+    float x[LANES];
+    vec_store(x, v);
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++) x[i] = x[i + half] > x[i] ? x[i + half] : x[i];
+    }
+    return x[0];
+}
+
+INLINE int32_t ivec_largest(ivec v) {
+    int32_t x[LANES];
+    memcpy(x, &v, sizeof v);
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++) x[i] = x[i + half] > x[i] ? x[i + half] : x[i];
+    }
+    return x[0];
+}
+
+/* eˣ for x <= 88, within 2 units of the last place; 0 below -86.6, so that no result is denormal; NaN of NaN.
+ * x = n·ln 2 + r, |r| <= ln 2 / 2; eʳ by its Taylor polynomial of degree 7, whose error is below 2e-8. */
+INLINE vec vec_exp(vec x) {
+    const vec magic = vec_set(0x1.8p23f); /* added, it leaves n in the low bits */
+    const vec t = vec_fma(x, vec_set(0x1.715476p0f), magic), n = t - magic;
+    const vec r = vec_fma(n, vec_set(2.12194440e-4f), vec_fma(n, vec_set(-0.693359375f), x)); /* the first is exact */
+    vec p = vec_set(1.0f / 5040);
+    p = vec_fma(p, r, vec_set(1.0f / 720));
+    p = vec_fma(p, r, vec_set(1.0f / 120));
+    p = vec_fma(p, r, vec_set(1.0f / 24));
+    p = vec_fma(p, r, vec_set(1.0f / 6));
+    p = vec_fma(p, r, vec_set(0.5f));
+    p = vec_fma(p, r, vec_set(1));
+    p = vec_fma(p, r, vec_set(1));
+    const vec y = (vec)((ivec)p + ((ivec)t << 23));
+    return (vec)((ivec)y & ~(ivec)(x < vec_set(-86.6f)));
+}
+
+/* eˣ of one number, by the same steps. */
+INLINE float exp_of(float x) {
+    const vec y = vec_exp(vec_set(x));
+    return y[0];
+}
+
+#endif
