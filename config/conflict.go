@@ -115,22 +115,25 @@ func (c *conflict) device() {
 	}
 }
 
-// paths refuses an output that would be read as input.
+// paths refuses an output that would be read as input: one that lies in an input folder, or that a glob finds.
 func (c *conflict) paths() {
-	if c.job.Output == "" {
-		return
-	}
 	out, err := filepath.Abs(c.job.Output)
-	if err != nil {
+	if err != nil || c.job.Output == "" {
 		return // no working directory: whoever opens the output says so
 	}
 	for _, input := range c.job.Input {
 		in, err := filepath.Abs(input)
-		if err != nil || strings.ContainsAny(input, "*?[") {
+		if err != nil {
 			continue
 		}
-		if rel, err := filepath.Rel(in, out); err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
-			c.refuse("--%s %s lies in --input %s, and would be read as input when the job is resumed; name a directory elsewhere", "output", c.job.Output, input)
+		for folder := out; ; folder = filepath.Dir(folder) {
+			if found, err := filepath.Match(in, folder); folder == in || err == nil && found {
+				c.refuse("--%s %s lies in --input %s, and would be read as input when the job is resumed; name a directory elsewhere", "output", c.job.Output, input)
+				break
+			}
+			if folder == filepath.Dir(folder) {
+				break
+			}
 		}
 	}
 }

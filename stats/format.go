@@ -34,6 +34,14 @@ func short(x float64) string {
 	return digits3(x)
 }
 
+// quantity writes a number with a unit: 58.4 GFLOP/s.
+func quantity(x float64, unit string) string {
+	if s := short(x); strings.Contains(s, "\u202f") {
+		return s + unit
+	}
+	return short(x) + "\u202f" + unit
+}
+
 // digits3 writes three digits, without zeros behind the point.
 func digits3(x float64) string {
 	decimals := 2

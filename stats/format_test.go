@@ -16,7 +16,7 @@ func TestFormats(t *testing.T) {
 		"0": count(0), "999": count(999), "1 000": count(1000), "-12 345 678": count(-12345678), "123 456": count(123456),
 		"0.5": short(0.5), "1 k": short(999.6), "12.3 k": short(12345), "1.2 G": short(1.2e9), "–": short(math.NaN()),
 		"0.012": short(0.0123), "2.5×": times(2.5), "100×": times(99.96),
-		"0 B": size(0), "1023 B": size(1023), "1 KiB": size(1024), "1.5 GiB": size(3 << 29), "-1 KiB": size(-1024),
+		"0 B": size(0), "58.4 GB/s": quantity(58.4e9, "B/s"), "3 B/s": quantity(3, "B/s"), "1023 B": size(1023), "1 KiB": size(1024), "1.5 GiB": size(3 << 29), "-1 KiB": size(-1024),
 		"0 s": span(0), "12 µs": span(12e-6), "15 ms": span(0.015), "3.2 s": span(3.2), "59.9 s": span(59.9), "1 min": span(59.97), "1 min 05 s": span(65),
 		"2 h 05 min": span(7500), "1 d 2 h": span(26 * 3600), "1 s": span(0.9999),
 		"0.0 %": percent(0), "< 0.1 %": percent(0.0001), "5.0 %": percent(0.05), "55 %": percent(0.55), "100 %": percent(1),

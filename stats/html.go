@@ -280,7 +280,10 @@ func (p *page) ranks() {
 		longest = max(longest, all[i].Seconds)
 	}
 	for i := range all[:min(len(all), rankBars)] {
-		b := rankBar{Name: fmt.Sprintf("rank %d on %s", all[i].Rank, all[i].Machine.Host)}
+		b := rankBar{Name: fmt.Sprintf("rank %d", all[i].Rank)}
+		if host := all[i].Machine.Host; host != "" {
+			b.Name += " on " + host
+		}
 		for ph := Load; ph <= Wait; ph++ {
 			if t := all[i].Phases[ph.String()]; t > 0 {
 				b.Parts = append(b.Parts, newSegment(ph.String(), t, longest))
@@ -319,8 +322,8 @@ func (p *page) roofline() {
 		if line := k.Roofline; line != nil {
 			r.Meters = []meter{
 				{"of the roofline", percent(line.Fraction), 100 * math.Min(line.Fraction, 1)},
-				{"of the FLOP rate", percent(line.Compute) + ", " + short(k.FLOPs/k.Seconds) + "FLOP/s a rank", 100 * math.Min(line.Compute, 1)},
-				{"of the memory bandwidth", percent(line.Memory) + ", " + short(k.Bytes/k.Seconds) + "B/s a rank", 100 * math.Min(line.Memory, 1)},
+				{"of the FLOP rate", percent(line.Compute) + ", " + quantity(k.FLOPs/k.Seconds, "FLOP/s a rank"), 100 * math.Min(line.Compute, 1)},
+				{"of the memory bandwidth", percent(line.Memory) + ", " + quantity(k.Bytes/k.Seconds, "B/s a rank"), 100 * math.Min(line.Memory, 1)},
 			}
 		}
 		p.Roofs = append(p.Roofs, r)
@@ -350,7 +353,7 @@ func (p *page) traffic() {
 		}
 		row := trafficRow{Name: x.name, Value: size(x.n), Note: x.note}
 		if p.Rates.Seconds > 0 && x.name != "weights read" {
-			row.Note = short(float64(x.n)/p.Rates.Seconds) + "B/s"
+			row.Note = quantity(float64(x.n)/p.Rates.Seconds, "B/s")
 		}
 		if x.name == "exchanged between ranks" {
 			row.Note += fmt.Sprintf(", %s of it useful", percent(float64(b.WireUseful)/float64(b.WireSent)))
