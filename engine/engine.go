@@ -39,6 +39,7 @@ type Engine struct {
 	groups     *comm.Groups
 	traffic    []comm.AllToAll
 	device     kernels.Device
+	wrap       func(kernels.Device) kernels.Device // tests only
 	model      *model.Model
 	tokenizer  *tokenizer.Tokenizer // nil: ids in, ids out
 	eos        []int32

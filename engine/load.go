@@ -27,6 +27,9 @@ func (e *Engine) prepare(ctx context.Context) (err error) {
 	if e.device, err = e.openDevice(ctx); err != nil {
 		return err
 	}
+	if e.wrap != nil {
+		e.device = e.wrap(e.device)
+	}
 	if e.checkpoint, err = ckpt.Open(e.job.Model, ckpt.Options{Tag: e.job.Tag, BaseDir: e.job.Inference.BaseDir}); err != nil {
 		return err
 	}

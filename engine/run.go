@@ -13,6 +13,7 @@ import (
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/io/dataset"
 	"github.com/dsbatch/dsbatch/io/results"
+	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/mpi"
 	"github.com/dsbatch/dsbatch/shard"
 	"github.com/dsbatch/dsbatch/stats"
@@ -26,6 +27,8 @@ type RunOptions struct {
 	Progress func(Progress) // rank 0's, once a step; nil: nobody looks
 	Ceilings stats.Ceilings // of this machine, where measured
 	Notice   func(string)   // rank 0's lines for the user, such as what is resumed; nil: dropped
+
+	wrap func(kernels.Device) kernels.Device // tests put a device of theirs around the real one
 }
 
 // Progress is how far a job is, over all ranks.
@@ -117,6 +120,7 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	if r.rows, err = dataset.Open(ctx, r.job.Input, columns(r.job)); err != nil {
 		return err
 	}
+	r.engine.wrap = r.options.wrap
 	if err := r.engine.prepare(ctx); err != nil {
 		return err
 	}
