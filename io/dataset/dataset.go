@@ -58,7 +58,8 @@ type cursor interface {
 	at() int64
 	rows(limit int64) ([]*Row, error)         // 1 to limit rows; with an error, the good ones before it
 	record(limit int64) (arrow.Record, error) // of 1 to limit rows
-	forward(to int64) error                   // passes rows
+	reaches(row int64) bool                   // whether forward to a row is better than a new cursor
+	forward(row int64) error                  // passes rows
 	Close() error
 }
 
@@ -297,12 +298,8 @@ func (d *Dataset) joined(records []arrow.Record, rows int64) (_ arrow.Record, er
 	return array.NewRecord(d.carry, arrays, rows), nil
 }
 
-// mostIdle bounds the files that stay open between reads, and mostForward the rows that a reader passes to reach a place
-// rather than open the file anew (which in compressed lines passes all rows before it).
-const (
-	mostIdle    = 8
-	mostForward = 1 << 40
-)
+// mostIdle bounds the files that stay open between reads.
+const mostIdle = 8
 
 // take finds a cursor at a row: one that was left there, or before it, or a new one.
 func (d *Dataset) take(file int, from, to int64, carry bool) (idleCursor, error) {
@@ -332,11 +329,7 @@ func (d *Dataset) takeIdle(file int, from int64, carry bool) (idleCursor, bool) 
 	defer d.mu.Unlock()
 	best := -1
 	for i, c := range d.idle {
-		far := int64(mostForward)
-		if _, lines := c.cursor.(*jsonlCursor); !lines {
-			far = 0
-		}
-		if c.file == file && c.carry == carry && c.at() <= from && from-c.at() <= far && (best < 0 || c.at() > d.idle[best].at()) {
+		if c.file == file && c.carry == carry && c.reaches(from) && (best < 0 || c.at() > d.idle[best].at()) {
 			best = i
 		}
 	}

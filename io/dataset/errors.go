@@ -60,7 +60,12 @@ type place struct {
 	unit   string // what group counts: "row group", "record batch"
 }
 
-// damaged is the sentence for bytes that cannot be what was written.
+// unread is why a file that may well be whole is not read: it says so itself.
+type unread string
+
+func (u unread) Error() string { return string(u) }
+
+// damaged is the sentence for bytes that cannot be what was written, or are not read here.
 func (p place) damaged(cause error) error {
 	var b strings.Builder
 	b.WriteString(p.file)
@@ -73,7 +78,11 @@ func (p place) damaged(cause error) error {
 	if p.column != "" {
 		fmt.Fprintf(&b, ": column %s", p.column)
 	}
-	return &refusal{class: ErrDamaged, cause: cause, text: fmt.Sprintf("%s: %v; the file is damaged: copy or write it again", b.String(), cause)}
+	mend := "; the file is damaged: copy or write it again"
+	if u := unread(""); errors.As(cause, &u) {
+		mend = ""
+	}
+	return &refusal{class: ErrDamaged, cause: cause, text: fmt.Sprintf("%s: %v%s", b.String(), cause, mend)}
 }
 
 // guard turns a panic of a library into an error. Deferred, with the address of the function's error.

@@ -62,7 +62,7 @@ func formatOfFile(path string) (format, error) {
 	case n == 6 && string(head[:]) == "ARROW1":
 		return formatIPC, nil
 	}
-	return formatUnknown, errors.New("its format is unknown: name it .parquet, .arrow, .arrows, .feather, .jsonl, .jsonl.gz or .jsonl.zst")
+	return formatUnknown, unread("its format is unknown: name it .parquet, .arrow, .arrows, .feather, .jsonl, .jsonl.gz or .jsonl.zst")
 }
 
 // expand turns what the user named into files: each once, where it is first named; those of a pattern or a folder in

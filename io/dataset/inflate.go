@@ -67,7 +67,7 @@ func (f *inflater) block(codec compress.Compression, dst, src []byte, want int) 
 	case compress.Codecs.Lz4:
 		out, err = lz4Hadoop(dst, src, want)
 	default:
-		return nil, fmt.Errorf("is compressed with %v, which is not read here: write it with zstd", codec)
+		return nil, unread(fmt.Sprintf("is compressed with %v, which is not read: write it with zstd", codec))
 	}
 	if err == nil && len(out) != want {
 		err = errSize

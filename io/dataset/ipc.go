@@ -76,7 +76,7 @@ func openIPC(path string) (_ *ipcFile, err error) {
 	case bytes.Equal(magic, fileMagic):
 		err = p.openFile(in)
 	case bytes.HasPrefix(magic, feather1Magic):
-		err = errors.New("it is Feather of version 1: write it as version 2, an Arrow file")
+		err = unread("it is Feather of version 1, which is not read: write version 2")
 	default:
 		err = p.openStream(in)
 	}
@@ -153,7 +153,7 @@ func (p *ipcFile) schema(r ipcReader, at int64) (next int64, err error) {
 		return 0, errors.New("it does not begin with an Arrow schema")
 	}
 	if head.table(2).uint8(0) != 0 {
-		return 0, errors.New("its numbers are big-endian, which is not read here")
+		return 0, unread("its numbers are big-endian, which is not read: write it on another machine")
 	}
 	message := make([]byte, 8, 8+len(head.f.b))
 	binary.LittleEndian.PutUint32(message, 0xffffffff)
@@ -251,9 +251,9 @@ func (p *ipcFile) add(head table, m ipcMessage) error {
 	case messageDictionary:
 		p.dicts = append(p.dicts, m)
 	case messageBatch:
-		rows := head.table(2).int64(0)
-		if rows < 0 || rows > 1<<40 || head.f.bad {
-			return fmt.Errorf("record batch %d claims %d rows", len(p.batches), rows)
+		rows, nodes := head.table(2).int64(0), head.table(2).ints(1, 2)
+		if head.f.bad || rows < 0 || rows > 1<<31-1 || len(p.fields) > 0 && (len(nodes) == 0 || nodes[0] != rows) {
+			return fmt.Errorf("record batch %d claims %d rows, which its columns do not have", len(p.batches), rows)
 		}
 		p.batches, p.heads = append(p.batches, m), append(p.heads, p.rows()+rows)
 	default:
@@ -316,7 +316,7 @@ func (p *ipcFile) openFile(r ipcReader) error {
 func (p *ipcFile) columns() []column { return p.cols }
 func (p *ipcFile) rows() int64       { return p.heads[len(p.heads)-1] }
 
-// check compares, for the wanted columns, the rows that each batch claims with those of the column.
+// check has nothing to look at: what a batch says of its columns is read with it.
 func (p *ipcFile) check([]int) error { return nil }
 
 // checkMessage walks an encapsulated schema message, so that v15 can decode it without taking memory by a number in it.

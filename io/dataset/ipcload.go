@@ -35,7 +35,7 @@ func (l *batchLoader) batch(t table) error {
 	if c := t.table(3); c.at != 0 {
 		l.codec = int(c.uint8(0))
 		if l.codec > 1 || c.uint8(1) != 0 {
-			return fmt.Errorf("is compressed with codec %d, which is not read", l.codec)
+			return unread(fmt.Sprintf("is compressed with codec %d, which is not read", l.codec))
 		}
 	}
 	if t.f.bad {

@@ -102,7 +102,7 @@ func openJSONL(path string, typed bool) (*jsonlFile, error) {
 			return nil, p.cut(err)
 		}
 		if p.count == 0 && string(line) == "[" {
-			return nil, errors.New("it is one JSON array, not JSON Lines: write one object a line (jq -c '.[]')")
+			return nil, unread("it is one JSON array, not JSON Lines: write one object a line (jq -c '.[]')")
 		}
 		if err == nil {
 			keys.see(line)
@@ -236,6 +236,11 @@ func (c *jsonlCursor) place() place {
 
 func (c *jsonlCursor) at() int64    { return c.row }
 func (c *jsonlCursor) Close() error { return c.lines.Close() }
+
+// reaches is whether going on from here is no slower than opening the file anew.
+func (c *jsonlCursor) reaches(row int64) bool {
+	return c.row <= row && (len(c.marks) == 0 || row-c.row <= c.step)
+}
 
 const jsonlBatch = 256
 

@@ -115,7 +115,7 @@ func (p *pages) header() (*pageHeader, error) {
 	case h.compressed < 0 || int64(h.compressed) > p.in.left:
 		return nil, fmt.Errorf("it claims %d bytes where %d are left of its column", h.compressed, p.in.left)
 	case h.uncompressed < 0 || h.uncompressed > maxBlock || h.compressed > maxBlock:
-		return nil, fmt.Errorf("it claims %d bytes; no page larger than %d is read", max(h.uncompressed, h.compressed), maxBlock)
+		return nil, fmt.Errorf("it claims to hold %d bytes in %d; none larger than %d is read", h.uncompressed, h.compressed, maxBlock)
 	case h.values < 0 || h.values > maxPageValues:
 		return nil, fmt.Errorf("it claims %d values", h.values)
 	case h.kind == pageData && !h.hasData || h.kind == pageDictionary && !h.hasDict || h.kind == pageDataV2 && !h.hasData2:

@@ -73,9 +73,9 @@ func (p *parquetFile) footer(f *os.File) (meta *metadata.FileMetaData, size int6
 	switch string(tail[4:]) {
 	case "PAR1":
 	case "PARE":
-		return nil, 0, errors.New("it is encrypted")
+		return nil, 0, unread("it is encrypted, which is not read: write it in the clear")
 	default:
-		return nil, 0, errors.New("it does not end as a Parquet file does: cut short, or of another format")
+		return nil, 0, errors.New("it does not end as a Parquet file does: it is cut short or of another format")
 	}
 	size = int64(littleUint32(tail[:]))
 	if size > p.size-12 || size > maxFooter {
@@ -94,7 +94,7 @@ func (p *parquetFile) footer(f *os.File) (meta *metadata.FileMetaData, size int6
 		return nil, 0, fmt.Errorf("its footer cannot be read: %w", err)
 	}
 	if meta.IsSetEncryptionAlgorithm() {
-		return nil, 0, errors.New("it is encrypted")
+		return nil, 0, unread("it is encrypted, which is not read: write it in the clear")
 	}
 	return meta, size, nil
 }
@@ -220,13 +220,13 @@ func (p *parquetFile) chunk(meta *metadata.FileMetaData, group, index int) (c ch
 	}
 	switch {
 	case col.CryptoMetadata() != nil:
-		return c, errors.New("is encrypted")
+		return c, unread("is encrypted, which is not read: write it in the clear")
 	case col.FilePath() != "":
-		return c, fmt.Errorf("lies in another file, %q", col.FilePath())
+		return c, unread(fmt.Sprintf("lies in another file, %q, which is not read", col.FilePath()))
 	case col.Type() != c.column.PhysicalType():
 		return c, fmt.Errorf("is stored as %v where the schema says %v", col.Type(), c.column.PhysicalType())
 	case c.codec == compress.Codecs.Lzo || c.codec > compress.Codecs.Lz4Raw || c.codec < 0:
-		return c, fmt.Errorf("is compressed with codec %d, which is not read here", c.codec)
+		return c, unread(fmt.Sprintf("is compressed with codec %d, which is not read: write it with zstd", c.codec))
 	case c.values < 0 || c.column.MaxRepetitionLevel() == 0 && c.values != rg.NumRows():
 		return c, fmt.Errorf("has %d values for %d rows", c.values, rg.NumRows())
 	case c.values == 0 && rg.NumRows() == 0:
