@@ -115,9 +115,9 @@ func (c *conflict) device() {
 	}
 }
 
-// paths refuses an output that would be read as input: one that lies in an input folder, or that a glob finds.
+// paths refuses an output whose parts would be read as input: one that lies in an input folder, or that a glob finds.
 func (c *conflict) paths() {
-	out, err := filepath.Abs(c.job.Output)
+	part, err := filepath.Abs(filepath.Join(c.job.Output, "part-0000000.parquet"))
 	if err != nil || c.job.Output == "" {
 		return // no working directory: whoever opens the output says so
 	}
@@ -126,9 +126,9 @@ func (c *conflict) paths() {
 		if err != nil {
 			continue
 		}
-		for folder := out; ; folder = filepath.Dir(folder) {
+		for folder := part; ; folder = filepath.Dir(folder) {
 			if found, err := filepath.Match(in, folder); folder == in || err == nil && found {
-				c.refuse("--%s %s lies in --input %s, and would be read as input when the job is resumed; name a directory elsewhere", "output", c.job.Output, input)
+				c.refuse("--%s %s lies where --input %s finds it, and would be read as input when the job is resumed; name a directory elsewhere", "output", c.job.Output, input)
 				break
 			}
 			if folder == filepath.Dir(folder) {

@@ -23,10 +23,11 @@ func TestConflicts(t *testing.T) {
 		{"all-to-all=coordinated", "--all-to-all coordinated shares the tokens among tensor-parallel ranks, and --tp is 1; use auto, flat or hierarchical", "all-to-all=coordinated tp=2"},
 		{"fake-nodes=4 ranks=2", "--fake-nodes 4 are more than --ranks 2; use at most as many", "fake-nodes=2 ranks=4"},
 		{"progress=bar log-format=json", "--progress bar would stand between the lines of --log-format json; use --progress log", "progress=log log-format=json"},
-		{"input=data output=data/out", "--output data/out lies in --input data, and would be read as input when the job is resumed; name a directory elsewhere", "input=data output=data-out"},
-		{"input=data/a input=data output=data/out", "--output data/out lies in --input data, and would be read as input when the job is resumed; name a directory elsewhere", "input=data/*.parquet output=data/out"},
-		{"input=data/* output=data/out/a", "--output data/out/a lies in --input data/*, and would be read as input when the job is resumed; name a directory elsewhere", "input=data/* output=data"},
-		{"input=data output=./data/", "--output ./data/ lies in --input data, and would be read as input when the job is resumed; name a directory elsewhere", "input=data/in output=data"},
+		{"input=data output=data/out", "--output data/out lies where --input data finds it, and would be read as input when the job is resumed; name a directory elsewhere", "input=data output=data-out"},
+		{"input=data/a input=data output=data/out", "--output data/out lies where --input data finds it, and would be read as input when the job is resumed; name a directory elsewhere", "input=data/*.parquet output=data/out"},
+		{"input=data/* output=data/out/a", "--output data/out/a lies where --input data/* finds it, and would be read as input when the job is resumed; name a directory elsewhere", "input=data/in/* output=data"},
+		{"input=data/*.parquet output=data", "--output data lies where --input data/*.parquet finds it, and would be read as input when the job is resumed; name a directory elsewhere", "input=data/*.jsonl output=data"},
+		{"input=data output=./data/", "--output ./data/ lies where --input data finds it, and would be read as input when the job is resumed; name a directory elsewhere", "input=data/in output=data"},
 	} {
 		_, _, err := Load(values(c.args))
 		if err == nil || err.Error() != c.says {
