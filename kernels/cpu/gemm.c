@@ -9,9 +9,10 @@
 
 const gemm_kernel *gemm_kernel_of(int level, int type, int vnni) {
 #if defined(__x86_64__)
-    if (level >= GEMM_AVX512 && type == GEMM_I8 && vnni) return &gemm_avx512[GEMM_I8];
+    if (level == GEMM_AVX512 && type == GEMM_I8 && !vnni) return &gemm_avx512_without_vnni;
     if (level >= GEMM_AVX512BF16 && type == GEMM_BF16) return &gemm_avx512_bf16;
     if (level >= GEMM_AVX512) return &gemm_avx512[type];
+    if (level == GEMM_AVX2) return &gemm_avx2[type];
 #endif
     (void)level, (void)vnni;
     return &gemm_generic[type];
@@ -77,7 +78,8 @@ void gemm_run(const gemm_kernel *kernel, float *y, int64_t stride, const void *p
         for (int64_t tile = tile0; tile < tile1; tile++) {
             const int64_t row = gemm_tile_row(&t, tile);
             const int n = (int)(gemm_tile_row(&t, tile + 1) - row);
-            kernel->multiply(sums, gemm_tile_packed(&t, tile), t.panels + panel * panel_bytes, n, &d);
+            const int64_t ahead = tile == tile1 - 1 && panel + 1 < panel1 ? panel_bytes : 0;
+            kernel->multiply(sums, gemm_tile_packed(&t, tile), t.panels + panel * panel_bytes, n, &d, ahead);
             kernel->finish(&t.output, sums, n, row, panel);
         }
     }

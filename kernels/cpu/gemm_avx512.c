@@ -34,6 +34,17 @@
     case 12: f(12, __VA_ARGS__); break;                                                                                \
     }
 
+#define MULTIPLY(name)                                                                                                 \
+    TARGET static void name(float *sums, const void *x, const void *w, int rows, const gemm_depth *d, int64_t ahead)
+
+/* Fetches the line of weights to come into L2: a sixth more speed where products and memory take about as long. Few
+ * rows leave the memory no rest anyhow, and there it only costs. */
+INLINE void fetch(const int rows, const char *w) {
+    if (rows < 4) return;
+    _mm_prefetch(w, _MM_HINT_T1);
+    _mm_prefetch(w + 64, _MM_HINT_T1);
+}
+
 INLINE void store_sums(const int rows, float *sums, const __m512 *lo, const __m512 *hi) {
     EACH_ROW {
         _mm512_store_ps(sums + 32 * r, lo[r]);
@@ -42,10 +53,11 @@ INLINE void store_sums(const int rows, float *sums, const __m512 *lo, const __m5
 }
 
 /* float32 and float16: a unit is one value, widened where half is set. */
-INLINE void multiply_f(const int rows, const int half, float *sums, const float *x, const char *w, int64_t k) {
+INLINE void multiply_f(const int rows, const int half, float *sums, const float *x, const char *w, int64_t k, int64_t ahead) {
     __m512 lo[TILE], hi[TILE];
     EACH_ROW lo[r] = hi[r] = _mm512_setzero_ps();
     for (int64_t p = 0; p < k; p++, x += rows, w += half ? 64 : 128) {
+        fetch(rows, w + ahead);
         const __m512 w0 = half ? _mm512_cvtph_ps(_mm256_load_si256((const void *)w)) : _mm512_load_ps(w);
         const __m512 w1 = half ? _mm512_cvtph_ps(_mm256_load_si256((const void *)(w + 32))) : _mm512_load_ps(w + 64);
         EACH_ROW {
@@ -57,20 +69,21 @@ INLINE void multiply_f(const int rows, const int half, float *sums, const float 
     store_sums(rows, sums, lo, hi);
 }
 
-TARGET static void multiply_f32(float *sums, const void *x, const void *w, int rows, const gemm_depth *d) {
-    ROWS_1_TO_12(multiply_f, 0, sums, x, w, d->padded)
+MULTIPLY(multiply_f32) {
+    ROWS_1_TO_12(multiply_f, 0, sums, x, w, d->padded, ahead)
 }
 
-TARGET static void multiply_f16(float *sums, const void *x, const void *w, int rows, const gemm_depth *d) {
-    ROWS_1_TO_12(multiply_f, 1, sums, x, w, d->padded)
+MULTIPLY(multiply_f16) {
+    ROWS_1_TO_12(multiply_f, 1, sums, x, w, d->padded, ahead)
 }
 
 /* bfloat16 widened: the even inputs of 16 outputs are the low halves of a register, the odd ones its high halves. */
-INLINE void multiply_widened(const int rows, float *sums, const float *x, const char *w, int64_t k) {
+INLINE void multiply_widened(const int rows, float *sums, const float *x, const char *w, int64_t k, int64_t ahead) {
     __m512 lo[TILE], hi[TILE];
     const __m512i high = _mm512_set1_epi32((int)0xffff0000);
     EACH_ROW lo[r] = hi[r] = _mm512_setzero_ps();
     for (int64_t p = 0; p < k; p += 2, x += 2 * rows, w += 128) {
+        fetch(rows, w + ahead);
         const __m512i pair0 = _mm512_load_si512(w), pair1 = _mm512_load_si512(w + 64);
         const __m512 even0 = _mm512_castsi512_ps(_mm512_slli_epi32(pair0, 16));
         const __m512 even1 = _mm512_castsi512_ps(_mm512_slli_epi32(pair1, 16));
@@ -90,15 +103,16 @@ INLINE void multiply_widened(const int rows, float *sums, const float *x, const 
     store_sums(rows, sums, lo, hi);
 }
 
-TARGET static void multiply_bf16_widened(float *sums, const void *x, const void *w, int rows, const gemm_depth *d) {
-    ROWS_1_TO_12(multiply_widened, sums, x, w, d->padded)
+MULTIPLY(multiply_bf16_widened) {
+    ROWS_1_TO_12(multiply_widened, sums, x, w, d->padded, ahead)
 }
 
 /* bfloat16 pairs: both of a pair in one instruction. */
-INLINE void multiply_pairs(const int rows, float *sums, const float *x, const char *w, int64_t k) {
+INLINE void multiply_pairs(const int rows, float *sums, const float *x, const char *w, int64_t k, int64_t ahead) {
     __m512 lo[TILE], hi[TILE];
     EACH_ROW lo[r] = hi[r] = _mm512_setzero_ps();
     for (int64_t p = 0; p < k; p += 2, x += rows, w += 128) {
+        fetch(rows, w + ahead);
         const __m512bh w0 = (__m512bh)_mm512_load_si512(w), w1 = (__m512bh)_mm512_load_si512(w + 64);
         EACH_ROW {
             const __m512bh v = (__m512bh)_mm512_set1_ps(x[r]);
@@ -109,17 +123,21 @@ INLINE void multiply_pairs(const int rows, float *sums, const float *x, const ch
     store_sums(rows, sums, lo, hi);
 }
 
-TARGET static void multiply_bf16(float *sums, const void *x, const void *w, int rows, const gemm_depth *d) {
-    ROWS_1_TO_12(multiply_pairs, sums, x, w, d->padded)
+MULTIPLY(multiply_bf16) {
+    ROWS_1_TO_12(multiply_pairs, sums, x, w, d->padded, ahead)
 }
 
 /* int8 quads: x is u8 = value + 128, which the panel's offsets take back. gcc 12 moves registers around the
  * intrinsic, so it is written as it stands. */
 #define DOT(sum, u8, s8) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u8), "v"(s8))
 
-INLINE void multiply_quads(const int rows, float *sums, const char *x, const char *w, const gemm_depth *d) {
+INLINE void multiply_quads(const int rows, float *sums, const char *x, const char *w, const gemm_depth *d, int64_t ahead) {
     const float *const row_scale = (const float *)(x + d->groups * d->padded * rows);
-    for (int64_t g = 0; g < d->groups; g++) {
+    EACH_ROW {
+        _mm512_store_ps(sums + 32 * r, _mm512_setzero_ps());
+        _mm512_store_ps(sums + 32 * r + 16, _mm512_setzero_ps());
+    }
+    for (int64_t g = 0; g < d->groups; g++, w += 256) {
         __m512i lo[TILE], hi[TILE];
         const char *const end = w + d->padded * 32;
         EACH_ROW {
@@ -127,6 +145,7 @@ INLINE void multiply_quads(const int rows, float *sums, const char *x, const cha
             hi[r] = _mm512_load_si512(end + 192);
         }
         for (; w < end; x += 4 * rows, w += 128) {
+            fetch(rows, w + ahead);
             const __m512i w0 = _mm512_load_si512(w), w1 = _mm512_load_si512(w + 64);
             EACH_ROW {
                 const __m512i v = _mm512_set1_epi32(((const int32_t *)x)[r]);
@@ -135,24 +154,22 @@ INLINE void multiply_quads(const int rows, float *sums, const char *x, const cha
             }
         }
         const __m512 s0 = _mm512_load_ps(end), s1 = _mm512_load_ps(end + 64);
-        w = end + 256;
         EACH_ROW {
-            __m512 before0 = _mm512_setzero_ps(), before1 = before0;
-            if (g > 0) before0 = _mm512_load_ps(sums + 32 * r), before1 = _mm512_load_ps(sums + 32 * r + 16);
-            __m512 sum0 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(lo[r]), s0, before0);
-            __m512 sum1 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(hi[r]), s1, before1);
-            if (g == d->groups - 1) {
-                sum0 = _mm512_mul_ps(sum0, _mm512_set1_ps(row_scale[r]));
-                sum1 = _mm512_mul_ps(sum1, _mm512_set1_ps(row_scale[r]));
-            }
-            _mm512_store_ps(sums + 32 * r, sum0);
-            _mm512_store_ps(sums + 32 * r + 16, sum1);
+            float *const to = sums + 32 * r;
+            _mm512_store_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(lo[r]), s0, _mm512_load_ps(to)));
+            _mm512_store_ps(to + 16, _mm512_fmadd_ps(_mm512_cvtepi32_ps(hi[r]), s1, _mm512_load_ps(to + 16)));
         }
+    }
+    EACH_ROW {
+        float *const to = sums + 32 * r;
+        const __m512 scale = _mm512_set1_ps(row_scale[r]);
+        _mm512_store_ps(to, _mm512_mul_ps(_mm512_load_ps(to), scale));
+        _mm512_store_ps(to + 16, _mm512_mul_ps(_mm512_load_ps(to + 16), scale));
     }
 }
 
-TARGET static void multiply_i8(float *sums, const void *x, const void *w, int rows, const gemm_depth *d) {
-    ROWS_1_TO_12(multiply_quads, sums, x, w, d)
+MULTIPLY(multiply_i8) {
+    ROWS_1_TO_12(multiply_quads, sums, x, w, d, ahead)
 }
 
 const gemm_kernel gemm_avx512[4] = {

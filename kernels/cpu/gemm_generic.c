@@ -14,7 +14,11 @@ static float from_bits(uint32_t b) {
     return v;
 }
 
-static void multiply_f32(float *sums, const void *packed, const void *panel, int rows, const gemm_depth *d) {
+#define MULTIPLY(name)                                                                                                 \
+    static void name(float *sums, const void *packed, const void *panel, int rows, const gemm_depth *d, int64_t ahead)
+
+MULTIPLY(multiply_f32) {
+    (void)ahead;
     const float *x = packed;
     for (int r = 0; r < rows; r++, x += d->padded, sums += GEMM_PANEL) {
         const float *w = panel;
@@ -26,7 +30,8 @@ static void multiply_f32(float *sums, const void *packed, const void *panel, int
     }
 }
 
-static void multiply_bf16(float *sums, const void *packed, const void *panel, int rows, const gemm_depth *d) {
+MULTIPLY(multiply_bf16) {
+    (void)ahead;
     const float *x = packed;
     for (int r = 0; r < rows; r++, x += d->padded, sums += GEMM_PANEL) {
         const uint32_t *w = panel;
@@ -39,7 +44,8 @@ static void multiply_bf16(float *sums, const void *packed, const void *panel, in
     }
 }
 
-static void multiply_f16(float *sums, const void *packed, const void *panel, int rows, const gemm_depth *d) {
+MULTIPLY(multiply_f16) {
+    (void)ahead;
     const float *x = packed;
     for (int r = 0; r < rows; r++, x += d->padded, sums += GEMM_PANEL) {
         const uint16_t *w = panel;
@@ -56,7 +62,8 @@ static void multiply_f16(float *sums, const void *packed, const void *panel, int
     }
 }
 
-static void multiply_i8(float *sums, const void *packed, const void *panel, int rows, const gemm_depth *d) {
+MULTIPLY(multiply_i8) {
+    (void)ahead;
     const int64_t k = d->groups * d->padded;
     const int8_t *x = packed;
     for (int r = 0; r < rows; r++, sums += GEMM_PANEL) {

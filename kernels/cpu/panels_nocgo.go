@@ -24,3 +24,9 @@ func packPanels(*Device, string, kernels.WeightSpec, *weights) (*panelWeights, e
 }
 
 func (s *Stream) runPanels(*gemm) { s.fail("%w", errors.ErrUnsupported) }
+
+// PeakProducts is unknown without C.
+func (d *Device) PeakProducts(kernels.DType) float64 { return 0 }
+
+// PeakRead is unknown without C.
+func (d *Device) PeakRead() (float64, error) { return 0, nil }
