@@ -93,7 +93,7 @@ func TestRankWatched(t *testing.T) {
 func TestRankRates(t *testing.T) {
 	w := rankOf(t)
 	for _, s := range rateSizes {
-		exchanged, copied, err := exchangeRate(t.Context(), w, s.rows, s.rowBytes, rounds(1, s.rows, s.rowBytes))
+		exchanged, copied, err := exchangeRate(t.Context(), w, s.rows, s.rowBytes)
 		if err != nil {
 			w.Abort(1, err.Error())
 		}

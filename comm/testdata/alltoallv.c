@@ -1,12 +1,13 @@
 /* What a plain MPI program reaches: the counts and the two exchanges of one MoE layer, by MPI_Alltoall and MPI_Alltoallv.
  * Usage  mpirun -n 2 ./alltoallv ROWS...   rows of 4096 bytes that each rank sends to each rank, itself included
- * Prints "rate ROWS BYTES/S" a size: bytes that a rank gets a second, its own included. BenchmarkFlatMPI compares. */
+ * Prints "rate ROWS BYTES/S" a size: bytes that a rank gets a second, its own included, in the best of many short windows,
+ * as exchangeRate of flat_bench_test.go counts them. BenchmarkFlatMPI compares. */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROW_BYTES = 4096, MAX_RANKS = 64, AT_LEAST = 16 << 20 };
+enum { ROW_BYTES = 4096, MAX_RANKS = 64, WINDOW = 256 << 10, WINDOWS = 40 };
 
 static void layer(char *x, char *y, const int *counts, const int *offsets) {
     int out[MAX_RANKS] = {0}, in[MAX_RANKS];
@@ -29,13 +30,18 @@ int main(int argc, char **argv) {
         memset(x, 1, all);
         memset(y, 1, all);
         for (int r = 0; r < ranks; r++) counts[r] = each, offsets[r] = r * each;
-        const int rounds = each < AT_LEAST ? AT_LEAST / each : 1;
+        const int layers = each < WINDOW ? WINDOW / each : 1;
+        double best = 1e30;
         layer(x, y, counts, offsets);
-        MPI_Barrier(MPI_COMM_WORLD);
-        const double begun = MPI_Wtime();
-        for (int k = 0; k < rounds; k++) layer(x, y, counts, offsets);
-        MPI_Barrier(MPI_COMM_WORLD);
-        if (rank == 0) printf("rate %s %g\n", argv[i], 2.0 * all * rounds / (MPI_Wtime() - begun));
+        for (int window = 0; window < WINDOWS; window++) {
+            MPI_Barrier(MPI_COMM_WORLD);
+            const double begun = MPI_Wtime();
+            for (int k = 0; k < layers; k++) layer(x, y, counts, offsets);
+            MPI_Barrier(MPI_COMM_WORLD);
+            const double spent = (MPI_Wtime() - begun) / layers;
+            if (spent < best) best = spent;
+        }
+        if (rank == 0) printf("rate %s %g\n", argv[i], 2.0 * all / best);
         free(x);
         free(y);
     }
