@@ -20,6 +20,7 @@ type loop struct {
 	open      map[int]*chunkState // by index
 	pending   int                 // chunks asked of the feeder
 	rowsDone  int64
+	rowsBad   int64
 	prompt    int64 // tokens so far
 	output    int64
 	failed    error
@@ -27,14 +28,14 @@ type loop struct {
 
 // work runs the loop to its end. On a stop, what is whole is committed and what is finished of open chunks is saved.
 func (r *run) work(ctx context.Context, chunks []shard.Chunk) error {
-	r.watcher.Phase("work")
+	r.stage("")
 	l := &loop{run: r, queue: queue{chunks: chunks}, open: map[int]*chunkState{}}
 	r.loop = l
 	l.feeder = r.engine.feed(ctx, r.rows, r.writer, r.record)
 	l.committer = r.engine.commit(ctx, r.rows, r.writer, r.record)
 	reason, err := l.turn(ctx)
 	l.feeder.close()
-	r.watcher.Phase("commit")
+	r.stage("commit")
 	if commitErr := l.committer.close(); l.failed == nil {
 		l.failed = commitErr
 	}
@@ -68,7 +69,7 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 			return "", err
 		}
 		if l.world.Rank() == 0 && l.options.Progress != nil {
-			l.options.Progress(Progress{Rows: l.start.Summary.Rows + v.Sum(voteRows), Total: l.total, Prompt: v.Sum(votePrompt), Output: v.Sum(voteOutput)})
+			l.options.Progress(Progress{Total: l.total, Kept: l.start.Summary.Rows, Rows: v.Sum(voteRows), Bad: v.Sum(voteBad), Prompt: v.Sum(votePrompt), Output: v.Sum(voteOutput)})
 		}
 		if v.Any(voteFailed) {
 			return "", nil // together tells which rank
@@ -112,7 +113,7 @@ func (l *loop) agree(ctx context.Context, busy bool) (comm.Votes, error) {
 	flag(voteStop, l.options.Stop.Reason() != "")
 	flag(voteFailed, l.failed != nil)
 	mine[voteBacklog], mine[votePending] = int64(s.backlog()+len(s.running)), int64(l.pending)
-	mine[voteRows], mine[votePrompt], mine[voteOutput] = l.rowsDone, l.prompt, l.output
+	mine[voteRows], mine[voteBad], mine[votePrompt], mine[voteOutput] = l.rowsDone, l.rowsBad, l.prompt, l.output
 	return comm.Agree(ctx, l.world, mine[:]...)
 }
 
@@ -178,6 +179,7 @@ func (l *loop) take(f fed) {
 func (l *loop) rowFinished(row *rowState) {
 	l.rowsDone++
 	if row.bad != "" {
+		l.rowsBad++
 		file := l.rows.Files()[row.chunk.chunk.File].Path
 		l.record.AddBadRow(stats.BadRow{File: file, Row: row.number, Reason: row.bad})
 	} else {

@@ -16,6 +16,7 @@ const (
 	voteStop           // it was asked to stop
 	voteFailed         // it cannot go on
 	voteRows           // rows finished so far
+	voteBad            // of those, set aside
 	votePrompt         // prompt tokens so far
 	voteOutput         // generated tokens so far
 	votes

@@ -26,6 +26,7 @@ type RunOptions struct {
 	Stop     *Stop          // nil: nobody asks
 	Progress func(Progress) // rank 0's, once a step; nil: nobody looks
 	Ceilings stats.Ceilings // of this machine, where measured
+	Stage    func(string)   // rank 0's: what it begins to do; nil: nobody looks
 	Notice   func(string)   // rank 0's lines for the user, such as what is resumed; nil: dropped
 
 	wrap func(kernels.Device) kernels.Device // tests put a device of theirs around the real one
@@ -33,7 +34,8 @@ type RunOptions struct {
 
 // Progress is how far a job is, over all ranks.
 type Progress struct {
-	Rows, Total    int64 // finished, earlier starts' included; of the input
+	Total, Kept    int64 // rows of the input; those that earlier starts have committed
+	Rows, Bad      int64 // finished by this start; of those, set aside
 	Prompt, Output int64 // tokens of this start
 }
 
@@ -80,7 +82,7 @@ type start struct {
 }
 
 func (r *run) do(ctx context.Context) (results.Summary, error) {
-	r.watcher.Phase("prepare")
+	r.stage("prepare")
 	if err := r.together(ctx, r.prepare(ctx)); err != nil {
 		return results.Summary{}, err
 	}
@@ -91,7 +93,7 @@ func (r *run) do(ctx context.Context) (results.Summary, error) {
 	if r.start.Finished {
 		return r.start.Summary, nil
 	}
-	r.watcher.Phase("load")
+	r.stage("load")
 	load := r.record.Phase(stats.Load)
 	if err := r.together(ctx, r.engine.load(ctx)); err != nil {
 		return results.Summary{}, err
@@ -105,13 +107,21 @@ func (r *run) do(ctx context.Context) (results.Summary, error) {
 	if err != nil {
 		return results.Summary{}, err
 	}
-	r.watcher.Phase("finish")
+	r.stage("finish")
 	var finishErr error
 	if r.output != nil {
 		r.start.Summary, finishErr = r.output.Finish(ctx)
 	}
 	summary, err := share(ctx, r.world, r.start.Summary, finishErr)
 	return summary, err
+}
+
+// stage tells watchers and onlookers what comes next.
+func (r *run) stage(name string) {
+	r.watcher.Phase(name)
+	if r.options.Stage != nil && r.world.Rank() == 0 {
+		r.options.Stage(name)
+	}
 }
 
 // prepare opens model and data set, without reading weights or rows.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -35,14 +34,13 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Suggest:              true,
 		ExitErrHandler:       func(*cli.Context, error) {}, // report does it
 		OnUsageError:         func(c *cli.Context, err error, _ bool) error { return usage(c, err) },
-		CommandNotFound:      nil,
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
 				return usageErrorf("%q is no command of dsbatch%s", name, didYouMean(name, commandNames(c.App)))
 			}
 			return cli.ShowAppHelp(c)
 		},
-		Commands: []*cli.Command{runCommand(), versionCommand()},
+		Commands: []*cli.Command{runCommand(), headCommand(), verifyCommand(), diffCommand(), tokenizeCommand(), ckptCommand(), doctorCommand(), completionCommand(), versionCommand()},
 	}
 }
 
@@ -159,14 +157,11 @@ func report(err error, stderr io.Writer) int {
 		return statusDone
 	}
 	status := statusOf(err)
-	if status == statusBadRows {
+	if errors.Is(err, errBadRows) || errors.Is(err, errNotWhole) {
 		return status // the command has told
 	}
 	for _, line := range strings.Split(err.Error(), "\n") {
 		fmt.Fprintln(stderr, "dsbatch:", line)
-	}
-	if errors.Is(err, context.Canceled) {
-		slog.Debug("canceled", "err", err)
 	}
 	return status
 }

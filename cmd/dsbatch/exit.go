@@ -49,7 +49,7 @@ func statusOf(err error) int {
 		errors.Is(err, model.ErrConfig), errors.Is(err, model.ErrTensor), errors.Is(err, ckpt.ErrDamaged),
 		errors.Is(err, ckpt.ErrUnsupported), errors.Is(err, ckpt.ErrMismatch), errors.Is(err, ckpt.ErrTag), errors.Is(err, ckpt.ErrUnknown):
 		return statusConfig
-	case errors.Is(err, dataset.ErrDamaged), errors.Is(err, dataset.ErrColumn):
+	case errors.Is(err, errNotWhole), errors.Is(err, dataset.ErrDamaged), errors.Is(err, dataset.ErrColumn):
 		return statusData
 	case errors.Is(err, dataset.ErrMissing), errors.Is(err, fs.ErrNotExist):
 		return statusNoInput

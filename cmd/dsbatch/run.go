@@ -2,16 +2,20 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
+	"time"
 
+	"github.com/lmittmann/tint"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
 
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/engine"
 	"github.com/dsbatch/dsbatch/mpi"
+	"github.com/dsbatch/dsbatch/stats"
 )
 
 func runCommand() *cli.Command {
@@ -41,7 +45,7 @@ func runCommand() *cli.Command {
 func jobFlags(values config.Values) (flags []cli.Flag) {
 	for i := range config.Flags {
 		f := &config.Flags[i]
-		flags = append(flags, &cli.GenericFlag{Name: f.Name, Category: f.Category, Usage: f.Help, Value: values.Collect(f), DefaultText: f.Default})
+		flags = append(flags, &cli.GenericFlag{Name: f.Name, Category: f.Category, Usage: f.Usage(), Value: values.Collect(f), DefaultText: f.Default})
 	}
 	return flags
 }
@@ -51,15 +55,24 @@ func runJob(ctx context.Context, job *config.Job, warnings []config.Warning, std
 	stop := &engine.Stop{}
 	defer onSignals(stop)()
 	options := engine.RunOptions{Version: version, Command: strings.Join(os.Args, " "), Stop: stop}
-	one := func(w mpi.World) error {
+	return onWorld(job, func(w mpi.World) error {
 		o := options
+		var progress *stats.Progress
 		if w.Rank() == 0 {
+			setLog(job, stderr)
 			for _, x := range warnings {
-				fmt.Fprintln(stderr, "dsbatch:", x)
+				slog.Warn(x.String())
 			}
-			o.Notice = func(line string) { fmt.Fprintln(stderr, "dsbatch:", line) }
+			progress = stats.NewProgress(stats.ProgressOptions{Mode: job.Progress, Out: stderr})
+			o.Notice = func(line string) { slog.Info(line) }
+			o.Stage = progress.Stage
+			o.Progress = func(p engine.Progress) {
+				progress.SetRows(p.Total, p.Kept)
+				progress.Set(stats.Totals{Rows: p.Rows, Bad: p.Bad, Prompt: p.Prompt, Output: p.Output})
+			}
 		}
 		summary, err := engine.Run(ctx, w, job, o)
+		progress.Close()
 		if err != nil {
 			return err
 		}
@@ -70,6 +83,19 @@ func runJob(ctx context.Context, job *config.Job, warnings []config.Warning, std
 			return errBadRows
 		}
 		return nil
+	})
+}
+
+// setLog makes the job's log: text for people, JSON for collectors.
+func setLog(job *config.Job, w io.Writer) {
+	var h slog.Handler = tint.NewHandler(w, &tint.Options{TimeFormat: time.TimeOnly, NoColor: !isTerminal(w)})
+	if job.LogFormat == "json" {
+		h = slog.NewJSONHandler(w, nil)
 	}
-	return onWorld(job, one)
+	slog.SetDefault(slog.New(h))
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -42,7 +42,7 @@ func activation(f model.Facts, key string) (kernels.Activation, error) {
 	switch name := f.StringOr(key, ""); name {
 	case "silu", "swish":
 		return kernels.SiLU, nil
-	case "gelu":
+	case "gelu", "gelu_erf":
 		return kernels.GELUErf, nil
 	case "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_tanh":
 		return kernels.GELUTanh, nil

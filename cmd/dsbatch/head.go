@@ -1,0 +1,104 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/dsbatch/dsbatch/io/results"
+)
+
+func headCommand() *cli.Command {
+	return &cli.Command{
+		Name: "head", ArgsUsage: "OUTPUT", Usage: "show the first rows of an output, also while its job runs",
+		Flags: []cli.Flag{
+			&cli.IntFlag{Name: "rows", Aliases: []string{"n"}, Value: 10, Usage: "how many `ROWS`"},
+			&cli.BoolFlag{Name: "json", Usage: "one JSON object a line, values whole"},
+		},
+		Action: func(c *cli.Context) error {
+			dir, err := onlyArgument(c, "OUTPUT")
+			if err != nil {
+				return err
+			}
+			rows, err := results.Head(c.Context, dir, c.Int("rows"))
+			if errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%s is no output of dsbatch run: %w", dir, err)
+			} else if err != nil {
+				return err
+			}
+			if c.Bool("json") {
+				return headJSON(c.App.Writer, rows)
+			}
+			headText(c.App.Writer, rows)
+			return nil
+		},
+	}
+}
+
+// onlyArgument is the one positional argument of a command.
+func onlyArgument(c *cli.Context, what string) (string, error) {
+	if c.Args().Len() != 1 {
+		return "", usageErrorf("dsbatch %s takes one %s, and got %d arguments", c.Command.Name, what, c.Args().Len())
+	}
+	return c.Args().First(), nil
+}
+
+func headJSON(w io.Writer, rows results.Rows) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	for _, values := range rows.Values {
+		object := make(map[string]any, len(values))
+		for i, v := range values {
+			object[rows.Columns[i]] = v
+		}
+		if err := encoder.Encode(object); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// longestValue is how much of a value a terminal is shown.
+const longestValue = 300
+
+// headText shows a row as a paragraph: its number, the text, and the short values in one line below.
+func headText(w io.Writer, rows results.Rows) {
+	for _, values := range rows.Values {
+		var short []string
+		for i, v := range values {
+			text := shown(v)
+			switch name := rows.Columns[i]; {
+			case i == 0:
+				fmt.Fprintf(w, "%s %s", name, text)
+			case v == nil || name == "output_ids":
+			case name == "output" || name == "error":
+				fmt.Fprintf(w, "  %s", text)
+			default:
+				short = append(short, name+" "+text)
+			}
+		}
+		fmt.Fprintf(w, "\n    %s\n", strings.Join(short, ", "))
+	}
+}
+
+// shown is a value on one line, cut where it is long.
+func shown(v any) string {
+	text, ok := v.(string)
+	if !ok {
+		data, err := json.Marshal(v)
+		if err != nil {
+			return err.Error()
+		}
+		text = string(data)
+	}
+	text = strings.NewReplacer("\n", "⏎", "\t", "⇥", "\r", "␍", "\x1b", "␛").Replace(text)
+	if runes := []rune(text); len(runes) > longestValue {
+		text = string(runes[:longestValue]) + "…"
+	}
+	return text
+}

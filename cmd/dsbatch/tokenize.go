@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/dsbatch/dsbatch/io/tokenizer"
+)
+
+func tokenizeCommand() *cli.Command {
+	return &cli.Command{
+		Name: "tokenize", Usage: "turn texts into token ids, or back, a JSON object a line",
+		Description: "Reads JSON Lines from standard input.\n" +
+			"{\"text\": \"…\", \"special\": true} gives {\"ids\": [...]}; with --decode\n" +
+			"{\"ids\": [...], \"skip_special\": false} gives {\"text\": \"…\"}. A line that cannot be used gives {\"error\": \"…\"}.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "model", Usage: "`DIR` of the model whose tokenizer is used"},
+			&cli.BoolFlag{Name: "decode", Usage: "ids to text"},
+			&cli.BoolFlag{Name: "chat", Usage: "render messages by the model's chat template"},
+		},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usageErrorf("dsbatch tokenize takes no argument, and got %q; texts come on standard input", c.Args().First())
+			}
+			if c.String("model") == "" {
+				return usageErrorf("--model must be given")
+			}
+			if c.Bool("chat") {
+				return usageErrorf("--chat: chat templates are not built yet; render the messages beforehand and give the text")
+			}
+			t, err := tokenizer.Load(c.String("model"))
+			if err != nil {
+				return err
+			}
+			line := encodeLine
+			if c.Bool("decode") {
+				line = decodeLine
+			}
+			return eachLine(c.App.Reader, c.App.Writer, func(in []byte) (any, error) { return line(t, in) })
+		},
+	}
+}
+
+func encodeLine(t *tokenizer.Tokenizer, line []byte) (any, error) {
+	in := struct {
+		Text    *string `json:"text"`
+		Special *bool   `json:"special"`
+	}{}
+	if err := json.Unmarshal(line, &in); err != nil {
+		return nil, err
+	}
+	if in.Text == nil {
+		return nil, fmt.Errorf("it has no text")
+	}
+	ids, err := t.Encode(*in.Text, in.Special == nil || *in.Special)
+	if ids == nil {
+		ids = []int32{}
+	}
+	return struct {
+		IDs []int32 `json:"ids"`
+	}{ids}, err
+}
+
+func decodeLine(t *tokenizer.Tokenizer, line []byte) (any, error) {
+	in := struct {
+		IDs         []int32 `json:"ids"`
+		SkipSpecial bool    `json:"skip_special"`
+	}{}
+	if err := json.Unmarshal(line, &in); err != nil {
+		return nil, err
+	}
+	return struct {
+		Text string `json:"text"`
+	}{t.Decode(in.IDs, in.SkipSpecial)}, nil
+}
+
+// eachLine answers each line of r with one of w.
+func eachLine(r io.Reader, w io.Writer, answer func([]byte) (any, error)) error {
+	in, out := bufio.NewReader(r), bufio.NewWriter(w)
+	encoder := json.NewEncoder(out)
+	encoder.SetEscapeHTML(false)
+	for {
+		line, err := in.ReadBytes('\n')
+		if len(line) > 0 {
+			v, wrong := answer(line)
+			if wrong != nil {
+				v = struct {
+					Error string `json:"error"`
+				}{wrong.Error()}
+			}
+			if err := encoder.Encode(v); err != nil {
+				return err
+			}
+			if in.Buffered() == 0 { // somebody may wait for the answer
+				if err := out.Flush(); err != nil {
+					return err
+				}
+			}
+		}
+		if err == io.EOF {
+			return out.Flush()
+		} else if err != nil {
+			return err
+		}
+	}
+}
