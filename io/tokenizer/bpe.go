@@ -40,21 +40,32 @@ type bpeFile struct {
 type mergeList [][2]string
 
 func (m *mergeList) UnmarshalJSON(raw []byte) error {
-	var pairs [][2]string
-	if err := json.Unmarshal(raw, &pairs); err == nil {
-		*m = pairs
+	older := strings.HasPrefix(strings.TrimLeft(string(raw[1:min(len(raw), 64)]), " \t\r\n"), `"`)
+	if !older {
+		var lists [][3]string // one more than there may be, since what is too long is cut without a word
+		if err := json.Unmarshal(raw, &lists); err != nil {
+			return err
+		}
+		*m = make(mergeList, len(lists))
+		for i, list := range lists {
+			if list[2] != "" {
+				return fmt.Errorf("merges[%d]: %q is more than two pieces", i, list)
+			}
+			(*m)[i] = [2]string(list[:2])
+		}
 		return nil
 	}
 	var lines []string
 	if err := json.Unmarshal(raw, &lines); err != nil {
-		return errors.New(`merges: is neither a list of ["a", "b"] nor of "a b"`)
+		return err
 	}
+	*m = make(mergeList, len(lines))
 	for i, line := range lines {
 		a, b, ok := strings.Cut(line, " ")
 		if !ok || strings.Contains(b, " ") {
 			return fmt.Errorf("merges[%d]: %q is not two pieces with a space between", i, line)
 		}
-		*m = append(*m, [2]string{a, b})
+		(*m)[i] = [2]string{a, b}
 	}
 	return nil
 }
@@ -176,13 +187,7 @@ func (m *bpe) merge(ids []int32, piece string) []int32 {
 func (m *bpe) symbols(dst []int32, piece string) []int32 {
 	unknown := false // the symbol before is the unknown one
 	for i := 0; i < len(piece); {
-		id, size := int32(-1), 1
-		if m.byteLevel {
-			id = m.bytes[piece[i]]
-		} else {
-			_, size = utf8.DecodeRuneInString(piece[i:])
-			id = m.symbol(piece[i : i+size])
-		}
+		id, size := m.symbolAt(piece, i)
 		char := piece[i : i+size]
 		i += size
 		if id < 0 && m.fallback {
@@ -201,6 +206,15 @@ func (m *bpe) symbols(dst []int32, piece string) []int32 {
 		dst, unknown = append(dst, id), false
 	}
 	return dst
+}
+
+// symbolAt gives the symbol, or -1, and the size of what begins at piece[i]: a byte or a character.
+func (m *bpe) symbolAt(piece string, i int) (id int32, size int) {
+	if m.byteLevel {
+		return m.bytes[piece[i]], 1
+	}
+	_, size = utf8.DecodeRuneInString(piece[i:])
+	return m.symbol(piece[i : i+size]), size
 }
 
 // fallBack appends a character's bytes as <0xNN> each; ok is false where the vocabulary lacks one of them.

@@ -73,11 +73,11 @@ func readByteLevelSteps(raw json.RawMessage) ([]step, error) {
 
 type spaceBefore struct{}
 
-func (spaceBefore) split(text string, each func(piece string) error) error {
+func (spaceBefore) split(dst []string, text string, _ *[]span) ([]string, error) {
 	if !strings.HasPrefix(text, " ") {
 		text = " " + text
 	}
-	return each(text)
+	return append(dst, text), nil
 }
 
 // byteLevelDecoder gives the bytes that the pieces stand for, a piece of other characters (an added token) as it
@@ -148,31 +148,31 @@ const (
 
 // firstSequence tells how long the UTF-8 sequence at the begin of bytes is, or its longest part that could begin one.
 func firstSequence(bytes []byte) (size int, state sequence) {
+	length := 0
 	lo, hi := byte(0x80), byte(0xBF) // of the second byte
-	var want int
 	switch c := bytes[0]; {
 	case c < 0x80:
 		return 1, whole
 	case c < 0xC2, c > 0xF4:
 		return 1, broken
 	case c < 0xE0:
-		want = 2
+		length = 2
 	case c < 0xF0:
-		want = 3
-		if c == 0xE0 {
-			lo = 0xA0
-		} else if c == 0xED {
-			hi = 0x9F
-		}
+		length = 3
 	default:
-		want = 4
-		if c == 0xF0 {
-			lo = 0x90
-		} else if c == 0xF4 {
-			hi = 0x8F
-		}
+		length = 4
 	}
-	for size = 1; size < want; size++ {
+	switch bytes[0] { // no sequence longer than needed, no surrogate, nothing beyond U+10FFFF
+	case 0xE0:
+		lo = 0xA0
+	case 0xED:
+		hi = 0x9F
+	case 0xF0:
+		lo = 0x90
+	case 0xF4:
+		hi = 0x8F
+	}
+	for size = 1; size < length; size++ {
 		if size == len(bytes) {
 			return size, unfinished
 		}

@@ -50,7 +50,7 @@ func answers(t testing.TB, family, kind string) (list []answer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	lines := bufio.NewScanner(file)
 	lines.Buffer(nil, 1<<22)
 	for lines.Scan() {

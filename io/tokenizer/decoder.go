@@ -13,7 +13,7 @@ type decoding interface {
 	flush(dst []byte) []byte
 }
 
-const decoderKinds = "Sequence (of one) and ByteLevel"
+const decoderKinds = "ByteLevel"
 
 // readDecoder: without a decoder, pieces are put down with spaces between.
 func readDecoder(raw json.RawMessage) (d decoder, err error) {
@@ -21,7 +21,7 @@ func readDecoder(raw json.RawMessage) (d decoder, err error) {
 	some := false
 	err = eachInSequence(raw, "decoders", func(kind string, _ json.RawMessage) error {
 		if kind != "ByteLevel" || some {
-			return unknownKind(kind, "decoder", decoderKinds)
+			return unknownKind("decoder", decoderKinds)
 		}
 		d, some = byteLevelDecoder{}, true
 		return nil

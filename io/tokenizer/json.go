@@ -43,13 +43,32 @@ func isNull(raw json.RawMessage) bool {
 	return len(raw) == 0 || string(raw) == "null"
 }
 
-// kindOf reads the field "type" that every part of the pipeline has.
+// kindOf reads the field "type" that every part of the pipeline has, "" where it is missing. It stands first in
+// files in use, so that little of a large part is read twice.
 func kindOf(raw json.RawMessage) (string, error) {
-	var t struct {
-		Type string `json:"type"`
+	fields := json.NewDecoder(bytes.NewReader(raw))
+	if open, err := fields.Token(); err != nil || open != json.Delim('{') {
+		return "", errors.New("is no object")
 	}
-	err := readJSON(raw, &t)
-	return t.Type, err
+	for fields.More() {
+		name, err := fields.Token()
+		if err != nil {
+			return "", err
+		}
+		if name != "type" {
+			var other json.RawMessage
+			if err := fields.Decode(&other); err != nil {
+				return "", err
+			}
+			continue
+		}
+		var kind string
+		if err := fields.Decode(&kind); err != nil {
+			return "", errors.New("type: is no string")
+		}
+		return kind, nil
+	}
+	return "", nil
 }
 
 // deepest is how far a Sequence may lie in Sequences: real files have one level.
@@ -68,6 +87,9 @@ func eachAtDepth(raw json.RawMessage, list string, do func(string, json.RawMessa
 	kind, err := kindOf(raw)
 	if err != nil {
 		return err
+	}
+	if kind == "" {
+		return errors.New("type: is missing")
 	}
 	if kind != "Sequence" {
 		if err := do(kind, raw); err != nil {
@@ -94,9 +116,6 @@ func eachAtDepth(raw json.RawMessage, list string, do func(string, json.RawMessa
 	return nil
 }
 
-func unknownKind(kind, part, known string) error {
-	if kind == "" {
-		return fmt.Errorf("the %s has no type; %s are known", part, known)
-	}
-	return fmt.Errorf("this kind of %s is not supported; %s are", part, known)
+func unknownKind(part, known string) error {
+	return fmt.Errorf("this kind of %s is not supported; supported: %s", part, known)
 }

@@ -22,11 +22,23 @@ func Load(dir string) (*Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, "tokenizer.json")
-	raw, err := os.ReadFile(path)
+	t, err := loadPipeline(filepath.Join(dir, "tokenizer.json"), config)
 	if errors.Is(err, fs.ErrNotExist) {
-		return loadVocabMerges(dir, config)
+		t, err = loadVocabMerges(dir, config)
 	}
+	if err != nil {
+		return nil, err
+	}
+	if config.EOS != nil {
+		if id, ok := t.ID(config.EOS.Content); ok {
+			t.eos = id
+		}
+	}
+	return t, nil
+}
+
+func loadPipeline(path string, c config) (*Tokenizer, error) {
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("tokenizer: %w", err)
 	}
@@ -34,10 +46,7 @@ func Load(dir string) (*Tokenizer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if err := config.putBOS(t); err != nil {
-		return nil, err
-	}
-	return t, nil
+	return t, c.putBOS(t)
 }
 
 // parse builds the pipeline of a tokenizer.json.
@@ -50,7 +59,7 @@ func parse(raw []byte) (*Tokenizer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pre_tokenizer: %w", err)
 	}
-	t := &Tokenizer{steps: pre.steps}
+	t := &Tokenizer{steps: pre.steps, eos: -1}
 	if t.normalizers, err = readNormalizer(p.Normalizer); err != nil {
 		return nil, fmt.Errorf("normalizer: %w", err)
 	}
@@ -106,13 +115,13 @@ func (t *Tokenizer) addTokens(added []addedToken) error {
 
 	for _, names := range []map[string]int32{t.ids, t.added} { // added tokens last: they win an id that both have
 		for piece, id := range names {
-			if grow := int(id) + 1 - len(t.pieces); grow > 0 {
-				t.pieces = append(t.pieces, make([]string, grow)...)
+			if grow := int(id) + 1 - len(t.names); grow > 0 {
+				t.names = append(t.names, make([]string, grow)...)
 			}
-			t.pieces[id] = piece
+			t.names[id] = piece
 		}
 	}
-	t.special = make([]bool, len(t.pieces))
+	t.special = make([]bool, len(t.names))
 	for _, token := range slices.Concat(seek[0][0], seek[1][0]) {
 		t.special[token.ID] = true
 	}

@@ -22,7 +22,7 @@ func readModel(raw json.RawMessage, byteLevel bool) (model, error) {
 	case "BPE", "": // files of before 2020 name no type, and are BPE where they have merges
 		return readBPE(raw, byteLevel)
 	}
-	return nil, fmt.Errorf("%s: %w", kind, unknownKind(kind, "model", modelKinds))
+	return nil, fmt.Errorf("%s: %w", kind, unknownKind("model", modelKinds))
 }
 
 // largestID bounds ids: the largest vocabularies in use have a quarter of a million pieces, and tables are as long

@@ -11,13 +11,13 @@ type normalizer interface {
 	normalize(text string) string
 }
 
-const normalizerKinds = "Sequence, NFC, NFD, NFKC and NFKD"
+const normalizerKinds = "Sequence, NFC, NFD, NFKC, NFKD"
 
 func readNormalizer(raw json.RawMessage) (steps []normalizer, err error) {
 	err = eachInSequence(raw, "normalizers", func(kind string, _ json.RawMessage) error {
 		f, ok := map[string]norm.Form{"NFC": norm.NFC, "NFD": norm.NFD, "NFKC": norm.NFKC, "NFKD": norm.NFKD}[kind]
 		if !ok {
-			return unknownKind(kind, "normalizer", normalizerKinds)
+			return unknownKind("normalizer", normalizerKinds)
 		}
 		steps = append(steps, unicodeForm{f})
 		return nil

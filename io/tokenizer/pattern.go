@@ -3,18 +3,29 @@ package tokenizer
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/dlclark/regexp2/v2"
 )
 
 // pattern is what a Split looks for.
 type pattern interface {
-	// matches calls each with the begin and the end of every match in text, left to right, until each fails.
-	matches(text string, each func(begin, end int) error) error
+	// matches appends where text has a match, left to right, none overlapping another.
+	matches(dst []span, text string) ([]span, error)
 }
 
+// span is a part of a text, in bytes.
+type span struct{ begin, end int }
+
+// A regex that is not known can be one that takes exponential time, or a stack as deep as the text is long. Neither
+// bound is met by regexes that were made for cutting texts; what meets one is an error of Encode.
+const (
+	longestMatch = time.Minute
+	deepestStack = 1 << 22 // numbers
+)
+
 // readPattern reads {"String": …} or {"Regex": …}. A known regex is scanned by hand, another by regexp2, which is
-// some 20 times slower and, as regex engines are, at the mercy of the regex.
+// some ten times slower.
 func readPattern(raw json.RawMessage) (pattern, error) {
 	var p struct{ String, Regex *string }
 	if err := readJSON(raw, &p); err != nil {
@@ -40,24 +51,23 @@ func compileRegex(regex string) (pattern, error) {
 	if err != nil {
 		return nil, err
 	}
-	compiled, err := regexp2.Compile(dialect)
+	compiled, err := regexp2.Compile(dialect, regexp2.OptionMaxBacktrackingStackSize(deepestStack))
 	if err != nil {
 		return nil, fmt.Errorf("regex %q: %w", regex, err)
 	}
+	compiled.MatchTimeout = longestMatch
 	return backtracking{compiled}, nil
 }
 
 type backtracking struct{ regex *regexp2.Regexp }
 
-func (p backtracking) matches(text string, each func(begin, end int) error) error {
+func (p backtracking) matches(dst []span, text string) ([]span, error) {
 	all, err := p.regex.FindAllStringIndex(text, -1)
 	if err != nil {
-		return fmt.Errorf("regex %v: %w", p.regex, err)
+		return nil, fmt.Errorf("regex %v: %w", p.regex, err)
 	}
 	for _, m := range all {
-		if err := each(m[0], m[1]); err != nil {
-			return err
-		}
+		dst = append(dst, span{m[0], m[1]})
 	}
-	return nil
+	return dst, nil
 }

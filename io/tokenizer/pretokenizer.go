@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// step is one pre-tokenizer: it hands the pieces of a text to each, in order, until each fails. No piece is empty.
+// step is one pre-tokenizer: it appends the pieces of a text, none of them empty. What room points to is free to use to work in.
 type step interface {
-	split(text string, each func(piece string) error) error
+	split(dst []string, text string, room *[]span) ([]string, error)
 }
 
 // preTokenizer is the steps in order, and whether the model sees a piece as bytes.
@@ -16,7 +16,7 @@ type preTokenizer struct {
 	byteLevel bool
 }
 
-const preTokenizerKinds = "Sequence, ByteLevel, Split and Digits"
+const preTokenizerKinds = "Sequence, ByteLevel, Split, Digits"
 
 func readPreTokenizer(raw json.RawMessage) (p preTokenizer, err error) {
 	err = eachInSequence(raw, "pretokenizers", func(kind string, raw json.RawMessage) error {
@@ -37,7 +37,7 @@ func readPreTokenizer(raw json.RawMessage) (p preTokenizer, err error) {
 			one, err = readDigits(raw)
 			steps = []step{one}
 		default:
-			return unknownKind(kind, "pre-tokenizer", preTokenizerKinds)
+			return unknownKind("pre-tokenizer", preTokenizerKinds)
 		}
 		p.steps = append(p.steps, steps...)
 		return err

@@ -87,7 +87,7 @@ func (t *translation) plainSet() (set charset, ok bool) {
 	return nil, false
 }
 
-func (p *setRun) matches(text string, each func(begin, end int) error) error {
+func (p *setRun) matches(dst []span, text string) ([]span, error) {
 	for i := 0; i < len(text); {
 		end := p.at(text, i)
 		if end == i {
@@ -95,12 +95,10 @@ func (p *setRun) matches(text string, each func(begin, end int) error) error {
 			i += size
 			continue
 		}
-		if err := each(i, end); err != nil {
-			return err
-		}
+		dst = append(dst, span{i, end})
 		i = end
 	}
-	return nil
+	return dst, nil
 }
 
 func (p *setRun) at(text string, i int) int {

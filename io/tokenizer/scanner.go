@@ -1,5 +1,7 @@
 package tokenizer
 
+import "strings"
+
 // A scanner finds the matches of one known regex by hand: at gives where the match that begins at s[i] ends, and i
 // where none begins there. No match is empty, and a text is scanned in time that grows with its length alone: the
 // backtracking that a regex engine would do is worked out in the comments below.
@@ -7,7 +9,7 @@ type scanner struct {
 	at func(c *classTable, s string, i int) int
 }
 
-func (p scanner) matches(text string, each func(begin, end int) error) error {
+func (p scanner) matches(dst []span, text string) ([]span, error) {
 	c := classes()
 	for i := 0; i < len(text); {
 		end := p.at(c, text, i)
@@ -16,12 +18,10 @@ func (p scanner) matches(text string, each func(begin, end int) error) error {
 			i += size
 			continue
 		}
-		if err := each(i, end); err != nil {
-			return err
-		}
+		dst = append(dst, span{i, end})
 		i = end
 	}
-	return nil
+	return dst, nil
 }
 
 // The regexes that the families' tokenizers use, as they stand in tokenizer.json.
@@ -30,15 +30,17 @@ const (
 	llama3Regex   = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 	qwen2Regex    = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 	o200kRegex    = `[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	lineEndRegex  = `\s+$`
 	deepseekRegex = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
 )
 
-var scanners = map[string]scanner{
-	gpt2Regex:     {gpt2At},
-	llama3Regex:   {llama3At(3)},
-	qwen2Regex:    {llama3At(1)},
-	o200kRegex:    {o200kAt},
-	deepseekRegex: {deepseekAt},
+var scanners = map[string]pattern{
+	gpt2Regex:     scanner{gpt2At},
+	llama3Regex:   scanner{llama3At(3)},
+	qwen2Regex:    scanner{llama3At(1)},
+	o200kRegex:    scanner{o200kAt},
+	deepseekRegex: scanner{deepseekAt},
+	lineEndRegex:  spaceAtLineEnd{},
 }
 
 func gpt2At(c *classTable, s string, i int) int {
@@ -261,4 +263,30 @@ func whiteSpace(c *classTable, s string, i int) int {
 		return end
 	}
 	return last
+}
+
+// spaceAtLineEnd is \s+$, where $ is before any \n or at the end. In a run of white space that ends the text, the
+// match is the run; in another, it ends before the run's last \n. What is left of the run has no match, and is passed
+// at once: tried from each of its places, it would take quadratic time.
+type spaceAtLineEnd struct{}
+
+func (spaceAtLineEnd) matches(dst []span, text string) ([]span, error) {
+	c := classes()
+	for i := 0; i < len(text); {
+		kind, size := c.at(text, i)
+		if kind&space == 0 {
+			i += size
+			continue
+		}
+		run := c.run(text, i, space)
+		end := run
+		if run < len(text) {
+			end = i + max(0, strings.LastIndexByte(text[i:run], '\n'))
+		}
+		if end > i {
+			dst = append(dst, span{i, end})
+		}
+		i = run
+	}
+	return dst, nil
 }

@@ -49,87 +49,84 @@ func readSplit(raw json.RawMessage) (step, error) {
 	return split{p, s.Invert, b}, nil
 }
 
-// split gives the pieces to each, in order; empty ones are left out.
-func (s split) split(text string, each func(piece string) error) error {
-	give := func(begin, end int) error {
-		if begin == end {
-			return nil
-		}
-		return each(text[begin:end])
+func (s split) split(dst []string, text string, room *[]span) ([]string, error) {
+	matches, err := s.pattern.matches((*room)[:0], text)
+	if err != nil {
+		return nil, err
 	}
-	if s.behave == isolated {
-		return s.spans(text, func(begin, end int, _ bool) error { return give(begin, end) })
+	*room = matches
+	p := pieces{split: s, text: text, done: dst}
+	last := 0
+	for _, m := range matches {
+		if last < m.begin {
+			p.add(span{last, m.begin}, s.invert)
+		}
+		p.add(m, !s.invert)
+		last = m.end
 	}
-	from, to, some, lastMatched := 0, 0, false, false // the piece in the making
-	err := s.spans(text, func(begin, end int, match bool) error {
-		if s.behave == removed {
-			if match {
-				return nil
-			}
-			return give(begin, end)
-		}
-		joins := some && s.joins(lastMatched, match)
-		lastMatched = match
-		if joins {
-			to = end
-			return nil
-		}
-		done := some
-		a, b := from, to
-		from, to, some = begin, end, true
-		if !done {
-			return nil
-		}
-		return give(a, b)
-	})
-	if err != nil || !some {
-		return err
+	if last < len(text) {
+		p.add(span{last, len(text)}, s.invert)
 	}
-	return give(from, to)
+	p.give(p.open)
+	return p.done, nil
+}
+
+// pieces are made of a text's spans, matches and what lies between them, as they come.
+type pieces struct {
+	split
+	text  string
+	done  []string
+	open  span // the last piece, which the next span may join
+	match bool // the span before was one
+	some  bool // there was a span before
+}
+
+func (p *pieces) add(s span, match bool) {
+	switch {
+	case p.behave == isolated:
+		p.give(s)
+	case p.behave == removed:
+		if !match {
+			p.give(s)
+		}
+	case p.some && p.joins(match):
+		p.open.end = s.end
+	default:
+		p.give(p.open)
+		p.open = s
+	}
+	p.match, p.some = match, true
 }
 
 // joins tells whether a span is of one piece with the span before it.
-func (s split) joins(before, match bool) bool {
-	switch s.behave {
+func (p *pieces) joins(match bool) bool {
+	switch p.behave {
 	case contiguous:
-		return before == match
+		return p.match == match
 	case mergedWithPrevious:
-		return match && !before
+		return match && !p.match
 	default:
-		return before && !match
+		return p.match && !match
 	}
 }
 
-// spans cuts text into matches and what lies between them.
-func (s split) spans(text string, each func(begin, end int, match bool) error) error {
-	last := 0
-	err := s.pattern.matches(text, func(begin, end int) error {
-		if last < begin {
-			if err := each(last, begin, s.invert); err != nil {
-				return err
-			}
-		}
-		last = end
-		return each(begin, end, !s.invert)
-	})
-	if err != nil || last == len(text) {
-		return err
+// give appends a piece that is whole, unless it is empty.
+func (p *pieces) give(s span) {
+	if s.begin < s.end {
+		p.done = append(p.done, p.text[s.begin:s.end])
 	}
-	return each(last, len(text), s.invert)
 }
 
 // literal is a pattern that is a plain string.
 type literal string
 
-func (p literal) matches(text string, each func(begin, end int) error) error {
+func (p literal) matches(dst []span, text string) ([]span, error) {
 	for at := 0; ; {
 		n := strings.Index(text[at:], string(p))
 		if n < 0 {
-			return nil
+			return dst, nil
 		}
-		if err := each(at+n, at+n+len(p)); err != nil {
-			return err
-		}
+		dst = append(dst, span{at + n, at + n + len(p)})
 		at += n + len(p)
 	}
 }

@@ -24,7 +24,7 @@ func plain() template {
 	return template{[]templatePart{first}, []templatePart{first, second}}
 }
 
-const postProcessorKinds = "Sequence, ByteLevel, TemplateProcessing, RobertaProcessing and BertProcessing"
+const postProcessorKinds = "Sequence, ByteLevel, TemplateProcessing, RobertaProcessing, BertProcessing"
 
 // readTemplate reads the post-processor for a tokenizer of that size. ByteLevel only trims offsets, which nobody here
 // asks for.
@@ -45,7 +45,7 @@ func readTemplate(raw json.RawMessage, size int) (template, error) {
 		case "RobertaProcessing", "BertProcessing":
 			result, err = readClsSep(raw, kind == "RobertaProcessing", size)
 		default:
-			return unknownKind(kind, "post-processor", postProcessorKinds)
+			return unknownKind("post-processor", postProcessorKinds)
 		}
 		return err
 	})

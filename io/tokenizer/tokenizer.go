@@ -10,12 +10,13 @@ package tokenizer
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"unicode/utf8"
 )
 
 // Tokenizer is one pipeline. It is safe for concurrent use.
 type Tokenizer struct {
-	pieces  []string         // by id; "" where an id is nobody's
+	names   []string         // by id; "" where an id is nobody's
 	ids     map[string]int32 // of the model's pieces
 	added   map[string]int32 // of the added tokens, which win
 	special []bool           // by id
@@ -27,6 +28,9 @@ type Tokenizer struct {
 	template        template
 	decoder         decoder
 	digest          [32]byte
+	eos             int32 // -1: not named
+
+	rooms sync.Pool // of *room
 }
 
 // Encode gives the ids of text, in which added tokens are recognised. With special, the tokens that the
@@ -63,33 +67,62 @@ func (t *Tokenizer) encode(ids []int32, text string) ([]int32, error) {
 	if !utf8.ValidString(text) {
 		return nil, fmt.Errorf("byte %d of the text is not UTF-8", invalidAt(text))
 	}
-	ids = slices.Grow(ids, len(text)/4+8)
-	piece := func(piece string) (err error) {
-		ids, err = t.model.append(ids, piece)
-		return err
+	r, _ := t.rooms.Get().(*room)
+	if r == nil {
+		r = new(room)
 	}
-	for i := len(t.steps) - 1; i >= 0; i-- {
-		step, next := t.steps[i], piece
-		piece = func(text string) error { return step.split(text, next) }
-	}
-	normalized := func(part string, id int32) error {
-		if id >= 0 {
-			ids = append(ids, id)
-			return nil
-		}
-		return piece(part)
-	}
+	e := encoding{t, r, slices.Grow(ids, len(text)/4+8)}
 	err := t.raw.cut(text, func(part string, id int32) error {
 		if id >= 0 {
-			ids = append(ids, id)
+			e.ids = append(e.ids, id)
 			return nil
 		}
-		return t.normalized.cut(t.normalize(part), normalized)
+		return t.normalized.cut(t.normalize(part), e.add)
 	})
+	t.rooms.Put(r)
 	if err != nil {
 		return nil, err
 	}
-	return ids, nil
+	return e.ids, nil
+}
+
+// encoding is one call's state.
+type encoding struct {
+	tokens *Tokenizer
+	*room
+	ids []int32
+}
+
+// room is what the steps work in; it is kept from call to call.
+type room struct {
+	pieces, next []string // what a step takes, and what it makes of it
+	spans        []span
+}
+
+// add appends an added token's id, or the ids of a text without added tokens.
+func (e *encoding) add(text string, id int32) (err error) {
+	if id >= 0 {
+		e.ids = append(e.ids, id)
+		return nil
+	}
+	e.pieces = append(e.pieces[:0], text)
+	for _, step := range e.tokens.steps {
+		e.next = e.next[:0]
+		for _, piece := range e.pieces {
+			if e.next, err = step.split(e.next, piece, &e.spans); err != nil {
+				return err
+			}
+		}
+		clear(e.pieces) // so that the room, kept, does not keep the text
+		e.pieces, e.next = e.next, e.pieces
+	}
+	for _, piece := range e.pieces {
+		if e.ids, err = e.tokens.model.append(e.ids, piece); err != nil {
+			return err
+		}
+	}
+	clear(e.pieces)
+	return nil
 }
 
 func (t *Tokenizer) normalize(text string) string {
@@ -130,7 +163,7 @@ func (t *Tokenizer) push(dst []byte, d decoding, id int32, skipSpecial bool) []b
 }
 
 // Size is 1 + the largest id.
-func (t *Tokenizer) Size() int { return len(t.pieces) }
+func (t *Tokenizer) Size() int { return len(t.names) }
 
 // ID gives the id of a token as the vocabulary writes it ("Ġthe" for " the", where the vocabulary is byte-level).
 func (t *Tokenizer) ID(token string) (int32, bool) {
@@ -143,10 +176,10 @@ func (t *Tokenizer) ID(token string) (int32, bool) {
 
 // Token is ID's inverse.
 func (t *Tokenizer) Token(id int32) (string, bool) {
-	if id < 0 || int(id) >= len(t.pieces) {
+	if id < 0 || int(id) >= len(t.names) {
 		return "", false
 	}
-	token := t.pieces[id]
+	token := t.names[id]
 	if token == "" {
 		known, ok := t.ID("")
 		return "", ok && known == id
@@ -158,6 +191,10 @@ func (t *Tokenizer) Token(id int32) (string, bool) {
 func (t *Tokenizer) Special(id int32) bool {
 	return id >= 0 && int(id) < len(t.special) && t.special[id]
 }
+
+// EOS is the token that tokenizer_config.json or special_tokens_map.json calls eos_token (else GPT-2's, where there
+// is no tokenizer.json); ok is false where none is named that the tokenizer has.
+func (t *Tokenizer) EOS() (id int32, ok bool) { return t.eos, t.eos >= 0 }
 
 // Digest is a SHA-256 of all that fixes the pipeline: equal digests mean equal ids and texts.
 func (t *Tokenizer) Digest() [32]byte { return t.digest }

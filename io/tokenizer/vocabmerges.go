@@ -55,7 +55,7 @@ func readVocabMerges(vocabPath, mergesPath, addedPath string, c config) (*Tokeni
 	if err := readFile(addedPath, &more); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	t := &Tokenizer{model: model, template: plain(), decoder: byteLevelDecoder{}}
+	t := &Tokenizer{eos: -1, model: model, template: plain(), decoder: byteLevelDecoder{}}
 	if c.AddPrefixSpace {
 		t.steps = append(t.steps, spaceBefore{})
 	}
@@ -68,6 +68,9 @@ func readVocabMerges(vocabPath, mergesPath, addedPath string, c config) (*Tokeni
 		if id, _ := t.ID(content); int64(id) != want {
 			return nil, fmt.Errorf("%s: %q has the id %d, where %d follows the vocabulary", addedPath, content, want, id)
 		}
+	}
+	if id, ok := t.ID(gpt2End); ok {
+		t.eos = id
 	}
 	if c.AddBOS {
 		id, ok := t.ID(c.bos())
