@@ -218,11 +218,13 @@ type Sampling struct {
 	U           Tensor // [rows, 1] the uniform number in [0, 1)
 	SeenStart   Tensor // [1, rows+1] I32: where each row's tokens so far stand in Seen; none when no row has a penalty
 	Seen        Tensor // [1, n] I32
-	Vocab       int    // real ids: columns beyond are never chosen and count for nothing
+	Vocab       int    // real ids: columns beyond, padding of the embedding, are never chosen or reported
 	Top         int    // how many most probable tokens to report, 0: none
 
-	Token      Tensor // [rows, 1] I32, result
-	Logprob    Tensor // [rows, 1], result: the model's own log-probability of Token, before penalty, temperature and filters
+	Token Tensor // [rows, 1] I32, result
+	// Logprob [rows, 1], result: the model's own log-probability of Token, over all columns of the logits (as DeepSpeed
+	// and transformers have it), before penalty, temperature and filters. TopLogprob likewise.
+	Logprob    Tensor
 	TopID      Tensor // [rows, Top] I32, result: in order of falling probability, ties by id
 	TopLogprob Tensor // [rows, Top], result
 }
@@ -259,8 +261,6 @@ type Stream interface {
 	Store(c Cache, layer int, q, k, v Tensor, b Batch, rope *Rope)
 	// Attention: paged attention of every token over its sequence's KV. out, q [T, heads·dim].
 	Attention(out, q Tensor, c Cache, layer int, b Batch, a AttentionSpec)
-	// CopyBlock copies block src of all layers to block dst.
-	CopyBlock(c Cache, dst, src int)
 
 	// Gate fills r.Expert and r.Weight from logits [T, experts] F32.
 	Gate(r Routing, logits Tensor, g Gate)

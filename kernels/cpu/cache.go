@@ -73,20 +73,3 @@ func (s *Stream) checkCache(op string, k kernels.Cache, layer int) *cache {
 	}
 	return c
 }
-
-// CopyBlock copies block src of all layers to block dst.
-func (s *Stream) CopyBlock(k kernels.Cache, dst, src int) {
-	const op = "copy block"
-	c := s.checkCache(op, k, 0)
-	if s.err == nil && (min(dst, src) < 0 || max(dst, src) >= c.spec.Blocks) {
-		s.fail("%s: %d to %d in a cache of %d blocks", op, src, dst, c.spec.Blocks)
-	}
-	if s.err != nil {
-		return
-	}
-	n := c.blockBytes()
-	for layer := range c.spec.Layers {
-		data := c.layerData(layer)
-		copy(data[dst*n:(dst+1)*n], data[src*n:(src+1)*n])
-	}
-}

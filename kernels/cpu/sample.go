@@ -9,7 +9,8 @@ import (
 
 // sampleArgs is one checked Sample.
 type sampleArgs struct {
-	logits                              matrix[float32] // vocab columns
+	logits                              matrix[float32] // all columns
+	vocab                               int             // those that may be chosen
 	temperature, topP, minP, penalty, u []float32
 	topK, seenStart, seen               []int32
 	token, topID                        matrix[int32]
@@ -41,7 +42,7 @@ func (s *Stream) Sample(logits kernels.Tensor, p kernels.Sampling) {
 		return
 	}
 	a := &sampleArgs{
-		logits: view[float32](logits.ColRange(0, p.Vocab)), top: p.Top,
+		logits: view[float32](logits), vocab: p.Vocab, top: p.Top,
 		temperature: column(view[float32](p.Temperature), n), topK: column(view[int32](p.TopK), n),
 		topP: column(view[float32](p.TopP), n), minP: column(view[float32](p.MinP), n),
 		penalty: column(view[float32](p.Penalty), n), u: column(view[float32](p.U), n),
@@ -99,8 +100,11 @@ const mostSorted = 1024
 
 // sampleRow draws the token of row i.
 func (k *kernelSet) sampleRow(a *sampleArgs, r *ranking, i int) {
-	logits := a.logits.row(i)
-	best, sum := k.logSum(logits)
+	best, sum := k.logSum(a.logits.row(i))
+	logits := a.logits.row(i)[:a.vocab]
+	if best >= a.vocab {
+		best = argmax(logits)
+	}
 	if a.top > 0 {
 		r.list = k.largestOf(r.list[:0], logits, a.top)
 		for j, c := range r.list {

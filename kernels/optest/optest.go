@@ -47,7 +47,6 @@ func Run(t *testing.T, dev kernels.Device, tol Tolerances) {
 		{"Grouped", testGrouped},
 		{"Store", testStore},
 		{"Attention", testAttention},
-		{"CopyBlock", testCopyBlock},
 		{"Gate", testGate},
 		{"Drop", testDrop},
 		{"Table", testTable},

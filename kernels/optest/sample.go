@@ -33,9 +33,7 @@ func (k *kit) sample(draws []draw, vocab, padding, top int) sampled {
 	seen = append(seen, 0, 0)
 	for _, d := range draws {
 		logits = append(logits, d.logits...)
-		for range padding {
-			logits = append(logits, 1e9) // would win
-		}
+		logits = append(logits, d.padded(padding)...)
 		temperature, topP, minP = append(temperature, d.temperature), append(topP, d.topP), append(minP, d.minP)
 		penalty, u, topK = append(penalty, d.penalty), append(u, d.u), append(topK, d.topK)
 		seen = append(seen, d.seen...)
@@ -50,6 +48,15 @@ func (k *kit) sample(draws []draw, vocab, padding, top int) sampled {
 		Vocab: vocab, Top: top, Token: token.Tensor, Logprob: logprob.Tensor, TopID: topID.Tensor, TopLogprob: topLogprob.Tensor,
 	})
 	return sampled{k.intValues(token), k.intValues(topID), k.values(logprob), k.values(topLogprob)}
+}
+
+// padded are columns beyond the vocabulary: they would win, and they count in the sum.
+func (d draw) padded(n int) []float64 {
+	padding := make([]float64, n)
+	for i := range padding {
+		padding[i] = roundTo(kernels.F32, slices.Max(d.logits)+1)
+	}
+	return padding
 }
 
 func testSample(k *kit) {
@@ -94,7 +101,7 @@ func (k *kit) sampleCase(what string, draws []draw, vocab, padding, top int) {
 	unsure := 0
 	for i, d := range draws {
 		tol := 16 * k.tol.F32 * (1 + largestOf(d.logits...))
-		sum := logSumByDefinition(d.logits)
+		sum := logSumByDefinition(append(d.padded(padding), d.logits...))
 		row := fmt.Sprintf("%s: row %d, temperature %v, top-k %d, top-p %v, min-p %v, penalty %v, u %v", what, i, d.temperature, d.topK, d.topP, d.minP, d.penalty, d.u)
 		token, sure := d.byDefinition(k.tol.F32)
 		switch {

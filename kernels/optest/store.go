@@ -1,7 +1,6 @@
 package optest
 
 import (
-	"bytes"
 	"fmt"
 	"math"
 
@@ -119,28 +118,6 @@ func (k *kit) store(act kernels.DType) {
 			if got := look(other.layer, other.slot); !math.IsNaN(got[0]) || !math.IsNaN(got[row-1]) {
 				k.Errorf("store %v: layer %d, slot %d was written", d, other.layer, other.slot)
 			}
-		}
-		c.Free()
-		k.release()
-	}
-}
-
-// testCopyBlock moves a sequence to other blocks and looks for the same bits.
-func testCopyBlock(k *kit) {
-	for _, d := range []kernels.DType{kernels.F32, kernels.BF16} {
-		v := k.conversation(attentionCase{heads: 2, kvHeads: 1, dim: 24, lengths: []int{45}, blockTokens: 16}, k.dev.Activations(d), d)
-		v.cacheOf.Blocks = 8
-		v.seqs[0].blocks = []int32{1, 6, 3}
-		c := k.newCache(v.cacheOf)
-		k.fillCache(c, v.act, math.NaN())
-		v.step(k, c, []chunk{{0, 0, 44}})
-		for i, to := range []int32{0, 7, 5} {
-			k.stream.CopyBlock(c, int(to), int(v.seqs[0].blocks[i]))
-		}
-		want := v.step(k, c, []chunk{{0, 44, 45}})
-		v.seqs[0].blocks = []int32{0, 7, 5}
-		if got := v.step(k, c, []chunk{{0, 44, 45}}); !bytes.Equal(got, want) {
-			k.Errorf("%v: a copied block gives other bits", d)
 		}
 		c.Free()
 		k.release()
