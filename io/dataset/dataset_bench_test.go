@@ -49,7 +49,11 @@ func writeParquet(tb testing.TB, path string, texts [][]byte, group int, codec c
 	w := file.NewParquetWriter(f, root, file.WithWriterProps(parquet.NewWriterProperties(parquet.WithCompression(codec), parquet.WithDictionaryDefault(false))))
 	for len(texts) > 0 {
 		n := min(group, len(texts))
-		col, err := w.AppendRowGroup().NextColumn()
+		rows, err := w.AppendRowGroupChecked()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		col, err := rows.NextColumn()
 		if err != nil {
 			tb.Fatal(err)
 		}

@@ -53,7 +53,7 @@ func formatOfFile(path string) (format, error) {
 	if err != nil {
 		return formatUnknown, err
 	}
-	defer f.Close()
+	defer shut(f)
 	var head [6]byte
 	n, _ := f.Read(head[:])
 	switch {

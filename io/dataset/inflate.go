@@ -75,23 +75,55 @@ func (f *inflater) block(codec compress.Compression, dst, src []byte, want int) 
 	return out, err
 }
 
-// zstdBlock decodes into memory of at most the size expected, which is believed by and by.
+// zstdBlock decodes src into memory of the size expected, if its blocks can hold as much.
 func (f *inflater) zstdBlock(dst, src []byte, want int) ([]byte, error) {
 	if f.zstd == nil {
+		// The capacity of dst is the limit: a frame that holds more is refused by the decoder.
 		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderMaxMemory(maxBlock))
 		if err != nil {
 			return nil, err
 		}
 		f.zstd = d
 	}
-	for size := min(want, max(firstGuess, 64*len(src))); ; size = min(want, 8*size) {
-		// The capacity is exactly size: a frame that holds more is refused by the decoder.
-		out, err := f.zstd.DecodeAll(src, room(dst, size)[:0:size])
-		if errors.Is(err, zstd.ErrDecoderSizeExceeded) && size < want {
+	if int64(want) > zstdMost(src) {
+		return nil, errSize
+	}
+	return f.zstd.DecodeAll(src, room(dst, want)[:0:want])
+}
+
+// zstdMost bounds what the frames in src can decode to, by a walk over the headers of their blocks (RFC 8878, 3.1.1).
+func zstdMost(src []byte) (most int64) {
+	const blockMost = 128 << 10
+	for len(src) >= 8 {
+		if magic := littleUint32(src); magic != 0xfd2fb528 { // not a frame: one to be skipped, or nothing more
+			n := 8 + int64(littleUint32(src[4:]))
+			if magic&^0xf != 0x184d2a50 || n > int64(len(src)) {
+				return most
+			}
+			src = src[n:]
 			continue
 		}
-		return out, err
+		flags := src[4]
+		single := flags >> 5 & 1
+		head := 6 - int(single) + []int{0, 1, 2, 4}[flags&3] + []int{int(single), 2, 4, 8}[flags>>6]
+		for src = src[min(head, len(src)):]; len(src) >= 3; {
+			block := int(src[0]) | int(src[1])<<8 | int(src[2])<<16
+			size, kept := block>>3, block>>3
+			switch block >> 1 & 3 {
+			case 1: // one byte, repeated
+				kept = 1
+			case 2: // compressed
+				size = blockMost
+			}
+			most += int64(min(size, blockMost))
+			src = src[min(3+kept, len(src)):]
+			if block&1 != 0 { // the last one
+				src = src[min(4*int(flags>>2&1), len(src)):] // a checksum
+				break
+			}
+		}
 	}
+	return most
 }
 
 func lz4Block(dst, src []byte, want int) ([]byte, error) {
@@ -102,7 +134,7 @@ func lz4Block(dst, src []byte, want int) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if want == 0 {
+	if want == 0 && len(src) <= 1 {
 		return dst[:0], nil
 	}
 	return compress.Decode(codec, room(dst, want)[:want], src)

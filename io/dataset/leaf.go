@@ -54,7 +54,7 @@ type typedLeaf[T any] struct {
 func newLeaf(p *pages, typ arrow.DataType) (_ leaf, err error) {
 	defer guard(&err)
 	pool := &sync.Pool{New: func() any { return memory.NewResizableBuffer(memory.DefaultAllocator) }}
-	// Deprecated there because only a correct page reader makes it safe, which is what pages is.
+	//lint:ignore SA1019 deprecated there because only a correct page reader makes it safe, which is what pages is
 	reader := file.NewColumnReader(p.column, p, memory.DefaultAllocator, pool) //nolint:staticcheck // see above
 	switch r := reader.(type) {
 	case *file.ByteArrayColumnChunkReader:

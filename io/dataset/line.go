@@ -37,7 +37,7 @@ func openLines(path string) (l *lines, plain bool, err error) {
 	}
 	defer func() {
 		if err != nil {
-			f.Close()
+			shut(f)
 		}
 	}()
 	in := bufio.NewReaderSize(f, lineBuffer)

@@ -37,7 +37,7 @@ func openParquet(path string, budget *atomic.Int64) (*parquetFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer shut(f)
 	p := &parquetFile{path: path}
 	meta, footer, err := p.footer(f)
 	if err != nil {
@@ -172,7 +172,7 @@ func (p *parquetFile) check(columns []int) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer shut(f)
 	meta, err := p.metadata(f)
 	if err != nil {
 		return err
@@ -258,7 +258,7 @@ func (p *parquetFile) scan(columns []int, from int64) (scanner, error) {
 	}
 	s := &parquetScan{parquetFile: p, f: f, wanted: columns, row: from, group: -1}
 	if s.meta, err = p.metadata(f); err != nil {
-		f.Close()
+		shut(f)
 		return nil, place{file: p.path, group: -1, row: -1}.damaged(err)
 	}
 	var fields []arrow.Field
@@ -266,7 +266,7 @@ func (p *parquetFile) scan(columns []int, from int64) (scanner, error) {
 	for _, c := range columns {
 		n, err := typeColumn(s.meta, c, stored)
 		if err != nil {
-			f.Close()
+			shut(f)
 			return nil, refuse(ErrColumn, "%s: column %s %v", p.path, p.cols[c].Name, err)
 		}
 		s.nodes = append(s.nodes, n)

@@ -34,6 +34,9 @@ type column struct {
 	err error
 }
 
+// shut closes what was only read: nothing can be lost by it.
+func shut(c io.Closer) { _ = c.Close() }
+
 var errChanged = errors.New("the file changed since the job began")
 
 // pace sizes batches so that each holds about a set number of bytes, whatever the rows are like.

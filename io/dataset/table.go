@@ -1,13 +1,8 @@
 package dataset
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"io"
-	"io/fs"
-	"os"
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
@@ -35,13 +30,15 @@ func (t *tableFile) open(from int64, carry *carryPlan, textIDs bool) (cursor, er
 	if err != nil {
 		return nil, err
 	}
-	return &tableCursor{scanner: s, tableFile: t, carry: carry}, nil
+	return &tableCursor{scanner: s, tableFile: t, wanted: wanted, carry: carry}, nil
 }
 
 type tableCursor struct {
 	scanner
 	*tableFile
-	carry *carryPlan
+	wanted []int
+	carry  *carryPlan
+	single bool // rows are read one at a time, to find the first that is damaged
 }
 
 func (c *tableCursor) reaches(row int64) bool { return c.at() == row }
@@ -49,7 +46,7 @@ func (c *tableCursor) forward(int64) error    { return nil } // it is there
 
 func (c *tableCursor) rows(limit int64) ([]*Row, error) {
 	number := c.first + c.at()
-	rec, _, err := c.next(limit)
+	rec, _, err := c.batch(limit)
 	if err != nil {
 		return nil, c.early(err)
 	}
@@ -60,6 +57,25 @@ func (c *tableCursor) rows(limit int64) ([]*Row, error) {
 		out[i] = row.checked(c.path, c.binding.row(rec, i, row))
 	}
 	return out, nil
+}
+
+// batch is next, but when a batch cannot be decoded it begins again and goes row by row: those before the damaged one are
+// good, and the error names that.
+func (c *tableCursor) batch(limit int64) (arrow.Record, int, error) {
+	if c.single {
+		return c.next(1)
+	}
+	rec, group, err := c.next(limit)
+	if !errors.Is(err, ErrDamaged) {
+		return rec, group, err
+	}
+	again, openErr := c.scan(c.wanted, c.at())
+	if openErr != nil {
+		return nil, group, err
+	}
+	shut(c.scanner)
+	c.scanner, c.single = again, true
+	return c.next(1)
 }
 
 // early is for a file that has fewer rows than it had.
@@ -99,48 +115,4 @@ func (r *Row) checked(path string, bad error) *Row {
 		return r
 	}
 	return &Row{Number: r.Number, ID: r.ID, Err: &RowError{File: path, Row: r.Number, Err: bad}}
-}
-
-func isSystem(err error) bool {
-	var at *fs.PathError
-	return errors.As(err, &at) && !errors.Is(err, io.ErrUnexpectedEOF)
-}
-
-// The samples of a file's content that make its identity: enough to notice a file written anew, in a fixed time.
-const (
-	samples    = 16
-	sampleSize = 64 << 10
-)
-
-// fingerprint is the file's size, and a digest of it, the rows and samples from begin to end (where Parquet and Arrow
-// keep offsets and statistics of all the rest).
-func fingerprint(path string, rows int64) (size int64, digest string, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, "", err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return 0, "", err
-	}
-	size = info.Size()
-	h := sha256.New()
-	_ = binary.Write(h, binary.LittleEndian, [2]int64{size, rows}) // a hash takes everything
-	if size <= samples*sampleSize {
-		_, err = io.Copy(h, f)
-		return size, hex.EncodeToString(h.Sum(nil)), err
-	}
-	buf := make([]byte, sampleSize)
-	for i := range int64(samples) {
-		at := (size - sampleSize) / (samples - 1) * i
-		if i == samples-1 {
-			at = size - sampleSize
-		}
-		if _, err := f.ReadAt(buf, at); err != nil {
-			return 0, "", err
-		}
-		h.Write(buf)
-	}
-	return size, hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -15,7 +15,7 @@ import (
 
 // ipcFile is an Arrow IPC file, a Feather V2 file (the same) or an Arrow stream, known by its first bytes. v15 decodes
 // the schema. Its batch reader decodes every column, takes memory by the lengths it finds and believes offsets, so
-// batches are loaded here (ipcload.go): only the columns wanted, every length checked.
+// batches are loaded here (arrowbatch.go): only the columns wanted, every length checked.
 type ipcFile struct {
 	path    string
 	first   int64
@@ -57,7 +57,7 @@ func openIPC(path string) (_ *ipcFile, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer shut(f)
 	defer guard(&err)
 	info, err := f.Stat()
 	if err != nil {

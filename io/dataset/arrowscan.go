@@ -35,7 +35,7 @@ func (p *ipcFile) scan(columns []int, from int64) (scanner, error) {
 	}
 	info, err := f.Stat()
 	if err != nil {
-		f.Close()
+		shut(f)
 		return nil, err
 	}
 	s := &ipcScan{ipcFile: p, f: f, wanted: columns, row: from, group: -1, needed: map[int64]*ipcField{}}
