@@ -110,7 +110,7 @@ func (e *Engine) openDevice(ctx context.Context) (kernels.Device, error) {
 		threads = max(1, runtime.NumCPU()/e.nodeRanks)
 	}
 	options := cpu.Options{Threads: threads}
-	if e.job.Reference {
+	if e.job.Reference || !e.job.Inference.Fused() {
 		options.Level = "reference"
 	}
 	return cpu.New(options)

@@ -40,7 +40,7 @@ func (e *Engine) prepare(ctx context.Context) (err error) {
 	if err := e.readTokenizer(); err != nil {
 		return err
 	}
-	if err := e.limits(); err != nil {
+	if err := errors.Join(e.inferenceFits(), e.limits()); err != nil {
 		return err
 	}
 	if err := e.form(ctx); err != nil {
@@ -146,7 +146,7 @@ func (e *Engine) readTokenizer() error {
 	t, err := tokenizer.Load(folder)
 	switch {
 	case errors.Is(err, tokenizer.ErrMissing):
-		if e.job.IDsColumn == "" && e.job.Output != "" {
+		if e.job.IDsColumn == "" && e.job.Output != "" { // a caller in Go may only look
 			return fmt.Errorf("%w: %s has no tokenizer (tokenizer.json, or vocab.json and merges.txt); put one there, or give token ids with --ids-column", ErrRefused, folder)
 		}
 	case err != nil:

@@ -55,8 +55,8 @@ func (m *Model) Head() kernels.Weights { return m.head }
 // CacheSpec describes a KV cache of so many blocks for this model.
 func (m *Model) CacheSpec(blocks, blockTokens int) kernels.CacheSpec {
 	d := m.device.Activations(m.DType)
-	if m.DType == kernels.BF16 || m.DType == kernels.F16 {
-		d = m.DType // keys and values are kept in the model's own type
+	if m.DType == kernels.BF16 {
+		d = kernels.BF16 // keys and values are kept in the model's own type, and half the bytes read
 	}
 	return kernels.CacheSpec{DType: d, Layers: m.Config.Layers, Blocks: blocks, BlockTokens: blockTokens,
 		KVHeads: m.Config.KVHeads, HeadDim: m.Config.HeadDim}

@@ -1,0 +1,88 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/model"
+	"github.com/dsbatch/dsbatch/mpi"
+)
+
+// obeyed are the fields of DeepSpeedInferenceConfig that the engine acts on; any other one that is set is refused by
+// name, none is ignored.
+var obeyed = []string{
+	"replace_with_kernel_inject", "dtype", "tensor_parallel.tp_size", "enable_cuda_graph", "triangular_masking",
+	"moe.enabled", "moe.ep_size", "moe.moe_experts", "moe.type", "checkpoint", "base_dir", "training_mp_size", "config",
+	"max_out_tokens", "min_out_tokens",
+}
+
+// InitInference loads a model for this process alone, as deepspeed.init_inference does. model is a folder or a
+// checkpoint JSON; config is nil, the path of a JSON file, or a map[string]any with the fields of
+// DeepSpeedInferenceConfig; kwargs are further fields, which win over config's. All four combinations of the two are
+// valid. Deprecated names are taken with a warning in the log.
+func InitInference(ctx context.Context, model string, inference any, kwargs map[string]any) (*Engine, error) {
+	in, warnings, err := config.ParseInference(inference, kwargs)
+	for _, w := range warnings {
+		slog.Warn(w.String())
+	}
+	if err != nil {
+		return nil, err
+	}
+	job := config.New()
+	job.Model, job.Inference = cmp.Or(model, in.Checkpoint.Path), in
+	job.DType = in.DType
+	job.TP, job.EP = max(in.TensorParallel.Size, 1), in.MoE.EPSize
+	return Open(ctx, mpi.Alone(), job)
+}
+
+// inferenceFits holds the section inference: against the model that was found.
+func (e *Engine) inferenceFits() error {
+	in, c := &e.job.Inference, &e.shape
+	errs := []error{in.RefuseBut(obeyed...)}
+	refuse := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%w: %s", ErrRefused, fmt.Sprintf(format, args...)))
+	}
+	if in.CUDAGraph != nil && *in.CUDAGraph && strings.HasPrefix(e.device.Arch(), "cpu/") {
+		refuse("enable_cuda_graph: %s has no graphs; leave it out, or use --device cuda", e.device.Name())
+	}
+	if in.TriangularMask != nil && !*in.TriangularMask {
+		refuse("triangular_masking false: %s sees earlier tokens only; leave it out", c.Family)
+	}
+	experts, residual := expertCounts(c)
+	if want := in.MoE.Enabled; want != nil && *want != (len(experts) > 0) {
+		refuse("moe.enabled %v: the checkpoint has %d MoE layers", *want, len(experts))
+	}
+	if want := in.MoE.Experts; len(want) > 0 && !slices.Equal(want, experts) && !(len(want) == 1 && allEqual(experts, want[0])) {
+		refuse("moe.moe_experts %v: the checkpoint's MoE layers have %v experts", want, experts)
+	}
+	if want := in.MoE.Type; want != "" && (want == "residual") != residual {
+		refuse("moe.type %s: the checkpoint's MoE layers are of the other type", want)
+	}
+	if want := in.TrainingMPSize; want > 0 {
+		if have := e.checkpoint.Config().Values["tensor_model_parallel_size"]; have != nil && fmt.Sprint(have) != fmt.Sprint(want) {
+			refuse("training_mp_size %d: the checkpoint was written with %v", want, have)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// expertCounts are the experts of each MoE layer, and whether these are residual ones.
+func expertCounts(c *model.Config) (experts []int, residual bool) {
+	for _, m := range c.MoE {
+		if m.Gate.Experts > 0 {
+			experts = append(experts, m.Gate.Experts)
+			residual = residual || m.Residual
+		}
+	}
+	return experts, residual
+}
+
+func allEqual(list []int, v int) bool {
+	return !slices.ContainsFunc(list, func(x int) bool { return x != v }) && len(list) > 0
+}

@@ -1,0 +1,88 @@
+package engine
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestInitInferenceCallCases are the four call cases of deepspeed.init_inference: kwargs win over config.
+func TestInitInferenceCallCases(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ds.json")
+	if err := os.WriteFile(file, []byte(`{"dtype": "fp16", "max_out_tokens": 99, "enable_cuda_graph": false}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		config any
+		kwargs map[string]any
+		dtype  string
+		window int
+	}{
+		"neither":            {nil, nil, "bf16", 512},
+		"config":             {map[string]any{"dtype": "fp32", "max_tokens": 100}, nil, "fp32", 100},
+		"config file":        {file, nil, "fp16", 99},
+		"kwargs":             {nil, map[string]any{"dtype": "int8", "moe": true}, "int8", 512},
+		"kwargs over config": {file, map[string]any{"dtype": "fp32", "moe_experts": []any{4, 4, 8}}, "fp32", 99},
+	} {
+		e, err := InitInference(context.Background(), bundled, c.config, c.kwargs)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if e.identity.dtype != c.dtype || e.Window() != c.window {
+			t.Errorf("%s: %s, window %d; want %s, %d", name, e.identity.dtype, e.Window(), c.dtype, c.window)
+		}
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestInferenceIsObeyedOrRefused: what contradicts the checkpoint, or is not obeyed, is refused by name.
+func TestInferenceIsObeyedOrRefused(t *testing.T) {
+	for field, kwargs := range map[string]map[string]any{
+		"moe_experts":       {"moe_experts": []any{64}},
+		"moe.type":          {"moe": map[string]any{"type": "standard"}},
+		"enable_cuda_graph": {"enable_cuda_graph": true},
+		"triangular":        {"triangular_masking": false},
+		"quant":             {"quant": map[string]any{"weight": map[string]any{"q_groups": 8}}},
+		"tp":                {"tensor_parallel": map[string]any{"tp_size": 2}},
+	} {
+		e, err := InitInference(context.Background(), bundled, nil, kwargs)
+		if err == nil {
+			t.Errorf("%v was accepted", kwargs)
+			_ = e.Close()
+		} else if !strings.Contains(err.Error(), field) {
+			t.Errorf("%v: the refusal does not name %s: %v", kwargs, field, err)
+		}
+	}
+}
+
+// TestScoreSharesPrompts: a continuation's score is that of the text alone, however many share its prompt.
+func TestScoreSharesPrompts(t *testing.T) {
+	e, err := InitInference(context.Background(), bundled, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	prompt := "And God said, Let there be light: and there was light. And God saw the light, that it was good: and God divided the light from the"
+	texts := []Text{{prompt, " darkness."}, {prompt, " day."}, {prompt, " darkness and the sea."}, {prompt, ""}}
+	together, err := e.Score(context.Background(), texts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, text := range texts {
+		alone, err := e.Score(context.Background(), []Text{text})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, b := alone[0].Logprob, together[i].Logprob; a != b || together[i].Tokens == 0 {
+			t.Errorf("%q: %v alone, %v among others", text.Continuation, a, b)
+		}
+	}
+	if together[0].Logprob < together[1].Logprob {
+		t.Error("the model finds day likelier than darkness")
+	}
+}

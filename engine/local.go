@@ -1,0 +1,98 @@
+package engine
+
+import (
+	"context"
+	"errors"
+
+	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/io/dataset"
+	"github.com/dsbatch/dsbatch/io/results"
+)
+
+// GenerateOptions of Generate; the zero value is greedy.
+type GenerateOptions struct {
+	MaxNewTokens int     // 0: 128
+	Temperature  float64 // 0: greedy
+	TopK         int     // 0: off
+	TopP         float64 // 0: off
+	Seed         uint64
+	Stop         []string
+	IgnoreEOS    bool
+}
+
+// Result is what became of one prompt; Err tells why it could not be used.
+type Result struct {
+	results.Record
+	Err error
+}
+
+// Generate continues prompts, all of them in flight together, and returns one result each, in their order. Prompt i
+// draws as row i of a data set does.
+func (e *Engine) Generate(ctx context.Context, prompts []string, o GenerateOptions) ([]Result, error) {
+	if e.tokenizer == nil {
+		return nil, errors.New("the model has no tokenizer")
+	}
+	job := *e.job
+	job.Task, job.N, job.MaxNewTokens = config.Generate, 1, o.MaxNewTokens
+	if job.MaxNewTokens == 0 {
+		job.MaxNewTokens = 128
+	}
+	job.Temperature, job.TopK, job.TopP, job.Seed, job.Stop, job.IgnoreEOS = o.Temperature, o.TopK, o.TopP, o.Seed, o.Stop, o.IgnoreEOS
+	if job.TopP == 0 {
+		job.TopP = 1
+	}
+	rows := make([]*dataset.Row, len(prompts))
+	for i, p := range prompts {
+		rows[i] = &dataset.Row{Number: int64(i), Prompt: p}
+	}
+	return e.all(ctx, &job, rows)
+}
+
+// Text is a prompt with a continuation to be scored.
+type Text struct{ Prompt, Continuation string }
+
+// Score gives the log-probability of each continuation after its prompt; texts with the same prompt share its work.
+// Where a continuation is empty the prompt itself is scored, but for its first token.
+func (e *Engine) Score(ctx context.Context, texts []Text) ([]Result, error) {
+	if e.tokenizer == nil {
+		return nil, errors.New("the model has no tokenizer")
+	}
+	job := *e.job
+	job.Task = config.Score
+	rows := make([]*dataset.Row, len(texts))
+	for i, t := range texts {
+		rows[i] = &dataset.Row{Number: int64(i), Prompt: t.Prompt, Continuation: t.Continuation, HasContinuation: t.Continuation != ""}
+	}
+	return e.all(ctx, &job, rows)
+}
+
+// all runs rows to their end on this rank.
+func (e *Engine) all(ctx context.Context, job *config.Job, in []*dataset.Row) ([]Result, error) {
+	was := e.job
+	e.job = job
+	defer func() { e.job = was }()
+	out, rows := make([]Result, len(in)), make([]*rowState, len(in))
+	for i := range in {
+		row := e.newRow(in[i])
+		rows[i] = row
+		for _, q := range row.seqs {
+			if err := e.scheduler.add(q); err != nil {
+				row.bad = err.Error()
+			}
+		}
+	}
+	for !e.scheduler.idle() {
+		pieces := e.scheduler.next()
+		if err := e.steps.run(ctx, pieces); err != nil {
+			return nil, err
+		}
+		e.advance(pieces, func(*sequence) {})
+	}
+	for i, row := range rows {
+		out[i].Record = e.records(row)[0]
+		if row.bad != "" {
+			out[i].Err = errors.New(row.bad)
+		}
+	}
+	return out, nil
+}
