@@ -21,6 +21,7 @@ func (r *run) fingerprint(chunkRows int64) results.Fingerprint {
 	fp.Add("dtype", e.identity.dtype)
 	fp.Add("back end", e.identity.arch)
 	fp.Add("window", e.window)
+	fp.Add("end tokens", e.eos)
 	fp.Add(chunkRowsSetting, chunkRows)
 	type file struct {
 		Identity string `json:"identity"`

@@ -169,18 +169,8 @@ func (e *Engine) readTokenizer() error {
 		return err
 	}
 	if len(shape.EOS) == 0 && e.tokenizer != nil {
-		settings, err := readJSON(filepath.Join(folder, "tokenizer_config.json"))
-		if err != nil {
-			return err
-		}
-		end := settings["eos_token"]
-		if object, ok := end.(map[string]any); ok {
-			end = object["content"]
-		}
-		if name, ok := end.(string); ok {
-			if id, known := e.tokenizer.ID(name); known {
-				shape.EOS = []int32{id}
-			}
+		if id, known := e.tokenizer.EOS(); known {
+			shape.EOS = []int32{id}
 		}
 	}
 	e.eos = shape.EOS

@@ -24,12 +24,14 @@ type loop struct {
 	prompt    int64 // tokens so far
 	output    int64
 	failed    error
+	begun     time.Time
+	measured  bool // the machine's ceilings
 }
 
 // work runs the loop to its end. On a stop, what is whole is committed and what is finished of open chunks is saved.
 func (r *run) work(ctx context.Context, chunks []shard.Chunk) error {
 	r.stage("")
-	l := &loop{run: r, queue: queue{chunks: chunks}, open: map[int]*chunkState{}}
+	l := &loop{run: r, queue: queue{chunks: chunks}, open: map[int]*chunkState{}, begun: time.Now()}
 	r.loop = l
 	l.feeder = r.engine.feed(ctx, r.rows, r.writer, r.record)
 	l.committer = r.engine.commit(ctx, r.rows, r.writer, r.record)
@@ -84,6 +86,12 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 			l.pending++
 			l.feeder.ask <- c
 		}
+		if v.Any(voteMeasure) {
+			l.measured = true
+			if err := l.ceilings(); err != nil {
+				l.failed = err
+			}
+		}
 		switch {
 		case v.Any(voteBusy):
 			if err := l.step(ctx, pieces); err != nil {
@@ -111,6 +119,7 @@ func (l *loop) agree(ctx context.Context, busy bool) (comm.Votes, error) {
 	flag(voteBusy, busy)
 	flag(voteWants, !l.queue.empty() && l.pending == 0 && s.backlog() < s.seqs)
 	flag(voteStop, l.options.Stop.Reason() != "")
+	flag(voteMeasure, !l.measured && l.world.Rank() == 0 && time.Since(l.begun) > measureAfter)
 	flag(voteFailed, l.failed != nil)
 	mine[voteBacklog], mine[votePending] = int64(s.backlog()+len(s.running)), int64(l.pending)
 	mine[voteRows], mine[voteBad], mine[votePrompt], mine[voteOutput] = l.rowsDone, l.rowsBad, l.prompt, l.output

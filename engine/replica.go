@@ -13,6 +13,7 @@ const (
 	voteWants          // it wants another chunk
 	voteBacklog        // sequences that wait or run
 	votePending        // chunks that it is reading
+	voteMeasure        // the job is long enough to measure the machine
 	voteStop           // it was asked to stop
 	voteFailed         // it cannot go on
 	voteRows           // rows finished so far

@@ -5,15 +5,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/model"
+	"github.com/dsbatch/dsbatch/moe"
 	"github.com/dsbatch/dsbatch/stats"
 )
 
 // describe tells the recorder what the rank runs on and holds.
 func (r *run) describe() {
 	e := r.engine
-	r.record.SetMachine(stats.Machine{Host: r.world.Host(), Device: e.device.Name(), Peak: r.options.Ceilings})
+	r.machine()
+	r.measure()
 	spec := e.steps.cache.Spec()
 	r.record.SetMemory(e.model.Bytes(), spec.Bytes(), spec.Blocks)
 	r.record.AddBytes(stats.WeightBytes, e.checkpoint.BytesRead())
@@ -26,16 +31,28 @@ func (r *run) describe() {
 	r.record.SetLayers(layers, experts)
 }
 
+// machine tells the recorder what the rank runs on.
+func (r *run) machine() {
+	r.record.SetMachine(stats.Machine{Host: r.world.Host(), Device: r.engine.device.Name(), Peak: r.options.Ceilings})
+}
+
 // count adds a step to the statistics.
 func (l *loop) count(took time.Duration, pieces []piece, prompt, output int) {
 	e := l.engine
+	experts := e.steps.workspace.ExpertTokens()
 	if len(pieces) > 0 {
+		var tokens, contexts, reads int
+		for _, p := range pieces {
+			tokens, reads = tokens+p.to-p.from, reads+p.to
+			contexts += (p.from + 1 + p.to) * (p.to - p.from) / 2
+		}
+		work := e.model.Work(tokens, contexts, reads, e.steps.rowsWanted, experts)
 		l.record.AddStep(stats.Step{
-			Duration: took, PromptTokens: prompt, OutputTokens: output, Rows: len(e.scheduler.running),
+			Duration: took, PromptTokens: prompt, OutputTokens: output, Rows: len(pieces), FLOPs: work.FLOPs, Bytes: work.Bytes,
 			KVBlocks: len(e.scheduler.pool.uses) - e.scheduler.pool.available(),
 		})
 	}
-	for layer, tokens := range e.steps.workspace.ExpertTokens() {
+	for layer, tokens := range experts {
 		kept := 0
 		for _, n := range tokens {
 			kept += int(n)
@@ -43,6 +60,55 @@ func (l *loop) count(took time.Duration, pieces []piece, prompt, output int) {
 		l.record.AddExperts(layer, tokens, kept, 0)
 	}
 }
+
+// sections are the phases inside a step, by the names that model and moe give them.
+var sections = map[string]stats.Phase{
+	model.Attention: stats.Attention, model.Dense: stats.Dense, moe.Route: stats.Route, moe.Dispatch: stats.Dispatch,
+	moe.Experts: stats.Experts, moe.Combine: stats.Combine, headSection: stats.Head,
+}
+
+// measure times the sections of every step from now on. On a device whose ops run when they are enqueued only: else
+// the time would be that of enqueueing.
+func (r *run) measure() {
+	if !strings.HasPrefix(r.engine.device.Arch(), "cpu/") {
+		return
+	}
+	section, since := stats.Dense, time.Time{}
+	r.engine.steps.enter = func(name string) {
+		now := time.Now()
+		if !since.IsZero() {
+			r.record.AddTime(section, now.Sub(since))
+		}
+		if since = now; name == "" { // the step is over
+			since = time.Time{}
+			return
+		}
+		section = sections[name]
+	}
+	r.engine.steps.workspace.Measure(r.engine.steps.enter)
+}
+
+// ceilings measures, once the job has run for a while, what the machine can do at most, on all ranks at once, since
+// those of a host share it. A short job is not made to wait for it.
+func (l *loop) ceilings() error {
+	d, ok := l.engine.device.(interface {
+		PeakProducts(kernels.DType) float64
+		PeakRead() (float64, error)
+	})
+	if !ok {
+		return nil
+	}
+	bytes, err := d.PeakRead()
+	if err != nil {
+		return err
+	}
+	l.options.Ceilings = stats.Ceilings{FLOPs: d.PeakProducts(l.engine.dtype), Bytes: bytes}
+	l.machine()
+	return nil
+}
+
+// measureAfter is when a job is long enough for its ceilings to be measured.
+const measureAfter = 5 * time.Second
 
 // report gathers the ranks' statistics and writes stats.json and report.html, also when the job ends early.
 func (r *run) report(ctx context.Context, ended error) error {

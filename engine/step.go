@@ -23,6 +23,9 @@ type stepper struct {
 	tokens    int // most of a step
 	seqs      int
 
+	enter      func(section string) // nil: nobody measures
+	rowsWanted int                  // rows of logits of the last step
+
 	ids, position, slot, seq, start, blocks kernels.Tensor
 	rows, hidden, logits                    kernels.Tensor // places of the wanted rows; the rows; their logits
 	target, greedy, logprob                 kernels.Tensor
@@ -138,6 +141,8 @@ func (st *stepper) run(ctx context.Context, pieces []piece) error {
 	if err != nil {
 		return err
 	}
+	st.section(headSection)
+	st.rowsWanted = len(wanted)
 	scored := st.place(wanted)
 	for from := 0; from < len(wanted); from += logitRows {
 		to := min(from+logitRows, len(wanted))
@@ -147,8 +152,18 @@ func (st *stepper) run(ctx context.Context, pieces []piece) error {
 	if err := st.stream.Sync(); err != nil {
 		return err
 	}
+	st.section("")
 	st.note(wanted, scored)
 	return nil
+}
+
+// headSection is the part of a step that makes logits and draws from them; "" ends a step.
+const headSection = "head"
+
+func (st *stepper) section(name string) {
+	if st.enter != nil {
+		st.enter(name)
+	}
 }
 
 // row is a position whose logits are wanted: to draw the next token, or (target >= 0) to score it.

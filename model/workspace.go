@@ -7,6 +7,12 @@ import (
 	"github.com/dsbatch/dsbatch/moe"
 )
 
+// Sections of a step, as Measure names them, beside those of package moe.
+const (
+	Attention = "attention"
+	Dense     = "dense"
+)
+
 // Workspace is the memory of one forward pass of up to a number of tokens.
 type Workspace struct {
 	tokens                    int
@@ -43,6 +49,15 @@ func (m *Model) NewWorkspace(tokens int) (*Workspace, error) {
 		return nil, fmt.Errorf("workspace for steps of %d tokens: %w", tokens, err)
 	}
 	return w, nil
+}
+
+// Measure has enter called when a section of a step begins, on this and every later step.
+func (w *Workspace) Measure(enter func(section string)) { w.moe.Enter = enter }
+
+func (w *Workspace) enter(section string) {
+	if w.moe.Enter != nil {
+		w.moe.Enter(section)
+	}
 }
 
 // Free gives the memory back.

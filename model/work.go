@@ -1,0 +1,54 @@
+package model
+
+// Work is what a step costs at least: the floating-point operations of its tokens, and the bytes of weights and KV
+// that have to be read for them.
+type Work struct{ FLOPs, Bytes float64 }
+
+// Work counts a step of so many tokens, whose positions see contexts KV tokens in all and read reads of them from
+// memory (a sequence's once, however many of its tokens are in the step), and rows rows of logits. experts are the
+// choices of each expert of each MoE layer, as Workspace.ExpertTokens has them.
+func (m *Model) Work(tokens, contexts, reads, rows int, experts [][]int32) Work {
+	c := &m.Config
+	var w Work
+	linear := func(rows, out, in, copies int) {
+		w.FLOPs += 2 * float64(rows) * float64(out) * float64(in) * float64(copies)
+	}
+	moe := 0
+	up := 1
+	if c.Gated {
+		up = 2
+	}
+	for i, l := range m.layers {
+		w.Bytes += float64(l.qkv.Bytes() + l.out.Bytes())
+		linear(tokens, l.qkv.Out(), c.Hidden, 1)
+		linear(tokens, c.Hidden, l.out.In(), 1)
+		if l.moe == nil {
+			w.Bytes += float64(l.up.Bytes() + l.down.Bytes())
+			linear(tokens, c.FFN, c.Hidden, up+1)
+			continue
+		}
+		if moe < len(experts) {
+			touched, slots := 0, 0
+			for _, n := range experts[moe] {
+				if n > 0 {
+					touched, slots = touched+1, slots+int(n)
+				}
+			}
+			local := float64(l.moe.Up.Bytes()+l.moe.Down.Bytes()) / float64(l.moe.Up.Experts())
+			w.Bytes += local * float64(min(touched, l.moe.Up.Experts()))
+			linear(slots, c.MoE[i].FFN, c.Hidden, up+1)
+		}
+		if r := l.moe.Residual; r != nil {
+			w.Bytes += float64(r.Up.Bytes() + r.Down.Bytes())
+			linear(tokens, c.MoE[i].FFN, c.Hidden, up+1)
+		}
+		moe++
+	}
+	if rows > 0 {
+		w.Bytes += float64(m.head.Bytes())
+		linear(rows, c.Vocab, c.Hidden, 1)
+	}
+	w.FLOPs += 4 * float64(contexts) * float64(c.Heads*c.HeadDim) * float64(c.Layers)
+	w.Bytes += float64(reads) * float64(m.CacheSpec(1, 1).Bytes())
+	return w
+}
