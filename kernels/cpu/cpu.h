@@ -11,7 +11,7 @@ uint32_t cpu_features(void);
 
 /* peak.c: products from registers, n times round the loop, returns how many; 0: the level has no such instruction. */
 double cpu_peak_products(int level, int type, int vnni, int64_t n);
-uint64_t cpu_peak_read(const void *from, int64_t bytes);
+uint64_t cpu_peak_read(int level, const void *from, int64_t bytes); /* bytes: a multiple of 256 */
 double gemm_amx_peak(int type, int64_t n);
 
 /* gemm*.c, pack.c: y = e(x·Wᵀ + b) with W in panels of 32 outputs.
@@ -50,9 +50,10 @@ typedef struct gemm_kernel {
     int32_t x_bytes; /* of a packed value of x; a row has k padded of them, and 4 bytes for its scale */
     /* packs rows of x (row i at x[i], k values) for multiply */
     gemm_pack_fn *pack;
-    /* sums [rows][32] = packed x · panel, for one tile and one panel; what lies ahead bytes beyond the panel is fetched
-     * into L2 on the way (0: nothing). Or NULL, and */
-    void (*multiply)(float *sums, const void *packed, const void *panel, int rows, const gemm_depth *d, int64_t ahead);
+    /* sums [rows][32] (+)= packed x · panel, for one tile and one panel, or a block of k of both where weights are
+     * float; what lies ahead bytes beyond is fetched into L2 on the way (0: nothing). Or NULL, and */
+    void (*multiply)(float *sums, const void *packed, const void *panel, int rows, const gemm_depth *d, int more,
+                     int64_t ahead);
     /* the whole of a task, where one panel at a time would not do */
     void (*run)(const gemm_task *t);
     /* stores rows of sums, the first of them row of y; overwrites sums */
@@ -78,7 +79,7 @@ static inline const void *gemm_tile_packed(const gemm_task *t, int64_t tile) {
 extern const gemm_kernel gemm_generic[4]; /* by gemm_type */
 extern const gemm_kernel gemm_avx2[4], gemm_avx512[4], gemm_avx512_bf16, gemm_avx512_without_vnni,
     gemm_amx_bf16, gemm_amx_i8;
-gemm_pack_fn gemm_rows_f32_avx512, gemm_rows_bf16_avx512, gemm_rows_u8_avx512;
+gemm_pack_fn gemm_rows_f32_avx512, gemm_rows_bf16_avx512, gemm_rows_u8_avx512, gemm_rows_bf16_amx, gemm_rows_s8_amx;
 gemm_finish_fn gemm_finish_avx2, gemm_finish_avx512;
 
 gemm_depth gemm_depth_of(const gemm_kernel *kernel, int64_t k, int64_t group); /* group 0: all of k */

@@ -9,6 +9,8 @@
 
 const gemm_kernel *gemm_kernel_of(int level, int type, int vnni) {
 #if defined(__x86_64__)
+    if (level == GEMM_AMX && type == GEMM_BF16) return &gemm_amx_bf16;
+    if (level == GEMM_AMX && type == GEMM_I8) return &gemm_amx_i8;
     if (level == GEMM_AVX512 && type == GEMM_I8 && !vnni) return &gemm_avx512_without_vnni;
     if (level >= GEMM_AVX512BF16 && type == GEMM_BF16) return &gemm_avx512_bf16;
     if (level >= GEMM_AVX512) return &gemm_avx512[type];
@@ -58,6 +60,51 @@ void gemm_pack_rows(const gemm_kernel *kernel, void *packed, const float *x, int
     }
 }
 
+/* Blocks, so that x is read from L2 and not from L3 for every panel: at most 256 rows, as much of k as makes 512 KiB of
+ * them, and 4 panels before the next of k. Sums rest in memory meanwhile, which changes no bit. */
+enum { BLOCK_ROWS = 256, BLOCK_BYTES = 512 << 10, BLOCK_PANELS = 4, BLOCK_MULTIPLE = 64 };
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* All panels of a task for the rows of some tiles. */
+static void run_rows(const gemm_task *t, int64_t tile0, int64_t tile1) {
+    float sums[BLOCK_PANELS][BLOCK_ROWS * GEMM_PANEL] __attribute__((aligned(64)));
+    const gemm_kernel *const kernel = t->kernel;
+    const int64_t first = gemm_tile_row(t, tile0), rows = gemm_tile_row(t, tile1) - first, k = t->depth.padded;
+    const int64_t unit = GEMM_PANEL * unit_bytes(kernel->type) / unit_values(kernel->type); /* bytes of one k in a panel */
+    int64_t block = BLOCK_BYTES / (rows * kernel->x_bytes) / BLOCK_MULTIPLE * BLOCK_MULTIPLE;
+    if (block >= k || kernel->type == GEMM_I8) block = k;
+    const int64_t panels = block < k ? BLOCK_PANELS : 1;
+    for (int64_t panel = t->panel0; panel < t->panel1; panel += panels) {
+        const int64_t count = smaller(panels, t->panel1 - panel);
+        const char *const w = t->panels + panel * t->panel_bytes;
+        int64_t from = 0;
+        do {
+            gemm_depth d = t->depth;
+            if (block < k) d.padded = smaller(block, k - from);
+            for (int64_t p = 0; p < count; p++) {
+                /* what is read next: this block of the next panel, or the next block of the first one */
+                const int64_t next = p + 1 < count || block == k ? t->panel_bytes : d.padded * unit - p * t->panel_bytes;
+                for (int64_t tile = tile0; tile < tile1; tile++) {
+                    const int64_t row = gemm_tile_row(t, tile);
+                    const int n = (int)(gemm_tile_row(t, tile + 1) - row);
+                    const char *const x = (const char *)gemm_tile_packed(t, tile) + from * kernel->x_bytes * n;
+                    kernel->multiply(sums[p] + (row - first) * GEMM_PANEL, x, w + p * t->panel_bytes + from * unit, n, &d,
+                                     from > 0, tile == tile1 - 1 ? next : 0);
+                }
+            }
+            from += block;
+        } while (from < k);
+        for (int64_t p = 0; p < count; p++) {
+            for (int64_t tile = tile0; tile < tile1; tile++) {
+                const int64_t row = gemm_tile_row(t, tile);
+                kernel->finish(&t->output, sums[p] + (row - first) * GEMM_PANEL, (int)(gemm_tile_row(t, tile + 1) - row), row,
+                               panel + p);
+            }
+        }
+    }
+}
+
 void gemm_run(const gemm_kernel *kernel, float *y, int64_t stride, const void *packed, const void *panels,
               int64_t panel_bytes, const float *bias, int64_t rows, int64_t tile0, int64_t tile1, int64_t columns,
               int64_t panel0, int64_t panel1, int64_t k, int64_t group, int gated, int activation, int add) {
@@ -73,15 +120,9 @@ void gemm_run(const gemm_kernel *kernel, float *y, int64_t stride, const void *p
         kernel->run(&t);
         return;
     }
-    float sums[GEMM_MAX_TILE * GEMM_PANEL] __attribute__((aligned(64)));
-    for (int64_t panel = panel0; panel < panel1; panel++) {
-        for (int64_t tile = tile0; tile < tile1; tile++) {
-            const int64_t row = gemm_tile_row(&t, tile);
-            const int n = (int)(gemm_tile_row(&t, tile + 1) - row);
-            const int64_t ahead = tile == tile1 - 1 && panel + 1 < panel1 ? panel_bytes : 0;
-            kernel->multiply(sums, gemm_tile_packed(&t, tile), t.panels + panel * panel_bytes, n, &d, ahead);
-            kernel->finish(&t.output, sums, n, row, panel);
-        }
+    for (int64_t tile = tile0, end; tile < tile1; tile = end) {
+        for (end = tile + 1; end < tile1 && gemm_tile_row(&t, end + 1) - gemm_tile_row(&t, tile) <= BLOCK_ROWS;) end++;
+        run_rows(&t, tile, end);
     }
 }
 

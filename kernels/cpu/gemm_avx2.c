@@ -28,7 +28,7 @@
     }
 
 #define MULTIPLY(name)                                                                                                 \
-    TARGET static void name(float *sums, const void *x, const void *w, int rows, const gemm_depth *d, int64_t ahead)
+    TARGET static void name(float *sums, const void *x, const void *w, int rows, const gemm_depth *d, int more, int64_t ahead)
 
 enum weights { FLOAT, HALF, EVEN, ODD }; /* EVEN, ODD: the low and high halves of a unit of bfloat16 */
 
@@ -54,9 +54,9 @@ INLINE void add_products(const int rows, const enum weights type, __m256 s[TILE]
 }
 
 INLINE void multiply(const int rows, const enum weights type, float *sums, const float *x, const char *w, int64_t k,
-                     int64_t ahead) {
+                     int more, int64_t ahead) {
     __m256 s[TILE][4];
-    EACH_ROW EACH_PART s[r][c] = _mm256_setzero_ps();
+    EACH_ROW EACH_PART s[r][c] = more ? _mm256_load_ps(sums + 32 * r + 8 * c) : _mm256_setzero_ps();
     const int values = type == EVEN ? 2 : 1;
     for (int64_t p = 0; p < k; p += values, x += values * rows, w += type == HALF ? 64 : 128) {
         if (rows == TILE) _mm_prefetch(w + ahead, _MM_HINT_T1), _mm_prefetch(w + ahead + 64, _MM_HINT_T1);
@@ -66,9 +66,9 @@ INLINE void multiply(const int rows, const enum weights type, float *sums, const
     EACH_ROW EACH_PART _mm256_store_ps(sums + 32 * r + 8 * c, s[r][c]);
 }
 
-MULTIPLY(multiply_f32) { ROWS_1_TO_3(multiply, FLOAT, sums, x, w, d->padded, ahead) }
-MULTIPLY(multiply_f16) { ROWS_1_TO_3(multiply, HALF, sums, x, w, d->padded, ahead) }
-MULTIPLY(multiply_bf16) { ROWS_1_TO_3(multiply, EVEN, sums, x, w, d->padded, ahead) }
+MULTIPLY(multiply_f32) { ROWS_1_TO_3(multiply, FLOAT, sums, x, w, d->padded, more, ahead) }
+MULTIPLY(multiply_f16) { ROWS_1_TO_3(multiply, HALF, sums, x, w, d->padded, more, ahead) }
+MULTIPLY(multiply_bf16) { ROWS_1_TO_3(multiply, EVEN, sums, x, w, d->padded, more, ahead) }
 
 INLINE void multiply_quads(const int rows, float *sums, const char *x, const char *w, const gemm_depth *d, int64_t ahead) {
     const float *const row_scale = (const float *)(x + d->groups * d->padded * rows);
@@ -107,6 +107,7 @@ INLINE void multiply_quads(const int rows, float *sums, const char *x, const cha
 }
 
 MULTIPLY(multiply_i8) {
+    (void)more; /* int8 takes all of k at once */
     if (rows == 1) multiply_quads(1, sums, x, w, d, ahead);
     else multiply_quads(2, sums, x, w, d, ahead);
 }

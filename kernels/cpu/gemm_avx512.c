@@ -35,7 +35,7 @@
     }
 
 #define MULTIPLY(name)                                                                                                 \
-    TARGET static void name(float *sums, const void *x, const void *w, int rows, const gemm_depth *d, int64_t ahead)
+    TARGET static void name(float *sums, const void *x, const void *w, int rows, const gemm_depth *d, int more, int64_t ahead)
 
 /* Fetches the line of weights to come into L2: a sixth more speed where products and memory take about as long. Few
  * rows leave the memory no rest anyhow, and there it only costs. */
@@ -53,9 +53,13 @@ INLINE void store_sums(const int rows, float *sums, const __m512 *lo, const __m5
 }
 
 /* float32 and float16: a unit is one value, widened where half is set. */
-INLINE void multiply_f(const int rows, const int half, float *sums, const float *x, const char *w, int64_t k, int64_t ahead) {
+INLINE void multiply_f(const int rows, const int half, float *sums, const float *x, const char *w, int64_t k,
+                       int more, int64_t ahead) {
     __m512 lo[TILE], hi[TILE];
-    EACH_ROW lo[r] = hi[r] = _mm512_setzero_ps();
+    EACH_ROW {
+        lo[r] = more ? _mm512_load_ps(sums + 32 * r) : _mm512_setzero_ps();
+        hi[r] = more ? _mm512_load_ps(sums + 32 * r + 16) : _mm512_setzero_ps();
+    }
     for (int64_t p = 0; p < k; p++, x += rows, w += half ? 64 : 128) {
         fetch(rows, w + ahead);
         const __m512 w0 = half ? _mm512_cvtph_ps(_mm256_load_si256((const void *)w)) : _mm512_load_ps(w);
@@ -70,18 +74,22 @@ INLINE void multiply_f(const int rows, const int half, float *sums, const float 
 }
 
 MULTIPLY(multiply_f32) {
-    ROWS_1_TO_12(multiply_f, 0, sums, x, w, d->padded, ahead)
+    ROWS_1_TO_12(multiply_f, 0, sums, x, w, d->padded, more, ahead)
 }
 
 MULTIPLY(multiply_f16) {
-    ROWS_1_TO_12(multiply_f, 1, sums, x, w, d->padded, ahead)
+    ROWS_1_TO_12(multiply_f, 1, sums, x, w, d->padded, more, ahead)
 }
 
 /* bfloat16 widened: the even inputs of 16 outputs are the low halves of a register, the odd ones its high halves. */
-INLINE void multiply_widened(const int rows, float *sums, const float *x, const char *w, int64_t k, int64_t ahead) {
+INLINE void multiply_widened(const int rows, float *sums, const float *x, const char *w, int64_t k,
+                       int more, int64_t ahead) {
     __m512 lo[TILE], hi[TILE];
     const __m512i high = _mm512_set1_epi32((int)0xffff0000);
-    EACH_ROW lo[r] = hi[r] = _mm512_setzero_ps();
+    EACH_ROW {
+        lo[r] = more ? _mm512_load_ps(sums + 32 * r) : _mm512_setzero_ps();
+        hi[r] = more ? _mm512_load_ps(sums + 32 * r + 16) : _mm512_setzero_ps();
+    }
     for (int64_t p = 0; p < k; p += 2, x += 2 * rows, w += 128) {
         fetch(rows, w + ahead);
         const __m512i pair0 = _mm512_load_si512(w), pair1 = _mm512_load_si512(w + 64);
@@ -104,13 +112,17 @@ INLINE void multiply_widened(const int rows, float *sums, const float *x, const 
 }
 
 MULTIPLY(multiply_bf16_widened) {
-    ROWS_1_TO_12(multiply_widened, sums, x, w, d->padded, ahead)
+    ROWS_1_TO_12(multiply_widened, sums, x, w, d->padded, more, ahead)
 }
 
 /* bfloat16 pairs: both of a pair in one instruction. */
-INLINE void multiply_pairs(const int rows, float *sums, const float *x, const char *w, int64_t k, int64_t ahead) {
+INLINE void multiply_pairs(const int rows, float *sums, const float *x, const char *w, int64_t k,
+                       int more, int64_t ahead) {
     __m512 lo[TILE], hi[TILE];
-    EACH_ROW lo[r] = hi[r] = _mm512_setzero_ps();
+    EACH_ROW {
+        lo[r] = more ? _mm512_load_ps(sums + 32 * r) : _mm512_setzero_ps();
+        hi[r] = more ? _mm512_load_ps(sums + 32 * r + 16) : _mm512_setzero_ps();
+    }
     for (int64_t p = 0; p < k; p += 2, x += rows, w += 128) {
         fetch(rows, w + ahead);
         const __m512bh w0 = (__m512bh)_mm512_load_si512(w), w1 = (__m512bh)_mm512_load_si512(w + 64);
@@ -124,7 +136,7 @@ INLINE void multiply_pairs(const int rows, float *sums, const float *x, const ch
 }
 
 MULTIPLY(multiply_bf16) {
-    ROWS_1_TO_12(multiply_pairs, sums, x, w, d->padded, ahead)
+    ROWS_1_TO_12(multiply_pairs, sums, x, w, d->padded, more, ahead)
 }
 
 /* int8 quads: x is u8 = value + 128, which the panel's offsets take back. gcc 12 moves registers around the
@@ -169,6 +181,7 @@ INLINE void multiply_quads(const int rows, float *sums, const char *x, const cha
 }
 
 MULTIPLY(multiply_i8) {
+    (void)more; /* int8 takes all of k at once */
     ROWS_1_TO_12(multiply_quads, sums, x, w, d, ahead)
 }
 

@@ -1,6 +1,6 @@
 /* y = x·Wᵀ in plain C, for CPUs without a kernel of their own: the compiler's vectors (SSE2, NEON).
  *
- * Shapes  sums [rows][32] = packed x [rows][k] · panel [k/u][32][u]; see cpu.h.
+ * Shapes  sums [rows][32] (+)= packed x [k][rows], int8 [rows][k], · panel [k/u][32][u]; see cpu.h.
  * Order   an accumulator an output, k ascending, product and sum rounded apart; int8 exact a group.
  * Speed   a token at a time; weights are widened for each. For correctness, and where nothing better is. */
 #include "cpu.h"
@@ -15,16 +15,17 @@ static float from_bits(uint32_t b) {
 }
 
 #define MULTIPLY(name)                                                                                                 \
-    static void name(float *sums, const void *packed, const void *panel, int rows, const gemm_depth *d, int64_t ahead)
+    static void name(float *sums, const void *packed, const void *panel, int rows, const gemm_depth *d, int more, int64_t ahead)
 
 MULTIPLY(multiply_f32) {
     (void)ahead;
-    const float *x = packed;
-    for (int r = 0; r < rows; r++, x += d->padded, sums += GEMM_PANEL) {
+    for (int r = 0; r < rows; r++, sums += GEMM_PANEL) {
+        const float *x = (const float *)packed + r;
         const float *w = panel;
         float s[GEMM_PANEL] = {0};
-        for (int64_t p = 0; p < d->padded; p++, w += GEMM_PANEL) {
-            for (int c = 0; c < GEMM_PANEL; c++) s[c] += x[p] * w[c];
+        if (more) memcpy(s, sums, sizeof s);
+        for (int64_t p = 0; p < d->padded; p++, x += rows, w += GEMM_PANEL) {
+            for (int c = 0; c < GEMM_PANEL; c++) s[c] += *x * w[c];
         }
         memcpy(sums, s, sizeof s);
     }
@@ -32,13 +33,14 @@ MULTIPLY(multiply_f32) {
 
 MULTIPLY(multiply_bf16) {
     (void)ahead;
-    const float *x = packed;
-    for (int r = 0; r < rows; r++, x += d->padded, sums += GEMM_PANEL) {
+    for (int r = 0; r < rows; r++, sums += GEMM_PANEL) {
+        const float *x = (const float *)packed + r;
         const uint32_t *w = panel;
         float s[GEMM_PANEL] = {0};
-        for (int64_t p = 0; p < d->padded; p += 2, w += GEMM_PANEL) {
-            for (int c = 0; c < GEMM_PANEL; c++) s[c] += x[p] * from_bits(w[c] << 16);
-            for (int c = 0; c < GEMM_PANEL; c++) s[c] += x[p + 1] * from_bits(w[c] & 0xffff0000);
+        if (more) memcpy(s, sums, sizeof s);
+        for (int64_t p = 0; p < d->padded; p += 2, x += 2 * rows, w += GEMM_PANEL) {
+            for (int c = 0; c < GEMM_PANEL; c++) s[c] += x[0] * from_bits(w[c] << 16);
+            for (int c = 0; c < GEMM_PANEL; c++) s[c] += x[rows] * from_bits(w[c] & 0xffff0000);
         }
         memcpy(sums, s, sizeof s);
     }
@@ -46,16 +48,17 @@ MULTIPLY(multiply_bf16) {
 
 MULTIPLY(multiply_f16) {
     (void)ahead;
-    const float *x = packed;
-    for (int r = 0; r < rows; r++, x += d->padded, sums += GEMM_PANEL) {
+    for (int r = 0; r < rows; r++, sums += GEMM_PANEL) {
+        const float *x = (const float *)packed + r;
         const uint16_t *w = panel;
         float s[GEMM_PANEL] = {0};
-        for (int64_t p = 0; p < d->padded; p++, w += GEMM_PANEL) {
+        if (more) memcpy(s, sums, sizeof s);
+        for (int64_t p = 0; p < d->padded; p++, x += rows, w += GEMM_PANEL) {
             for (int c = 0; c < GEMM_PANEL; c++) {
                 /* A half's bits moved up are the half times 2⁻¹¹²; infinities and NaN need their exponent filled. */
                 const uint32_t magnitude = (uint32_t)(w[c] & 0x7fff) << 13, sign = (uint32_t)(w[c] & 0x8000) << 16;
                 const float v = magnitude >= 0x0f800000 ? from_bits(magnitude | 0x70000000) : from_bits(magnitude) * 0x1p112f;
-                s[c] += x[p] * (sign ? -v : v);
+                s[c] += *x * (sign ? -v : v);
             }
         }
         memcpy(sums, s, sizeof s);
@@ -63,7 +66,7 @@ MULTIPLY(multiply_f16) {
 }
 
 MULTIPLY(multiply_i8) {
-    (void)ahead;
+    (void)more, (void)ahead;
     const int64_t k = d->groups * d->padded;
     const int8_t *x = packed;
     for (int r = 0; r < rows; r++, sums += GEMM_PANEL) {
@@ -87,9 +90,8 @@ MULTIPLY(multiply_i8) {
 
 static void rows_f32(void *packed, const float *const *x, int rows, const gemm_depth *d) {
     float *to = packed;
-    for (int r = 0; r < rows; r++, to += d->padded) {
-        memcpy(to, x[r], d->group * sizeof *to);
-        for (int64_t p = d->group; p < d->padded; p++) to[p] = 0;
+    for (int64_t p = 0; p < d->padded; p++) {
+        for (int r = 0; r < rows; r++) *to++ = p < d->group ? x[r][p] : 0;
     }
 }
 

@@ -103,4 +103,31 @@ TARGET void gemm_rows_u8_avx512(void *packed, const float *const *x, int rows, c
         }
     }
 }
+
+/* For tiles: [steps of 64 bytes][32 rows][64 bytes]. Rows that a tile lacks keep what was there: they are computed
+ * and thrown away. */
+enum { TILE_STEP = GEMM_MAX_TILE * 64 };
+
+TARGET void gemm_rows_bf16_amx(void *packed, const float *const *x, int rows, const gemm_depth *d) {
+    for (int r = 0; r < rows; r++) {
+        char *to = (char *)packed + 64 * r;
+        for (int64_t p = 0; p < d->padded; p += 32, to += TILE_STEP) {
+            const __m512 a = load_first(x[r] + p, d->group - p), b = load_first(x[r] + p + 16, d->group - p - 16);
+            _mm512_store_si512(to, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+        }
+    }
+}
+
+TARGET void gemm_rows_s8_amx(void *packed, const float *const *x, int rows, const gemm_depth *d) {
+    float *const scale = (float *)((char *)packed + d->groups * d->padded * GEMM_MAX_TILE);
+    for (int r = 0; r < rows; r++) {
+        const __m512 inverse = _mm512_set1_ps(gemm_quantum(magnitude_bits(x[r], d->groups * d->group), &scale[r]));
+        char *to = (char *)packed + 64 * r;
+        for (int64_t g = 0; g < d->groups; g++) {
+            for (int64_t p = 0; p < d->padded; p += 64, to += TILE_STEP) {
+                _mm512_store_si512(to, quantize(x[r] + g * d->group + p, d->group - p, inverse));
+            }
+        }
+    }
+}
 #endif

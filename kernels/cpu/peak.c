@@ -25,6 +25,7 @@ DEFINE_PEAK(quads_512, TARGET_AVX512, __m512i, QUADS)
 DEFINE_PEAK(words_256, TARGET_AVX2, __m256i, WORDS)
 
 double cpu_peak_products(int level, int type, int vnni, int64_t n) {
+    if (level == GEMM_AMX && (type == GEMM_BF16 || type == GEMM_I8)) return gemm_amx_peak(type, n);
     if (level >= GEMM_AVX512BF16 && type == GEMM_BF16) return bf16_512(n), 12.0 * 32 * (double)n;
     if (level >= GEMM_AVX512 && type == GEMM_I8 && vnni) return quads_512(n), 12.0 * 64 * (double)n;
     if (level >= GEMM_AVX2 && type == GEMM_I8) return words_256(n), 12.0 * 32 * (double)n;
@@ -39,11 +40,34 @@ double cpu_peak_products(int level, int type, int vnni, int64_t n) {
 }
 #endif
 
-uint64_t cpu_peak_read(const void *from, int64_t bytes) {
-    const uint64_t *p = from;
-    uint64_t s[8] = {0};
-    for (int64_t i = 0; i < bytes / 8; i += 8) {
-        for (int j = 0; j < 8; j++) s[j] ^= p[i + j];
+#if defined(__x86_64__)
+/* Whole lines a load, and the memory asked ahead: fewer loads in flight would be the limit, not the memory. */
+#define READ(from, load, combine, size)                                                                                \
+    for (int64_t i = 0; i < bytes; i += 256) {                                                                         \
+        for (int line = 0; line < 256; line += 64) _mm_prefetch(from + i + 4096 + line, _MM_HINT_T0);                  \
+        for (int at = 0; at < 256; at += (size)) s = combine(s, load((const void *)(from + i + at)));                  \
     }
-    return s[0] ^ s[1] ^ s[2] ^ s[3] ^ s[4] ^ s[5] ^ s[6] ^ s[7];
+
+TARGET_AVX512 static uint64_t read_512(const char *from, int64_t bytes) {
+    __m512i s = _mm512_setzero_si512();
+    READ(from, _mm512_load_si512, _mm512_xor_si512, 64)
+    return (uint64_t)_mm512_reduce_add_epi64(s);
 }
+
+static uint64_t read_128(const char *from, int64_t bytes) {
+    __m128i s = _mm_setzero_si128();
+    READ(from, _mm_load_si128, _mm_xor_si128, 16)
+    return (uint64_t)_mm_cvtsi128_si64(s);
+}
+
+uint64_t cpu_peak_read(int level, const void *from, int64_t bytes) {
+    return level >= GEMM_AVX512 ? read_512(from, bytes) : read_128(from, bytes);
+}
+#else
+uint64_t cpu_peak_read(int level, const void *from, int64_t bytes) {
+    const uint64_t *const p = from;
+    uint64_t s = 0;
+    for (int64_t i = 0; i < bytes / 8; i++) s ^= p[i];
+    return (void)level, s;
+}
+#endif

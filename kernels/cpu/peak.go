@@ -47,7 +47,7 @@ func (d *Device) PeakProducts(w kernels.DType) float64 {
 	return best
 }
 
-// PeakRead measures the bytes that all threads together read from memory in a second, one stream each.
+// PeakRead measures the bytes that all threads together read from memory in a second.
 func (d *Device) PeakRead() (float64, error) {
 	m, err := allocate("memory to measure its bandwidth", peakMemory)
 	if err != nil {
@@ -62,7 +62,7 @@ func (d *Device) PeakRead() (float64, error) {
 	for range peakRounds {
 		start := time.Now()
 		d.pool.run(peakMemory/peakReadTask, func(task int) {
-			sum.Add(uint64(C.cpu_peak_read(unsafe.Pointer(&m.data[task*peakReadTask]), peakReadTask)))
+			sum.Add(uint64(C.cpu_peak_read(gemmLevels[d.level], unsafe.Pointer(&m.data[task*peakReadTask]), peakReadTask)))
 		})
 		best = max(best, peakMemory/time.Since(start).Seconds())
 	}

@@ -135,33 +135,48 @@ INLINE int vec_above(vec v, float x) {
 
 #endif
 
-/* The sum of all lanes: halves added to halves. */
-INLINE float vec_sum(vec v) {
-    float x[LANES];
-    vec_store(x, v);
-    for (int half = LANES / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++) x[i] += x[i + half];
-    }
-    return x[0];
+/* The sum of all lanes, and the largest: halves with halves, down to one. */
+#if defined(LEVEL_AVX512) || defined(LEVEL_AVX2)
+INLINE float sum_of_4(__m128 v) {
+    v = v + _mm_movehl_ps(v, v);
+    return v[0] + v[1];
 }
-
-INLINE float vec_largest(vec v) {
-    float x[LANES];
-    vec_store(x, v);
-    for (int half = LANES / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++) x[i] = x[i + half] > x[i] ? x[i + half] : x[i];
-    }
-    return x[0];
+INLINE float sum_of_8(__m256 v) { return sum_of_4(_mm256_castps256_ps128(v) + _mm256_extractf128_ps(v, 1)); }
+INLINE float largest_of_8(__m256 v) {
+    __m128 h = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    h = _mm_max_ps(h, _mm_movehl_ps(h, h));
+    return h[0] > h[1] ? h[0] : h[1];
 }
+INLINE int32_t ilargest_of_8(__m256i v) {
+    __m128i h = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+    h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0xb1));
+    return _mm_cvtsi128_si32(h);
+}
+#endif
 
+#if defined(LEVEL_AVX512)
+INLINE float vec_sum(vec v) { return sum_of_8(_mm512_castps512_ps256(v) + _mm512_extractf32x8_ps(v, 1)); }
+INLINE float vec_largest(vec v) { return largest_of_8(_mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1))); }
 INLINE int32_t ivec_largest(ivec v) {
-    int32_t x[LANES];
-    memcpy(x, &v, sizeof v);
-    for (int half = LANES / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++) x[i] = x[i + half] > x[i] ? x[i + half] : x[i];
-    }
-    return x[0];
+    const __m512i w = (__m512i)v;
+    return ilargest_of_8(_mm256_max_epi32(_mm512_castsi512_si256(w), _mm512_extracti32x8_epi32(w, 1)));
 }
+#elif defined(LEVEL_AVX2)
+INLINE float vec_sum(vec v) { return sum_of_8(v); }
+INLINE float vec_largest(vec v) { return largest_of_8(v); }
+INLINE int32_t ivec_largest(ivec v) { return ilargest_of_8((__m256i)v); }
+#else
+INLINE float vec_sum(vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+INLINE float vec_largest(vec v) {
+    const float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
+    return a > b ? a : b;
+}
+INLINE int32_t ivec_largest(ivec v) {
+    const int32_t a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
+    return a > b ? a : b;
+}
+#endif
 
 /* eˣ for x <= 88, within 2 units of the last place; 0 below -86.6, so that no result is denormal; NaN of NaN.
  * x = n·ln 2 + r, |r| <= ln 2 / 2; eʳ by its Taylor polynomial of degree 7, whose error is below 2e-8. */
