@@ -2,6 +2,7 @@ package results
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 
 	"github.com/apache/arrow-go/v18/arrow"
@@ -70,11 +71,13 @@ func (l Layout) storable() error {
 	return nil
 }
 
+var errLibrary = errors.New("the Parquet library gave up")
+
 // guard turns a panic of the Parquet library into an error.
 func guard(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("the Parquet library gave up: %v", p)
+			err = fmt.Errorf("%w: %v", errLibrary, p)
 		}
 	}()
 	return f()

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"strconv"
 )
@@ -17,8 +18,8 @@ import (
 // commitLine makes a part count. On the disk it is one line of JSON whose last member, sum, is a checksum of the bytes
 // before it, so that a torn or damaged line is known for one:
 //
-//	{"chunk":3,"part":"part-0000003.parquet","first":384,"rows":128,"records":128,"bytes":9021,"columns":{"row":"…",…},
-//	 "bad":[{"row":390,"error":"prompt is null; …"}],"sum":"6d1b…"}
+//	{"chunk":3,"part":"part-0000003.parquet","first":384,"rows":128,"records":128,"bytes":9021,"sha256":"…",
+//	 "columns":{"row":"…",…},"bad":[{"row":390,"error":"prompt is null; …"}],"sum":"6d1b…"}
 type commitLine struct {
 	Chunk   int      `json:"chunk"`
 	Part    string   `json:"part"`
@@ -26,8 +27,18 @@ type commitLine struct {
 	Rows    int64    `json:"rows"`    // of the input
 	Records int64    `json:"records"` // rows times samples
 	Bytes   int64    `json:"bytes"`   // size of the part
+	SHA256  string   `json:"sha256"`  // of the part, as sha256sum prints it
 	Columns digests  `json:"columns"`
 	Bad     []badRow `json:"bad,omitempty"`
+
+	bad   int64 // len(Bad): a ledger keeps no more than that, since every row of a large job may be bad
+	place place // where the line was read
+}
+
+// place of a line.
+type place struct {
+	file         string
+	offset, size int64
 }
 
 // badRow is a row set aside.
@@ -69,6 +80,7 @@ func decodeCommit(line []byte) (c commitLine, err error) {
 	if err := numbers.Decode(&c); err != nil {
 		return c, fmt.Errorf("%w: %w", errTorn, err)
 	}
+	c.bad = int64(len(c.Bad))
 	for i := range c.Bad {
 		if n, ok := c.Bad[i].ID.(json.Number); ok {
 			if c.Bad[i].ID, err = strconv.ParseInt(n.String(), 10, 64); err != nil {
@@ -108,6 +120,7 @@ func readCommitsFile(fsys fileSystem, name string, visit func(commitLine) error,
 		return err
 	}
 	lines := bufio.NewReaderSize(io.NewSectionReader(f, 0, size), 1<<16)
+	offset := int64(0)
 	for number, torn := 1, 0; ; number++ {
 		line, err := lines.ReadBytes('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
@@ -121,6 +134,8 @@ func readCommitsFile(fsys fileSystem, name string, visit func(commitLine) error,
 			torn = 0
 		}
 		c, err := decodeCommit(line)
+		c.place = place{name, offset, int64(len(line))}
+		offset += int64(len(line))
 		if errors.Is(err, errTorn) {
 			torn = number
 			continue
@@ -131,10 +146,26 @@ func readCommitsFile(fsys fileSystem, name string, visit func(commitLine) error,
 	}
 }
 
+// badRows reads the bad rows of a line again.
+func (c *commitLine) badRows(fsys fileSystem) ([]badRow, error) {
+	if c.bad == 0 {
+		return nil, nil
+	}
+	f, err := fsys.Open(c.place.file)
+	if err != nil {
+		return nil, err
+	}
+	line := make([]byte, c.place.size)
+	if _, err := f.ReadAt(line, c.place.offset); err != nil && !errors.Is(err, io.EOF) {
+		return nil, errors.Join(err, f.Close())
+	}
+	whole, err := decodeCommit(line)
+	return whole.Bad, errors.Join(err, f.Close())
+}
+
 // ledger knows, of every chunk, which commit line counts.
 type ledger struct {
-	lines  []*commitLine // [chunks]; nil: none counts
-	claims [][]*commitLine
+	lines []*commitLine // [chunks]; nil: none counts
 }
 
 // readLedger reads all commit lines and holds them against the parts that are there. Problems go to note, a sentence
@@ -143,19 +174,20 @@ type ledger struct {
 // Several lines for a chunk are fine (a rank of a dead start may have been quicker than its job's end) and mostly the
 // same. Where they are not, the part itself is read to see which of them it is.
 func readLedger(ctx context.Context, fsys fileSystem, dir string, chunks []Chunk, samples int, note func(string)) (ledger, error) {
-	l := ledger{lines: make([]*commitLine, len(chunks)), claims: make([][]*commitLine, len(chunks))}
+	l, claims := ledger{make([]*commitLine, len(chunks))}, make([][]*commitLine, len(chunks))
 	err := readCommits(fsys, dir, func(c commitLine) error {
 		if c.Chunk < 0 || c.Chunk >= len(chunks) || c.Part != partName(c.Chunk) || c.First != chunks[c.Chunk].First ||
 			c.Rows != chunks[c.Chunk].Rows() || c.Records != c.Rows*int64(samples) {
 			note(fmt.Sprintf("a commit line for %s, rows %d to %d, is of no chunk of this job", c.Part, c.First, c.First+c.Rows))
 			return nil
 		}
-		for _, other := range l.claims[c.Chunk] {
-			if other.Bytes == c.Bytes && other.Columns.equal(c.Columns) {
+		for _, other := range claims[c.Chunk] {
+			if other.SHA256 == c.SHA256 {
 				return nil
 			}
 		}
-		l.claims[c.Chunk] = append(l.claims[c.Chunk], &c)
+		c.Bad = nil
+		claims[c.Chunk] = append(claims[c.Chunk], &c)
 		return nil
 	}, func(file string, line int) {
 		note(fmt.Sprintf("%s: line %d is damaged and counts as none", file, line))
@@ -163,11 +195,14 @@ func readLedger(ctx context.Context, fsys fileSystem, dir string, chunks []Chunk
 	if err != nil {
 		return l, err
 	}
-	for i, claims := range l.claims {
+	for i, claims := range claims {
 		if len(claims) == 0 {
 			continue
 		}
-		if l.lines[i], err = judge(ctx, fsys, dir, claims); err != nil {
+		if err := ctx.Err(); err != nil {
+			return l, context.Cause(ctx)
+		}
+		if l.lines[i], err = judge(fsys, dir, claims); err != nil {
 			return l, err
 		}
 		if l.lines[i] == nil {
@@ -177,34 +212,41 @@ func readLedger(ctx context.Context, fsys fileSystem, dir string, chunks []Chunk
 	return l, nil
 }
 
-// judge picks the claim that the part on the disk bears out, or nil.
-func judge(ctx context.Context, fsys fileSystem, dir string, claims []*commitLine) (*commitLine, error) {
+// judge picks the claim that the part on the disk bears out, or nil. One claim is believed when the size is right; of
+// several the bytes decide.
+func judge(fsys fileSystem, dir string, claims []*commitLine) (*commitLine, error) {
 	name := filepath.Join(dir, claims[0].Part)
-	there, err := exists(fsys, name)
-	if err != nil || !there {
-		return nil, err
-	}
 	size, err := fsys.Stat(name)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
 		return nil, err
 	}
-	var fitting []*commitLine
-	for _, c := range claims {
-		if c.Bytes == size {
-			fitting = append(fitting, c)
+	sum := claims[0].SHA256
+	if len(claims) > 1 {
+		if sum, err = sumFile(fsys, name); err != nil {
+			return nil, err
 		}
 	}
-	if len(claims) == 1 {
-		return append(fitting, nil)[0], nil
-	}
-	columns, err := digestPart(ctx, fsys, name, claims[0].First*(claims[0].Records/max(claims[0].Rows, 1)))
-	if err != nil {
-		return nil, ctx.Err() // a part that cannot be read bears out none
-	}
-	for _, c := range fitting {
-		if columns.equal(c.Columns) {
+	for _, c := range claims {
+		if c.Bytes == size && c.SHA256 == sum {
 			return c, nil
 		}
 	}
 	return nil, nil
+}
+
+// sumFile is the SHA-256 of a file, in hexadecimal.
+func sumFile(fsys fileSystem, name string) (string, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return "", err
+	}
+	size, err := f.Size()
+	if err != nil {
+		return "", errors.Join(err, f.Close())
+	}
+	sum := sha256.New()
+	_, err = io.Copy(sum, io.NewSectionReader(f, 0, size))
+	return hex.EncodeToString(sum.Sum(nil)), errors.Join(err, f.Close())
 }

@@ -85,7 +85,9 @@ func (r *DiffReport) compare(ctx context.Context, left, right *stream, o DiffOpt
 			right.skip(n)
 		default:
 			n := min(left.rest(), right.rest())
-			r.compareBatch(left, right, int(n), o)
+			if err := guard(func() error { r.compareBatch(left, right, int(n), o); return nil }); err != nil {
+				return fmt.Errorf("%s and %s, records from %d on: %w", left.table.name, right.table.name, left.record, err)
+			}
 			left.skip(n)
 			right.skip(n)
 		}

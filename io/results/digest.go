@@ -41,7 +41,7 @@ func (d digests) add(batch arrow.RecordBatch, first int64) {
 	for c, field := range batch.Schema().Fields() {
 		hash, sum := hasher(batch.Column(c)), uint64(0)
 		for i := range int(batch.NumRows()) {
-			sum += finish(hash(finish(uint64(first)+uint64(i)), i))
+			sum += finish(hash(finish(uint64(first)+uint64(i)+golden), i))
 		}
 		d[field.Name] += digest(sum)
 	}
@@ -94,7 +94,10 @@ func finish(h uint64) uint64 {
 	return h ^ h>>31
 }
 
-const nullMark = 0x6e756c6c6e756c6c
+const (
+	golden   = 0x9e3779b97f4a7c15 // keeps record 0 from the fixed point of finish
+	nullMark = 0x6e756c6c6e756c6c
+)
 
 // foldBytes folds a text or bytes with their length, eight bytes at a time.
 func foldBytes[T string | []byte](h uint64, text T) uint64 {
@@ -167,6 +170,19 @@ func valueHasher(a arrow.Array) func(h uint64, i int) uint64 {
 		}
 	case array.ExtensionArray:
 		return hasher(a.Storage())
+	case *array.Decimal128:
+		return func(h uint64, i int) uint64 {
+			v := a.Value(i)
+			sign := uint64(v.HighBits() >> 63)
+			return fold(fold(fold(fold(h, v.LowBits()), uint64(v.HighBits())), sign), sign) // as Decimal256
+		}
+	case *array.Decimal256:
+		return func(h uint64, i int) uint64 {
+			for _, word := range a.Value(i).Array() {
+				h = fold(h, word)
+			}
+			return h
+		}
 	case *array.Date64:
 		return func(h uint64, i int) uint64 { return fold(h, uint64(uint32(a.Value(i)/86_400_000))) } // as Date32
 	case *array.Time32:

@@ -103,8 +103,8 @@ func (disk) SyncDir(name string) error {
 
 // writeAside writes a whole file so that name either keeps its former content or has all of the new one, now and after
 // a power failure: the content goes to temporary (in the same folder) and is fsynced, then renamed, then the folder is
-// fsynced. On an error the temporary file is removed.
-func writeAside(fsys fileSystem, temporary, name string, write func(io.Writer) error) (size int64, err error) {
+// fsynced. On an error, of ready too, which is asked right before the rename, the temporary file is removed.
+func writeAside(fsys fileSystem, temporary, name string, write func(io.Writer) error, ready func() error) (size int64, err error) {
 	f, err := fsys.Create(temporary, false)
 	if err != nil {
 		return 0, err
@@ -127,6 +127,9 @@ func writeAside(fsys fileSystem, temporary, name string, write func(io.Writer) e
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
+		return 0, err
+	}
+	if err = ready(); err != nil {
 		return 0, err
 	}
 	if err = fsys.Rename(temporary, name); err != nil {

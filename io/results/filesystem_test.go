@@ -26,6 +26,7 @@ type crashDisk struct {
 	dead    bool
 	room    int // bytes until the disk is full; below 0: endless
 	log     []string
+	before  func(what, name string) // called before each operation, when set
 }
 
 type inode struct{ now, kept []byte }
@@ -40,6 +41,9 @@ func newCrashDisk() *crashDisk {
 func (d *crashDisk) change(what, name string) (last bool, err error) {
 	if d.dead {
 		return false, errDead
+	}
+	if d.before != nil {
+		d.before(what, name)
 	}
 	d.ops++
 	d.log = append(d.log, what+" "+name)
@@ -334,7 +338,7 @@ func TestWriteAsideKeepsTheOldUntilTheNewIsWhole(t *testing.T) {
 			_, err := writeAside(d, "/out/.x.tmp", "/out/x", func(w io.Writer) error {
 				_, err := io.Copy(w, strings.NewReader(text))
 				return err
-			})
+			}, func() error { return nil })
 			return err
 		}
 		if err := errors.Join(d.MkdirAll("/out"), put("old")); err != nil {

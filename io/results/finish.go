@@ -44,7 +44,7 @@ func (l ledger) summary() (s Summary) {
 		s.Chunks++
 		s.Rows += line.Rows
 		s.Records += line.Records
-		s.Bad += int64(len(line.Bad))
+		s.Bad += line.bad
 		s.Bytes += line.Bytes
 		sums.merge(line.Columns)
 	}
@@ -59,7 +59,7 @@ func (out *Output) Finish(ctx context.Context) (Summary, error) {
 	if out.finished {
 		return out.summary, nil
 	}
-	if err := fence(out.options.fs, out.dir, out.lease.number); err != nil {
+	if err := out.held(); err != nil {
 		return Summary{}, err
 	}
 	l, err := out.settle(ctx)
@@ -69,7 +69,7 @@ func (out *Output) Finish(ctx context.Context) (Summary, error) {
 	name := state(out.dir, "bad-rows.parquet")
 	if _, err := writeAside(out.options.fs, state(out.dir, out.temporary("bad-rows.parquet")), name, func(w io.Writer) error {
 		return guard(func() error { return out.writeBadRows(w, l) })
-	}); err != nil {
+	}, out.held); err != nil {
 		return Summary{}, diskError("cannot write", name, err)
 	}
 	out.committed, out.summary = l.committed(), l.summary()
@@ -84,7 +84,7 @@ func (out *Output) Finish(ctx context.Context) (Summary, error) {
 	if _, err := writeAside(out.options.fs, filepath.Join(out.dir, out.temporary(successName)), name, func(w io.Writer) error {
 		_, err := io.Copy(w, bytes.NewReader(append(text, '\n')))
 		return err
-	}); err != nil {
+	}, out.held); err != nil {
 		return Summary{}, diskError("cannot write", name, err)
 	}
 	return out.summary, nil
@@ -149,17 +149,21 @@ func (out *Output) writeBadRows(w io.Writer, l ledger) error {
 	if err != nil {
 		return err
 	}
-	rows := array.NewRecordBuilder(memory.DefaultAllocator, schema)
-	defer rows.Release()
+	builder := array.NewRecordBuilder(memory.DefaultAllocator, schema)
+	defer builder.Release()
 	flush := func() error {
-		batch := rows.NewRecordBatch()
+		batch := builder.NewRecordBatch()
 		defer batch.Release()
 		return table.write(batch)
 	}
 	waiting := 0
 	for _, line := range l.lines {
-		for _, bad := range line.Bad {
-			if err := appendRecord(columns, rows.Fields(), &Record{Row: bad.Row, ID: bad.ID, Label: line.Part, Error: bad.Error}); err != nil {
+		rows, err := line.badRows(out.options.fs)
+		if err != nil {
+			return err
+		}
+		for _, bad := range rows {
+			if err := appendRecord(columns, builder.Fields(), &Record{Row: bad.Row, ID: bad.ID, Label: line.Part, Error: bad.Error}); err != nil {
 				return err
 			}
 			if waiting++; waiting == out.options.RowGroupRows {

@@ -64,8 +64,8 @@ func readJob(fsys fileSystem, dir string) (*Job, error) {
 	return job, nil
 }
 
-// write puts job.json in its place; temporary is a name of the writer's own.
-func (j *Job) write(fsys fileSystem, dir, temporary string) error {
+// write puts job.json in its place; temporary and ready are writeAside's.
+func (j *Job) write(fsys fileSystem, dir, temporary string, ready func() error) error {
 	f := jobFile{jobFormat, j.Fingerprint, j.Versions, j.Columns, j.Samples, make([][3]int64, len(j.Chunks))}
 	for i, c := range j.Chunks {
 		f.Chunks[i] = [3]int64{int64(c.File), c.From, c.To}
@@ -73,7 +73,7 @@ func (j *Job) write(fsys fileSystem, dir, temporary string) error {
 	name := state(dir, "job.json")
 	_, err := writeAside(fsys, temporary, name, func(w io.Writer) error {
 		return json.NewEncoder(w).Encode(f)
-	})
+	}, ready)
 	if err != nil {
 		return diskError("cannot write", name, err)
 	}

@@ -105,7 +105,7 @@ func watch(ctx context.Context, dir string, number int, o Options) error {
 	if err != nil {
 		return err
 	}
-	if holder.Released || holder.Beat > 0 && o.self.knownDead(holder.Holder) {
+	if holder.Released || o.self.knownDead(holder.Holder) {
 		return nil
 	}
 	o.Log.Info("waiting to see whether the job that holds the output is alive", "output", dir, "holder", holder.Holder.String(), "at most", patience*o.Beat)
@@ -149,9 +149,6 @@ func readLease(fsys fileSystem, name string) ([]byte, leaseFile, error) {
 // begin writes the lease for the first time and starts its beat.
 func (l *lease) begin() error {
 	if err := l.write(); err != nil {
-		return err
-	}
-	if err := l.fs.SyncDir(filepath.Join(l.dir, stateFolder)); err != nil {
 		return err
 	}
 	l.done.Add(1)

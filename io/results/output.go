@@ -138,15 +138,12 @@ func (out *Output) resume(ctx context.Context) error {
 		out.job.Versions = was.Versions
 	}
 	if changed {
-		if err := out.job.write(fsys, out.dir, state(out.dir, out.temporary("job.json"))); err != nil {
+		if err := out.job.write(fsys, out.dir, state(out.dir, out.temporary("job.json")), out.held); err != nil {
 			return err
 		}
 	}
 	if err := out.takeStock(ctx); err != nil || out.finished {
 		return err
-	}
-	if err := out.sweepOpen(); err != nil {
-		return diskError("cannot write to", out.dir, err)
 	}
 	// A _SUCCESS here is of an output that lost a part since: it is not true until Finish says so again.
 	if err := fsys.Remove(filepath.Join(out.dir, successName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -160,6 +157,9 @@ func (out *Output) readLedger(ctx context.Context) (ledger, error) {
 		out.options.Log.Warn(problem+"; that chunk is done again", "output", out.dir)
 	})
 }
+
+// held is nil as long as this start has the output.
+func (out *Output) held() error { return fence(out.options.fs, out.dir, out.lease.number) }
 
 // temporary is a name for name while rank 0 writes it, in the same folder.
 func (out *Output) temporary(name string) string { return temporaryName(name, out.lease.number, 0) }
@@ -186,7 +186,7 @@ func (out *Output) sweepTemporaries() error {
 	return nil
 }
 
-// sweepOpen removes the open rows of chunks that are committed, or of none.
+// sweepOpen removes what is left of open rows when every chunk is committed.
 func (out *Output) sweepOpen() error {
 	folder := filepath.Join(out.dir, stateFolder)
 	names, err := out.options.fs.ReadDir(folder)
@@ -194,8 +194,7 @@ func (out *Output) sweepOpen() error {
 		return err
 	}
 	for _, name := range names {
-		n, ok := numbers(name, "open-", ".parquet", 1)
-		if !ok || n[0] < len(out.committed) && !out.committed[n[0]] {
+		if _, ok := numbers(name, "open-", ".parquet", 1); !ok {
 			continue
 		}
 		if err := out.options.fs.Remove(filepath.Join(folder, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -245,6 +247,31 @@ func TestKilledAnywhere(t *testing.T) {
 	}
 }
 
+// TestKilledAfterACleanStop: the same from the open rows of an earlier start.
+func TestKilledAfterACleanStop(t *testing.T) {
+	job, begun := newTestJob(), newCrashDisk()
+	if err := job.run(begun, 2, 1); err != nil {
+		t.Fatal(err)
+	}
+	if begun.names["/out/_dsbatch/open-0000001.parquet"] == nil {
+		t.Fatal("no open rows")
+	}
+	for k := 1; ; k++ {
+		d := begun.afterKill()
+		d.dieAt = k
+		err := job.run(d, 2, -1)
+		what := "operation " + d.log[len(d.log)-1]
+		d = d.afterPowerFailure(rand.New(rand.NewPCG(uint64(k), 9)))
+		if again := job.run(d, 1, -1); again != nil {
+			t.Fatalf("%s: %v", what, again)
+		}
+		job.check(t, d, what)
+		if err == nil {
+			return
+		}
+	}
+}
+
 // TestCommittedSurvives: when Commit has returned, the next start does not do the chunk again, whatever failed then.
 func TestCommittedSurvives(t *testing.T) {
 	job, ctx := newTestJob(), context.Background()
@@ -313,10 +340,38 @@ func TestLostPartIsDoneAgain(t *testing.T) {
 		if report, err := Verify(context.Background(), "/out", VerifyOptions{fs: d}); err != nil || report.Whole() {
 			t.Errorf("%s: %v, found whole", name, err)
 		}
+		if err := job.run(d, 3, 0); err != nil || d.names["/out/_SUCCESS"] != nil {
+			t.Fatalf("%s: %v; it claims success before the part is there again", name, err)
+		}
 		if err := job.run(d, 3, -1); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		job.check(t, d, name)
+	}
+}
+
+// TestTakenOverWhileWriting: a start that loses the output in the middle of a part does not put it in place.
+func TestTakenOverWhileWriting(t *testing.T) {
+	job, ctx, d := newTestJob(), context.Background(), newCrashDisk()
+	out, err := Create(ctx, "/out", job.fp, job.layout, job.chunks, testOptions(d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := Join(ctx, "/out", out.Start(), 0, job.layout, testOptions(d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.before = func(what, name string) {
+		if what == "write" && strings.HasSuffix(name, ".tmp") {
+			d.names["/out/_dsbatch/lease-000002.json"] = &inode{}
+		}
+	}
+	c := job.chunks[0]
+	if err := w.Commit(ctx, c, recordsOf(c), carryOf(c)); !errors.Is(err, ErrLost) {
+		t.Error(err)
+	}
+	if names, err := d.ReadDir("/out"); err != nil || len(names) != 0 {
+		t.Errorf("%v, %q", err, names)
 	}
 }
 
@@ -373,6 +428,11 @@ func TestFullDisk(t *testing.T) {
 		if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "/out") || !strings.Contains(err.Error(), "make room") {
 			t.Fatalf("room for %d bytes of %d: %v", room, total, err)
 		}
+		for name := range d.names {
+			if strings.HasSuffix(name, ".tmp") {
+				t.Errorf("room for %d bytes: %s still takes some of it", room, name)
+			}
+		}
 		d = d.afterKill()
 		if err := job.run(d, 3, -1); err != nil {
 			t.Fatalf("room for %d bytes, then enough: %v", room, err)
@@ -397,6 +457,77 @@ func TestNothingToDo(t *testing.T) {
 		t.Fatal(err)
 	}
 	job.check(t, d, "no rows")
+}
+
+// TestReallyKilled kills real processes with SIGKILL, at moments that nobody chose, on a real disk.
+func TestReallyKilled(t *testing.T) {
+	const folder = "DSBATCH_TEST_OUTPUT"
+	job, ctx := newTestJob(), context.Background()
+	rows := make([]int64, 40)
+	for i := range rows {
+		rows[i] = 20
+	}
+	job.chunks = cut(rows...)
+	start := func(dir string) error {
+		out, err := Create(ctx, dir, job.fp, job.layout, job.chunks, Options{})
+		if err != nil || out.Finished() {
+			return err
+		}
+		w, err := Join(ctx, dir, out.Start(), 0, job.layout, Options{})
+		if err != nil {
+			return err
+		}
+		for i, done := range out.Committed() {
+			if done {
+				continue
+			}
+			if err := w.Commit(ctx, job.chunks[i], recordsOf(job.chunks[i]), carryOf(job.chunks[i])); err != nil {
+				return err
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		_, err = out.Finish(ctx)
+		return errors.Join(err, w.Close(), out.Close())
+	}
+	if dir := os.Getenv(folder); dir != "" { // a child
+		if err := start(dir); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	dir, chance := filepath.Join(t.TempDir(), "out"), rand.New(rand.NewPCG(1, 2))
+	kills := 0
+	for finished := false; !finished && kills < 200; {
+		child := exec.Command(os.Args[0], "-test.run=^TestReallyKilled$")
+		child.Env = append(os.Environ(), folder+"="+dir)
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		timer := time.AfterFunc(time.Duration(20+chance.IntN(200))*time.Millisecond, func() { _ = child.Process.Kill() })
+		finished = child.Wait() == nil
+		timer.Stop()
+		if !finished {
+			kills++
+		}
+	}
+	t.Logf("%d kills", kills)
+	if err := start(dir); err != nil && kills < 200 {
+		t.Fatal(err)
+	} else if err != nil || kills == 0 {
+		t.Fatalf("%v after %d kills", err, kills)
+	}
+	whole := filepath.Join(t.TempDir(), "whole")
+	if err := start(whole); err != nil {
+		t.Fatal(err)
+	}
+	report, err := Verify(ctx, dir, VerifyOptions{})
+	if err != nil || !report.Whole() || report.Rows != 800 {
+		t.Errorf("%v %+v", err, report)
+	}
+	diff, err := Diff(ctx, dir, whole, DiffOptions{})
+	if err != nil || !diff.Same() || diff.Records != 800 {
+		t.Errorf("%v %+v", err, diff)
+	}
 }
 
 func TestPeek(t *testing.T) {

@@ -2,14 +2,12 @@ package results
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
-	"github.com/apache/arrow-go/v18/arrow/flight"
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/apache/arrow-go/v18/parquet"
 	"github.com/apache/arrow-go/v18/parquet/compress"
@@ -22,16 +20,13 @@ var repetitive = map[string]bool{"finish_reason": true, "label": true, "error": 
 
 // tableWriter writes one Parquet file; each batch becomes a row group. It knows zstd, whose frames carry a checksum.
 type tableWriter struct {
-	schema  *arrow.Schema // as it is written: a duration, which Parquet lacks, as its int64
+	schema  *arrow.Schema // in the types that are written
 	parquet *pqarrow.FileWriter
 }
 
 // newTableWriter starts a file of the given columns on w. The first ours of them are dsbatch's own.
 func newTableWriter(w io.Writer, schema *arrow.Schema, ours int) (*tableWriter, error) {
-	written, err := physical(schema)
-	if err != nil {
-		return nil, err
-	}
+	written := physicalSchema(schema)
 	columns, err := pqarrow.ToParquet(written, nil, pqarrow.DefaultWriterProps())
 	if err != nil {
 		return nil, err
@@ -58,38 +53,24 @@ func newTableWriter(w io.Writer, schema *arrow.Schema, ours int) (*tableWriter, 
 	return &tableWriter{written, fw}, err
 }
 
-// physical is schema as Parquet can store it, with Arrow's own schema in the metadata, from which readers restore it.
-func physical(schema *arrow.Schema) (*arrow.Schema, error) {
-	fields := make([]arrow.Field, schema.NumFields())
-	for i, f := range schema.Fields() {
-		if f.Type.ID() == arrow.DURATION {
-			f.Type = arrow.PrimitiveTypes.Int64
-		}
-		fields[i] = f
-	}
-	original := base64.StdEncoding.EncodeToString(flight.SerializeSchema(schema, memory.DefaultAllocator))
-	metadata := arrow.NewMetadata([]string{"ARROW:schema"}, []string{original})
-	return arrow.NewSchema(fields, &metadata), nil
-}
-
-// checkStorable tries schema on an empty file.
+// checkStorable tries schema on a row of nulls.
 func checkStorable(schema *arrow.Schema) error {
 	w, err := newTableWriter(io.Discard, schema, 0)
 	if err != nil {
 		return err
 	}
-	return w.close()
+	nulls := make([]arrow.Array, schema.NumFields())
+	for i, f := range schema.Fields() {
+		nulls[i] = array.MakeArrayOfNull(memory.DefaultAllocator, f.Type, 1)
+	}
+	return errors.Join(w.write(array.NewRecordBatch(schema, nulls, 1)), w.close())
 }
 
 // write adds a row group.
 func (w *tableWriter) write(batch arrow.RecordBatch) error {
 	columns := make([]arrow.Array, batch.NumCols())
-	for i := range columns {
-		columns[i] = batch.Column(i)
-		if want := w.schema.Field(i).Type; columns[i].DataType().ID() == arrow.DURATION {
-			data := columns[i].Data()
-			columns[i] = array.MakeFromData(array.NewData(want, data.Len(), data.Buffers(), nil, data.NullN(), data.Offset()))
-		}
+	for i, c := range batch.Columns() {
+		columns[i] = physical(c, nil)
 	}
 	return w.parquet.Write(array.NewRecordBatch(w.schema, columns, batch.NumRows()))
 }
@@ -135,6 +116,11 @@ func (t *table) open(ctx context.Context, f handle) error {
 		}
 		return ""
 	}
+	for _, entry := range footer {
+		if entry.Key == arrowSchemaKey {
+			entry.Key = "" // v18 gives up at a duration; values are the same without
+		}
+	}
 	t.rows = r.NumRows()
 	columns, err := pqarrow.NewFileReader(r, pqarrow.ArrowReadProperties{BatchSize: 8192}, memory.DefaultAllocator)
 	if err != nil {
@@ -167,6 +153,14 @@ func (t *table) close() error {
 	return errors.Join(err, t.handle.Close())
 }
 
+// named puts the file before what the Parquet library could not do.
+func named(file string, err error) error {
+	if errors.Is(err, errLibrary) {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return err
+}
+
 // each hands every batch to visit, with the number of rows before it, and closes the table.
 func (t *table) each(ctx context.Context, visit func(batch arrow.RecordBatch, before int64) error) error {
 	for {
@@ -175,8 +169,8 @@ func (t *table) each(ctx context.Context, visit func(batch arrow.RecordBatch, be
 		if errors.Is(err, io.EOF) {
 			return t.close()
 		}
-		if err == nil {
-			err = visit(batch, before)
+		if err == nil { // a damaged file may make arrays that are not whole
+			err = named(t.name, guard(func() error { return visit(batch, before) }))
 		}
 		if err == nil {
 			err = ctx.Err()
@@ -185,17 +179,4 @@ func (t *table) each(ctx context.Context, visit func(batch arrow.RecordBatch, be
 			return errors.Join(err, t.close())
 		}
 	}
-}
-
-// digestPart reads a part and digests its columns; first is the global number of its first record.
-func digestPart(ctx context.Context, fsys fileSystem, name string, first int64) (digests, error) {
-	t, err := openTable(ctx, fsys, name)
-	if err != nil {
-		return nil, err
-	}
-	sums := digests{}
-	return sums, t.each(ctx, func(batch arrow.RecordBatch, before int64) error {
-		sums.add(batch, first+before)
-		return nil
-	})
 }

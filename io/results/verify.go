@@ -49,16 +49,19 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 	if report.Finished, err = exists(o.fs, filepath.Join(dir, successName)); err != nil {
 		return report, err
 	}
-	l, err := readLedger(ctx, o.fs, dir, job.Chunks, job.Samples, func(problem string) { report.Problems = append(report.Problems, problem) })
+	var notes []string
+	l, err := readLedger(ctx, o.fs, dir, job.Chunks, job.Samples, func(note string) { notes = append(notes, note) })
 	if err != nil {
 		return report, err
 	}
-	report.Summary = l.summary()
+	if report.Summary = l.summary(); report.Chunks < len(job.Chunks) { // else a later start has mended what they tell
+		report.Problems = notes
+	}
 	if err := report.strangers(o.fs, dir, len(job.Chunks)); err != nil {
 		return report, err
 	}
 	problems := make([][]string, len(job.Chunks))
-	v := verifier{fs: o.fs, dir: dir, quick: o.Quick, columns: job.Columns, samples: job.Samples}
+	v := verifier{fs: o.fs, dir: dir, quick: o.Quick, samples: job.Samples}
 	err = inParallel(ctx, o.Readers, len(job.Chunks), func(i int) error {
 		problems[i], err = v.chunk(ctx, job.Chunks[i], l.lines[i])
 		return err
@@ -144,7 +147,6 @@ type verifier struct {
 	fs      fileSystem
 	dir     string
 	quick   bool
-	columns []string
 	samples int
 }
 
@@ -186,8 +188,13 @@ func (v verifier) chunk(ctx context.Context, c Chunk, line *commitLine) (problem
 	if names := sums.differing(line.Columns); len(names) > 0 {
 		problem("%s: not as they were written (columns %s)", rows, strings.Join(names, ", "))
 	}
-	if want := int64(len(line.Bad)); bad/int64(v.samples) != want && v.samples == 1 {
-		problem("%d bad rows, its commit line has %d", bad, want)
+	if sum, err := sumFile(v.fs, filepath.Join(v.dir, line.Part)); err != nil {
+		problem("%s cannot be read: %v", rows, err)
+	} else if sum != line.SHA256 && len(problems) == 0 {
+		problem("its bytes are not those that were written, though %s are", rows)
+	}
+	if v.samples == 1 && bad != line.bad { // of several samples one alone may be bad
+		problem("%d bad rows, its commit line has %d", bad, line.bad)
 	}
 	return problems, nil
 }

@@ -2,6 +2,8 @@ package results
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -72,16 +74,16 @@ func (w *Writer) Commit(ctx context.Context, chunk Chunk, records []Record, carr
 	if err := fence(w.options.fs, w.dir, w.start); err != nil {
 		return err
 	}
-	name, sums := partName(chunk.Index), digests{}
+	name, sums, whole := partName(chunk.Index), digests{}, sha256.New()
 	size, err := w.aside(filepath.Join(w.dir, name), func(to io.Writer) error {
-		return guard(func() error { return w.writePart(to, chunk, records, carried, sums) })
+		return guard(func() error { return w.writePart(io.MultiWriter(to, whole), chunk, records, carried, sums) })
 	})
 	if err != nil {
 		return diskError("cannot write", filepath.Join(w.dir, name), err)
 	}
 	line := commitLine{
 		Chunk: chunk.Index, Part: name, First: chunk.First, Rows: chunk.Rows(), Records: int64(len(records)),
-		Bytes: size, Columns: sums, Bad: bad,
+		Bytes: size, SHA256: hex.EncodeToString(whole.Sum(nil)), Columns: sums, Bad: bad,
 	}
 	if err := w.append(line); err != nil {
 		return err
@@ -97,12 +99,7 @@ func (w *Writer) Commit(ctx context.Context, chunk Chunk, records []Record, carr
 func (w *Writer) aside(name string, write func(io.Writer) error) (size int64, err error) {
 	folder, base := filepath.Split(name)
 	temporary := filepath.Join(folder, temporaryName(base, w.start, w.rank))
-	return writeAside(w.options.fs, temporary, name, func(to io.Writer) error {
-		if err := write(to); err != nil {
-			return err
-		}
-		return fence(w.options.fs, w.dir, w.start)
-	})
+	return writeAside(w.options.fs, temporary, name, write, func() error { return fence(w.options.fs, w.dir, w.start) })
 }
 
 // complete checks that records are the chunk's, in order, and repeats those of bad rows once a sample.
