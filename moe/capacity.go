@@ -21,13 +21,14 @@ func (c Capacity) Limit(tokens, experts, k int) int {
 	return max(int(math.Ceil(float64(each*float32(c.Factor*float64(k))))), c.Min)
 }
 
-// limit follows DeepSpeed's three gates: top-1 never renormalises; top-2 serves all first choices before any second;
-// top-k goes by token order or by probability. The last two renormalise over what stays.
+// limit follows DeepSpeed's gates: with two choices all first ones are served before any second, with another number
+// token order or probability decides. (Its top-2 knows no policy; by probability is then ours.) What stays is
+// renormalised where the model's gate renormalises, which DeepSpeed's do from two choices on.
 func (c Capacity) limit(tokens int, g kernels.Gate) kernels.Capacity {
 	return kernels.Capacity{
 		C:                c.Limit(tokens, g.Experts, g.K),
 		Policy:           c.Policy,
 		SecondAfterFirst: g.K == 2,
-		Renormalise:      g.K > 1,
+		Renormalise:      g.Renormalise,
 	}
 }

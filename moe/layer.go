@@ -33,23 +33,24 @@ type Residual struct {
 // the group call it together, ranks without tokens too.
 func (l *Layer) Forward(ctx context.Context, s kernels.Stream, y, x kernels.Tensor, w *Workspace) error {
 	tokens := x.Rows
-	r := w.routing(l.Gate, tokens)
+	r := w.route(l.Gate, tokens)
 	logits := w.logits.Reshape(tokens, l.Gate.Experts)
-	w.enter(Route)
 	s.Linear(logits, x, l.Logits, kernels.Epilogue{})
-	s.Gate(r, logits, l.Gate)
-	if l.Capacity != nil {
+	if l.Capacity == nil {
+		s.Gate(r, logits, l.Gate)
+	} else { // what stays is chosen by the probabilities themselves, and renormalised afterwards
+		gate := l.Gate
+		gate.Renormalise = false
+		s.Gate(r, logits, gate)
 		s.Drop(r, l.Capacity.limit(tokens, l.Gate))
 	}
 	s.Table(r)
 	out := w.slots.Reshape(tokens*l.Gate.K, y.Cols)
 	if l.Exchange == nil {
-		w.enter(Experts)
 		l.experts(s, out, x, r.Offsets, r.Choices, r.K, w)
 	} else if err := l.exchange(ctx, s, out, x, r, w); err != nil {
 		return fmt.Errorf("moe: %w", err)
 	}
-	w.enter(Combine)
 	w.count(s, r)
 	s.Combine(y, out, r)
 	if l.Residual != nil {

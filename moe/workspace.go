@@ -10,7 +10,6 @@ import (
 // Shape is the largest MoE layer that a workspace has to serve, and how many tokens a step has at most.
 type Shape struct {
 	Tokens  int // of a step on this rank
-	Slots   int // the most that this rank's experts can be sent in a step: Tokens·K of all ranks of the group
 	Hidden  int
 	Inner   int // widest ffn, of an expert or of a residual branch
 	Experts int
@@ -18,20 +17,40 @@ type Shape struct {
 	Layers  int // MoE layers, for the counts
 }
 
-// Bytes is the memory that a workspace of this shape takes with activations of type d.
+// rows is how many rows of experts' work a step has at most; a residual branch has one a token.
+func (s Shape) rows() int { return max(s.Tokens*s.K, s.Tokens) }
+
+// Bytes is the memory that a workspace of this shape takes with activations of type d. What other ranks send comes on
+// top: how much that is, the routing decides.
 func (s Shape) Bytes(d kernels.DType) int64 {
-	size, rows := int64(d.Size()), int64(max(s.Slots, s.Tokens*s.K, s.Tokens))
-	ints := int64(s.Tokens*s.K)*4 + int64(s.Experts+1)
-	return rows*int64(s.Hidden+s.Inner)*size + 4*(ints+int64(s.Tokens*(s.Experts+2)))
+	var bytes int64
+	for _, t := range s.tensors(new(Workspace), d) {
+		bytes += int64(t.rows) * int64(t.cols) * int64(t.dtype.Size())
+	}
+	return bytes
 }
 
-// Sections of a step, as Workspace.Enter names them.
-const (
-	Route    = "route"
-	Dispatch = "dispatch"
-	Experts  = "experts"
-	Combine  = "combine"
-)
+// tensor is one tensor of a workspace and its place in it.
+type tensor struct {
+	what       string
+	to         *kernels.Tensor
+	dtype      kernels.DType
+	rows, cols int
+}
+
+func (s Shape) tensors(w *Workspace, act kernels.DType) []tensor {
+	return []tensor{
+		{"gate logits", &w.logits, kernels.F32, s.Tokens, s.Experts},
+		{"residual coefficients", &w.coef, kernels.F32, s.Tokens, 2},
+		{"expert activations", &w.inner, act, s.rows(), s.Inner},
+		{"expert results", &w.slots, act, s.rows(), s.Hidden},
+		{"experts of choices", &w.expert, kernels.I32, s.Tokens, s.K},
+		{"weights of choices", &w.weight, kernels.F32, s.Tokens, s.K},
+		{"choices of slots", &w.choices, kernels.I32, 1, s.Tokens * s.K},
+		{"slots of choices", &w.placed, kernels.I32, 1, s.Tokens * s.K},
+		{"slot offsets", &w.offsets, kernels.I32, s.Layers, s.Experts + 1},
+	}
+}
 
 // Workspace is the memory in which layers of up to a shape run, one after the other, and the tokens that each expert
 // of each layer was given.
@@ -40,18 +59,10 @@ type Workspace struct {
 	expert, weight, choices, placed kernels.Tensor
 	offsets                         kernels.Tensor // [layers, experts+1]
 	tensors                         []kernels.Tensor
+	routed                          kernels.Routing // of the last layer
 	layer                           int
 	counts                          []layerCount
 	exchange                        exchangeBuffers
-
-	// Enter, where not nil, is called when a section of the layer begins, for measuring.
-	Enter func(section string)
-}
-
-func (w *Workspace) enter(section string) {
-	if w.Enter != nil {
-		w.Enter(section)
-	}
 }
 
 type layerCount struct {
@@ -65,23 +76,7 @@ func NewWorkspace(d kernels.Device, act kernels.DType, shape Shape) (*Workspace,
 	for i := range w.counts {
 		w.counts[i].offsets = make([]byte, 4*(shape.Experts+1))
 	}
-	rows, choices := max(shape.Slots, shape.Tokens*shape.K, shape.Tokens), shape.Tokens*shape.K
-	for _, a := range []struct {
-		what       string
-		to         *kernels.Tensor
-		dtype      kernels.DType
-		rows, cols int
-	}{
-		{"gate logits", &w.logits, kernels.F32, shape.Tokens, shape.Experts},
-		{"residual coefficients", &w.coef, kernels.F32, shape.Tokens, 2},
-		{"expert activations", &w.inner, act, rows, shape.Inner},
-		{"expert results", &w.slots, act, rows, shape.Hidden},
-		{"experts of choices", &w.expert, kernels.I32, shape.Tokens, shape.K},
-		{"weights of choices", &w.weight, kernels.F32, shape.Tokens, shape.K},
-		{"choices of slots", &w.choices, kernels.I32, 1, choices},
-		{"slots of choices", &w.placed, kernels.I32, 1, choices},
-		{"slot offsets", &w.offsets, kernels.I32, shape.Layers, shape.Experts + 1},
-	} {
+	for _, a := range shape.tensors(w, act) {
 		t, err := d.Alloc("moe: "+a.what, a.dtype, a.rows, a.cols)
 		if err != nil {
 			w.Free()
@@ -104,14 +99,21 @@ func (w *Workspace) Free() {
 // Begin starts a step: the next Forward is that of the first MoE layer.
 func (w *Workspace) Begin() { w.layer = 0 }
 
-// routing is the routing of the layer at hand, for so many tokens.
-func (w *Workspace) routing(g kernels.Gate, tokens int) kernels.Routing {
-	return kernels.Routing{
+// route is the memory for the routing of the layer at hand, for so many tokens.
+func (w *Workspace) route(g kernels.Gate, tokens int) kernels.Routing {
+	w.routed = kernels.Routing{
 		K: g.K, Experts: g.Experts,
 		Expert: w.expert.Reshape(tokens, g.K), Weight: w.weight.Reshape(tokens, g.K),
 		Offsets: w.offsets.RowRange(w.layer, w.layer+1).ColRange(0, g.Experts+1),
 		Choices: w.choices.ColRange(0, tokens*g.K), Place: w.placed.ColRange(0, tokens*g.K),
 	}
+	return w.routed
+}
+
+// Routed is what the last layer's gate has decided, and the logits [tokens, experts] F32 that it decided by: views that
+// the next layer overwrites.
+func (w *Workspace) Routed() (r kernels.Routing, logits kernels.Tensor) {
+	return w.routed, w.logits.Reshape(w.routed.Expert.Rows, w.routed.Experts)
 }
 
 // count keeps how many slots each expert of this layer got, to be read after the step.

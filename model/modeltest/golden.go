@@ -33,7 +33,20 @@ type Answer struct {
 // Open opens the golden in dir.
 func Open(t testing.TB, dir string) *Golden {
 	t.Helper()
-	c, err := ckpt.Open(filepath.Join(dir, "expected.safetensors"), ckpt.Options{})
+	g := OpenTensors(t, filepath.Join(dir, "expected.safetensors"))
+	g.Dir = dir
+	if data, err := os.ReadFile(filepath.Join(dir, "expected.json")); err == nil {
+		if err := json.Unmarshal(data, &g.Answers); err != nil {
+			t.Fatalf("%s: %v", dir, err)
+		}
+	}
+	return g
+}
+
+// OpenTensors opens one file of a reference implementation's tensors that is not a model's expected.safetensors.
+func OpenTensors(t testing.TB, file string) *Golden {
+	t.Helper()
+	c, err := ckpt.Open(file, ckpt.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,13 +55,7 @@ func Open(t testing.TB, dir string) *Golden {
 			t.Error(err)
 		}
 	})
-	g := &Golden{Dir: dir, tensors: c}
-	if data, err := os.ReadFile(filepath.Join(dir, "expected.json")); err == nil {
-		if err := json.Unmarshal(data, &g.Answers); err != nil {
-			t.Fatalf("%s: %v", dir, err)
-		}
-	}
-	return g
+	return &Golden{Dir: filepath.Dir(file), tensors: c}
 }
 
 // Shared is the folder of a trained model beside the checkout; the test is skipped where it does not lie there.
