@@ -58,8 +58,8 @@ func (m *Model) Head() kernels.Weights { return m.head }
 // CacheSpec describes a KV cache of so many blocks for this model.
 func (m *Model) CacheSpec(blocks, blockTokens int) kernels.CacheSpec {
 	d := m.device.Activations(m.DType)
-	if m.DType == kernels.BF16 || m.DType == kernels.F16 {
-		d = m.DType // keys and values are kept in the model's own type
+	if m.DType == kernels.BF16 {
+		d = kernels.BF16 // keys and values are kept in the model's own type, and half the bytes read
 	}
 	return kernels.CacheSpec{DType: d, Layers: m.Config.Layers, Blocks: blocks, BlockTokens: blockTokens,
 		KVHeads: m.Config.KVHeads, HeadDim: m.Config.HeadDim}
@@ -73,6 +73,7 @@ func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Wor
 		return kernels.Tensor{}, fmt.Errorf("a step of %d tokens in a workspace for %d", tokens, w.tokens)
 	}
 	x, h := w.x.RowRange(0, tokens), w.h.RowRange(0, tokens)
+	w.enter(Dense)
 	s.Embed(x, step.IDs, m.embed, step.Batch.Position, m.positions)
 	w.moe.Begin()
 	for i := range m.layers {
@@ -93,6 +94,7 @@ func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Wor
 			if err := l.moe.Forward(ctx, s, y, h, w.moe); err != nil {
 				return kernels.Tensor{}, fmt.Errorf("layer %d: %w", i, err)
 			}
+			w.enter(Dense)
 			if step.Routed != nil {
 				r, logits := w.moe.Routed()
 				if err := step.Routed(i, r, logits); err != nil {
@@ -126,10 +128,12 @@ func (m *Model) attention(s kernels.Stream, i int, x, h kernels.Tensor, step Ste
 		s.Norm(q, q, kernels.Tensor{}, *l.qNorm)
 		s.Norm(k, k, kernels.Tensor{}, *l.kNorm)
 	}
+	w.enter(Attention)
 	s.Store(step.Cache, i, q, k, v, step.Batch, m.rope)
 	a := w.attn.RowRange(0, h.Rows)
 	s.Attention(a, q, step.Cache, i, step.Batch, kernels.AttentionSpec{
 		Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, Scale: c.scale(i), Causal: true, Window: c.Sliding})
+	w.enter(Dense)
 	s.Linear(x, a, l.out, kernels.Epilogue{Add: true})
 }
 

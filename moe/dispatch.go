@@ -30,6 +30,7 @@ type exchangeBuffers struct {
 // exchange is experts over ranks: rows go to their experts' ranks, are computed there in expert order, and come back
 // to the slots they left. All counts are exact; a rank without tokens takes part with none.
 func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.Tensor, r kernels.Routing, w *Workspace) error {
+	w.enter(Dispatch)
 	b, local := &w.exchange, r.Experts/l.Exchange.Ranks
 	sent, err := b.readCounts(s, r)
 	if err != nil {
@@ -55,9 +56,11 @@ func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.T
 	s.Write(offsets, b.hostOffsets)
 	s.Write(index, b.hostIndex)
 	s.Write(inverse, b.hostInverse)
+	w.enter(Experts)
 	inner, result := b.inner.Reshape(received, l.Up.Out()), b.out.Reshape(received, out.Cols)
 	s.Grouped(inner, recv, l.Up, offsets, index, 1, kernels.Epilogue{Act: l.Act})
 	s.Grouped(result, inner, l.Down, offsets, kernels.Tensor{}, 1, kernels.Epilogue{})
+	w.enter(Combine)
 	s.Select(recv, result, inverse, 1) // back in the order of arrival
 	move = l.Exchange.Rows.Combine
 	if err := b.move(s, out, recv, func(to, from []byte) error { return move(ctx, to, from, rowBytes) }); err != nil {

@@ -35,6 +35,7 @@ func (l *Layer) Forward(ctx context.Context, s kernels.Stream, y, x kernels.Tens
 	tokens := x.Rows
 	r := w.route(l.Gate, tokens)
 	logits := w.logits.Reshape(tokens, l.Gate.Experts)
+	w.enter(Route)
 	s.Linear(logits, x, l.Logits, kernels.Epilogue{})
 	if l.Capacity == nil {
 		s.Gate(r, logits, l.Gate)
@@ -47,10 +48,12 @@ func (l *Layer) Forward(ctx context.Context, s kernels.Stream, y, x kernels.Tens
 	s.Table(r)
 	out := w.slots.Reshape(tokens*l.Gate.K, y.Cols)
 	if l.Exchange == nil {
+		w.enter(Experts)
 		l.experts(s, out, x, r.Offsets, r.Choices, r.K, w)
 	} else if err := l.exchange(ctx, s, out, x, r, w); err != nil {
 		return fmt.Errorf("moe: %w", err)
 	}
+	w.enter(Combine)
 	w.count(s, r)
 	s.Combine(y, out, r)
 	if l.Residual != nil {

@@ -52,6 +52,14 @@ func (s Shape) tensors(w *Workspace, act kernels.DType) []tensor {
 	}
 }
 
+// Sections of a step, as Workspace.Enter names them.
+const (
+	Route    = "route"
+	Dispatch = "dispatch"
+	Experts  = "experts"
+	Combine  = "combine"
+)
+
 // Workspace is the memory in which layers of up to a shape run, one after the other, and the tokens that each expert
 // of each layer was given.
 type Workspace struct {
@@ -63,6 +71,15 @@ type Workspace struct {
 	layer                           int
 	counts                          []layerCount
 	exchange                        exchangeBuffers
+
+	// Enter, where not nil, is called when a section of the layer begins, for measuring.
+	Enter func(section string)
+}
+
+func (w *Workspace) enter(section string) {
+	if w.Enter != nil {
+		w.Enter(section)
+	}
 }
 
 type layerCount struct {
