@@ -13,6 +13,8 @@ import (
 
 	"github.com/apache/arrow-go/v18/parquet/compress"
 	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/array"
+	"github.com/apache/arrow/go/v15/arrow/memory"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -140,6 +142,13 @@ func TestPartitionsInLinesAndNumbers(t *testing.T) {
 }
 
 func TestWhatOpenFinds(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"b/y.jsonl", "b/_y.jsonl", "b/.y.jsonl", "_tmp/z.jsonl", ".git/z.jsonl", "a.jsonl", "notes.md", "_a.jsonl"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, filepath.Join(dir, name), []byte(`{"prompt":"x"}`))
+	}
 	const formats = "testdata/formats/"
 	for _, c := range []struct {
 		name     string
@@ -151,6 +160,10 @@ func TestWhatOpenFinds(t *testing.T) {
 		{"as given, each once", []string{formats + "multi/part-00002.parquet", formats + "multi", formats + "multi/../multi/part-00000.parquet"},
 			[]string{"part-00002.parquet", "part-00000.parquet", "part-00001.parquet", "part-00003.parquet"}},
 		{"any depth", []string{formats + "**/part-0.parquet"}, []string{"part-0.parquet", "part-0.parquet"}},
+		{"nothing hidden in a folder", []string{dir}, []string{"a.jsonl", "y.jsonl"}},
+		{"nothing hidden in a pattern", []string{dir + "/*.jsonl"}, []string{"a.jsonl"}},
+		{"nothing hidden at any depth", []string{dir + "/**/*.jsonl"}, []string{"a.jsonl", "y.jsonl"}},
+		{"hidden where named", []string{dir + "/_a.jsonl", dir + "/b/_*"}, []string{"_a.jsonl", "_y.jsonl"}},
 		{"a pattern of folders", []string{formats + "hive/source=*"}, []string{"part-0.parquet", "part-0.parquet"}},
 	} {
 		var got []string
@@ -207,6 +220,52 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("%s: %q does not say %q", c.name, err, says)
 			}
 		}
+	}
+}
+
+// What the metadata shows is refused by Open, before a row is read; what only the data shows, when it is reached.
+func TestWhenDamageShows(t *testing.T) {
+	for file, atOpen := range map[string]bool{
+		"num-rows-file-lies.parquet": true, "num-rows-group-lies.parquet": true, "num-rows-both-lie.parquet": true, "truncated.arrows": true,
+		"truncated.jsonl.gz": true, "flip-zstd-crc.parquet": false, "offset-huge.arrow": false, "offset-negative.arrow": false,
+	} {
+		set, err := Open(context.Background(), []string{"testdata/damaged/" + file}, Columns{Carry: []CarryColumn{{"prompt", ""}}})
+		if (err != nil) != atOpen {
+			t.Errorf("%s: Open says %v", file, err)
+			continue
+		}
+		if !atOpen {
+			_, err = set.Carry(context.Background(), 0, 0, set.Rows())
+		}
+		if !errors.Is(err, ErrDamaged) || strings.HasPrefix(file, "offset") && !strings.Contains(err.Error(), "record batch 0: from row 0: column prompt: has offsets out of order") {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+}
+
+func TestUnify(t *testing.T) {
+	type typ = arrow.DataType
+	i8, i32, i64, u8, u32, u64 := arrow.PrimitiveTypes.Int8, arrow.PrimitiveTypes.Int32, arrow.PrimitiveTypes.Int64, arrow.PrimitiveTypes.Uint8, arrow.PrimitiveTypes.Uint32, arrow.PrimitiveTypes.Uint64
+	f32, f64, text, large, list := arrow.PrimitiveTypes.Float32, arrow.PrimitiveTypes.Float64, arrow.BinaryTypes.String, arrow.BinaryTypes.LargeString, arrow.ListOf(i32)
+	for _, c := range []struct{ a, b, want typ }{
+		{i32, i32, i32}, {i32, i64, i64}, {u8, u32, u32}, {u8, i8, arrow.PrimitiveTypes.Int16}, {u32, i8, i64}, {u64, i64, nil}, {f32, f64, f64},
+		{i64, f64, f64}, {u8, f32, f64}, {text, large, large}, {text, i32, nil}, {arrow.Null, list, list}, {list, arrow.ListOf(i64), nil}, {text, arrow.BinaryTypes.Binary, nil},
+	} {
+		for _, pair := range [][2]typ{{c.a, c.b}, {c.b, c.a}} {
+			got, ok := unify(pair[0], pair[1])
+			if ok != (c.want != nil) || ok && !arrow.TypeEqual(got, c.want) {
+				t.Errorf("%v and %v: %v, want %v", pair[0], pair[1], got, c.want)
+			}
+		}
+	}
+	b := array.NewInt64Builder(memory.DefaultAllocator)
+	b.AppendValues([]int64{1 << 53, 3}, []bool{true, false})
+	if a, err := cast(b.NewArray(), f64); err != nil || a.(*array.Float64).Value(0) != 1<<53 || !a.IsNull(1) {
+		t.Errorf("cast: %v, %v", a, err)
+	}
+	b.Append(1<<53 + 1)
+	if a, err := cast(b.NewArray(), f64); err == nil {
+		t.Errorf("an integer changes its value: %v", a)
 	}
 }
 

@@ -1,9 +1,15 @@
 package dataset
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -128,6 +134,41 @@ func TestLinesAnywhere(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A line longer than the limit is one bad row, is not held, and the next line follows.
+func TestLongLines(t *testing.T) {
+	const long = 64 << 20
+	l := &lines{limit: 1 << 20, r: bufio.NewReaderSize(io.MultiReader(strings.NewReader("a\n"), io.LimitReader(zeros{}, long), strings.NewReader("\nb")), 64<<10)}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var got []string
+	for {
+		line, err := l.next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		got = append(got, fmt.Sprint(string(line), err))
+	}
+	runtime.ReadMemStats(&after)
+	if want := []string{"a<nil>", errLong.Error(), "b<nil>"}; !slices.Equal(got, want) {
+		t.Errorf("lines %q, want %q", got, want)
+	}
+	if took := after.TotalAlloc - before.TotalAlloc; took > 16<<20 {
+		t.Errorf("took %d MB", took>>20)
+	}
+	if n, err := (&lines{limit: 10, r: bufio.NewReader(strings.NewReader("0123456789abc\n\nx"))}).pass(9); n != 2 || err != nil {
+		t.Errorf("%d lines passed, %v", n, err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = '0'
+	}
+	return len(p), nil
 }
 
 // What jsonScan accepts, encoding/json accepts and reads alike; what it refuses beyond that is bad UTF-8, halves of

@@ -26,6 +26,7 @@ type lines struct {
 	r      *bufio.Reader
 	closer func()
 	offset int64 // of the next byte in the decompressed text
+	limit  int   // bytes of a line
 	long   []byte
 }
 
@@ -45,7 +46,7 @@ func openLines(path string) (l *lines, plain bool, err error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, false, err
 	}
-	l = &lines{f: f, r: in, closer: func() {}}
+	l = &lines{f: f, r: in, closer: func() {}, limit: maxLine}
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
 		z, err := gzip.NewReader(in)
@@ -132,7 +133,7 @@ func (l *lines) line(hold bool) ([]byte, error) {
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
 			if hold && !tooLong {
-				if tooLong = len(l.long)+len(part) > maxLine; tooLong {
+				if tooLong = len(l.long)+len(part) > l.limit; tooLong {
 					l.long = nil
 				} else {
 					l.long = append(l.long, part...)
@@ -147,7 +148,7 @@ func (l *lines) line(hold bool) ([]byte, error) {
 			return nil, errBlank
 		case !hold:
 			return nil, nil
-		case tooLong || len(l.long)+len(part) > maxLine:
+		case tooLong || len(l.long)+len(part) > l.limit:
 			l.long = nil
 			return nil, errLong
 		case len(l.long) > 0:

@@ -9,7 +9,7 @@ import (
 )
 
 // compact reads Thrift's compact protocol, in which Parquet keeps its footer and page headers, as a walk that takes no
-// memory: binaries are passed over, and a list may not have more elements than bytes are left. v18 decodes footers into
+// memory: binaries and elements are passed over, which fails where a length or a count has no bytes behind it. v18 decodes footers into
 // structs, but believes every count it finds; so footers are walked here first. Source: thrift-compact-protocol.md.
 type compact struct {
 	r    *bufio.Reader
@@ -143,10 +143,7 @@ func (c *compact) elements(visit func(kind byte) error) (int64, error) {
 			return 0, err
 		}
 	}
-	if n > uint64(c.left) {
-		return 0, errThrift // each element is a byte at least
-	}
-	for range n {
+	for range n { // each takes a byte at least, so the bytes end a false count
 		if err := visit(header & 0x0f); err != nil {
 			return 0, err
 		}
@@ -203,9 +200,6 @@ func (c *compact) skipMap() error {
 	kinds, err := c.byte()
 	if err != nil {
 		return err
-	}
-	if n > uint64(c.left) {
-		return errThrift
 	}
 	for range n {
 		if err := errors.Join(c.skip(kinds>>4, true), c.skip(kinds&0x0f, true)); err != nil {
