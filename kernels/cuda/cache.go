@@ -1,0 +1,78 @@
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// cache is a paged KV cache: [layer][block][KV head]{K [tokens][dim], V [tokens][dim]}.
+type cache struct {
+	spec kernels.CacheSpec
+	mem  *memory
+}
+
+// NewCache makes a cache of zeros, of any float type.
+func (d *Device) NewCache(c kernels.CacheSpec) (kernels.Cache, error) {
+	if !isFloat(c.DType) {
+		return nil, fmt.Errorf("KV cache of %v: this device has fp32, bf16 and fp16", c.DType)
+	}
+	if c.Layers < 0 || c.Blocks < 0 || c.BlockTokens < 1 || c.KVHeads < 1 || c.HeadDim < 1 {
+		return nil, fmt.Errorf("KV cache: %d layers × %d blocks of %d tokens, %d heads of %d is no shape", c.Layers, c.Blocks, c.BlockTokens, c.KVHeads, c.HeadDim)
+	}
+	m, err := d.memory.allocate("KV cache", c.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	if c.Bytes() > 0 {
+		if err := zero(d.ctx, m.address, c.Bytes()); err != nil {
+			m.Free()
+			return nil, fmt.Errorf("KV cache: %w", err)
+		}
+	}
+	return &cache{spec: c, mem: m}, nil
+}
+
+func (c *cache) Spec() kernels.CacheSpec { return c.spec }
+func (c *cache) Free()                   { c.mem.Free() }
+
+// blockBytes is the size of one block of one layer.
+func (c *cache) blockBytes() int64 {
+	return 2 * int64(c.spec.BlockTokens) * int64(c.spec.HeadDim) * int64(c.spec.KVHeads) * int64(c.spec.DType.Size())
+}
+
+// layer is where a layer begins.
+func (c *cache) layer(i int) handle {
+	return c.mem.address + handle(int64(i)*c.blockBytes()*int64(c.spec.Blocks))
+}
+
+// checkCache opens k for an op on one of its layers.
+func (s *Stream) checkCache(op opNumber, k kernels.Cache, layer int) *cache {
+	c, ok := k.(*cache)
+	if !ok {
+		s.fail("%s: the cache is %T, which is none of this device", op, k)
+		return nil
+	}
+	if layer < 0 || layer >= c.spec.Layers {
+		s.fail("%s: layer %d of a cache of %d", op, layer, c.spec.Layers)
+	}
+	return c
+}
+
+// CopyBlock copies block src of all layers to block dst.
+func (s *Stream) CopyBlock(k kernels.Cache, dst, src int) {
+	const op = opCopyBlock
+	c := s.checkCache(op, k, 0)
+	if s.err == nil && (min(dst, src) < 0 || max(dst, src) >= c.spec.Blocks) {
+		s.fail("%s: %d to %d in a cache of %d blocks", op, src, dst, c.spec.Blocks)
+	}
+	if s.err != nil || dst == src {
+		return
+	}
+	n := c.blockBytes()
+	for layer := range c.spec.Layers { // apart, since a copy's pitch is bounded and a layer's size is not
+		at := int64(c.layer(layer))
+		s.copyRows(op, copyRecord{dst: uint64(at + n*int64(dst)), src: uint64(at + n*int64(src)), width: uint64(n), height: 1,
+			dstPitch: uint64(n), srcPitch: uint64(n)})
+	}
+}

@@ -1,0 +1,31 @@
+package cuda
+
+import "github.com/dsbatch/dsbatch/kernels"
+
+type dropArgs struct {
+	expert, weight                            mat
+	tokens, k, capacity, byProbs, rankedFirst int32
+	_                                         int32
+}
+
+// Drop marks the choices over capacity as -1, of weight 0.
+func (s *Stream) Drop(r kernels.Routing, c kernels.Capacity) {
+	const op = opDrop
+	s.checkRouting(op, r, r.Expert.Rows)
+	s.check(op, "weight", r.Weight, kernels.F32, r.Expert.Rows, r.K)
+	if s.err == nil && (c.C < 0 || c.Policy != kernels.DropByPosition && c.Policy != kernels.DropByProbs) {
+		s.fail("%s: capacity %d, policy %d", op, c.C, c.Policy)
+	}
+	n := r.Expert.Rows * r.K
+	if s.err != nil || n == 0 {
+		return
+	}
+	a := dropArgs{expert: matOf(r.Expert), weight: matOf(r.Weight), tokens: int32(r.Expert.Rows), k: int32(r.K), capacity: int32(c.C),
+		byProbs: truth(c.Policy == kernels.DropByProbs), rankedFirst: truth(c.Policy == kernels.DropByPosition && c.SecondAfterFirst)}
+	key := kernelKey{program{file: "capacity.cu"}, "drop"}
+	enqueue(s, op, key, grid{x: r.Experts, threads: min(1024, ceilDiv(n, 32)*32)}, &a)
+	if c.Renormalise {
+		key.name = "renormalise"
+		enqueue(s, op, key, grid{x: ceilDiv(r.Expert.Rows, 128), threads: 128}, &a)
+	}
+}

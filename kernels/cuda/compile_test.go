@@ -1,0 +1,126 @@
+package cuda
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// everyProgram is each .cu file for all types that the ops compile it for.
+func everyProgram() []program {
+	floats := []kernels.DType{kernels.F32, kernels.BF16, kernels.F16}
+	all := []program{{file: "select.cu"}, {file: "gate.cu"}, {file: "routing.cu"}, {file: "capacity.cu"}, {file: "score.cu"}, {file: "sample.cu"}}
+	for _, a := range floats {
+		all = append(all, program{file: "norm.cu", a: a}, program{file: "combine.cu", a: a})
+		for _, b := range floats {
+			for _, file := range []string{"copy.cu", "embed.cu", "rope.cu", "attention.cu", "pack.cu"} {
+				all = append(all, program{file: file, a: a, b: b})
+			}
+			if a == b || b == kernels.F32 {
+				all = append(all, program{file: "gemm_f32.cu", a: a, b: b})
+			}
+		}
+		all = append(all, program{file: "pack.cu", a: kernels.I8, b: a})
+		if a != kernels.F32 {
+			all = append(all, program{file: "gemm.cu", a: a, b: a}, program{file: "gemm.cu", a: a, b: kernels.I8}, program{file: "gemm.cu", a: a, b: kernels.I8, groups: true})
+		}
+	}
+	return all
+}
+
+// TestEveryKernelCompiles compiles all kernels for the oldest and for the newest card, and lets none spill registers:
+// no GPU is needed, only NVRTC, which .ci/nvrtc fetches.
+func TestEveryKernelCompiles(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles for a minute or two")
+	}
+	if err := openCompiler(findCompiler(t)); err != nil {
+		t.Skipf("NO KERNEL WAS COMPILED: %v; .ci/nvrtc fetches NVRTC, %s names it", err, compilerVariable)
+	}
+	only := os.Getenv("DSBATCH_KERNELS") // a part of a file's name, while working on one
+	var running sync.WaitGroup
+	limit := make(chan struct{}, 2)
+	for _, arch := range []string{"sm_80", "sm_90a"} {
+		for _, p := range everyProgram() {
+			if !strings.Contains(p.file, only) {
+				continue
+			}
+			limit <- struct{}{}
+			running.Go(func() {
+				defer func() { <-limit }()
+				_, log, err := p.compile(arch, "--ptxas-options=-v")
+				if err != nil {
+					t.Errorf("%s for %s: %v\n%s", strings.Join(p.options(arch), " "), p.file, err, log)
+					return
+				}
+				for _, k := range resources(log) {
+					if testing.Verbose() {
+						t.Logf("%s %v: %v", p.file, p.options(arch)[3:], k)
+					}
+					if k.spilled > 0 || k.stack > 0 {
+						t.Errorf("%s %s: %v", p.file, strings.Join(p.options(arch), " "), k)
+					}
+				}
+			})
+		}
+	}
+	running.Wait()
+}
+
+// usage is what the assembler says of a kernel.
+type usage struct {
+	name                              string
+	registers, stack, spilled, shared int
+}
+
+func (u usage) String() string {
+	return fmt.Sprintf("%s: %d registers, %d bytes of stack, %d spilled, %d shared", u.name, u.registers, u.stack, u.spilled, u.shared)
+}
+
+var (
+	compiling = regexp.MustCompile(`Compiling entry function '(\w+)'`)
+	frame     = regexp.MustCompile(`(\d+) bytes stack frame, (\d+) bytes spill stores`)
+	used      = regexp.MustCompile(`Used (\d+) registers(?:.*?(\d+) bytes smem)?`)
+)
+
+func resources(log string) (all []usage) {
+	number := func(s string) int { n, _ := strconv.Atoi(s); return n }
+	for line := range strings.Lines(log) {
+		if m := compiling.FindStringSubmatch(line); m != nil {
+			all = append(all, usage{name: m[1]})
+		}
+		if len(all) == 0 {
+			continue
+		}
+		k := &all[len(all)-1]
+		if m := frame.FindStringSubmatch(line); m != nil {
+			k.stack, k.spilled = number(m[1]), number(m[2])
+		}
+		if m := used.FindStringSubmatch(line); m != nil {
+			k.registers, k.shared = number(m[1]), number(m[2])
+		}
+	}
+	return all
+}
+
+// findCompiler is where NVRTC may be: the usual places, then what .ci/nvrtc has fetched.
+func findCompiler(t *testing.T) []string {
+	t.Helper()
+	names := compilerNames()
+	script, err := filepath.Abs("../../.ci/nvrtc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(script).Output(); err == nil {
+		names = append([]string{strings.TrimSpace(string(out))}, names...)
+	}
+	return names
+}

@@ -1,0 +1,425 @@
+#define _GNU_SOURCE
+#include "driver.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* NVIDIA's ABI, as far as it is used here, declared anew. */
+typedef int CUresult;
+typedef struct {
+    size_t srcXInBytes, srcY;
+    int srcMemoryType; /* 1 host, 2 device */
+    const void *srcHost;
+    uint64_t srcDevice;
+    void *srcArray;
+    size_t srcPitch, dstXInBytes, dstY;
+    int dstMemoryType;
+    void *dstHost;
+    uint64_t dstDevice;
+    void *dstArray;
+    size_t dstPitch, WidthInBytes, Height;
+} CUDA_MEMCPY2D;
+
+enum {
+    not_initialized = 3,
+    attribute_processors = 16,
+    attribute_l2 = 38,
+    attribute_major = 75,
+    attribute_minor = 76,
+    attribute_shared_optin = 97,
+    function_shared = 1,
+    function_dynamic_shared = 8,
+    host_portable_mapped = 1 | 2,
+    stream_non_blocking = 1,
+    capture_thread_local = 1
+};
+
+#define DRIVER(X)                                                                                                      \
+    X(cuInit, "cuInit", (unsigned))                                                                                    \
+    X(cuDriverGetVersion, "cuDriverGetVersion", (int *))                                                               \
+    X(cuGetErrorName, "cuGetErrorName", (CUresult, const char **))                                                     \
+    X(cuGetErrorString, "cuGetErrorString", (CUresult, const char **))                                                 \
+    X(cuDeviceGetCount, "cuDeviceGetCount", (int *))                                                                   \
+    X(cuDeviceGet, "cuDeviceGet", (int *, int))                                                                        \
+    X(cuDeviceGetName, "cuDeviceGetName", (char *, int, int))                                                          \
+    X(cuDeviceGetAttribute, "cuDeviceGetAttribute", (int *, int, int))                                                 \
+    X(cuDeviceTotalMem, "cuDeviceTotalMem_v2", (size_t *, int))                                                        \
+    X(cuDevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain", (void **, int))                                            \
+    X(cuDevicePrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2", (int))                                                \
+    X(cuCtxSetCurrent, "cuCtxSetCurrent", (void *))                                                                    \
+    X(cuMemGetInfo, "cuMemGetInfo_v2", (size_t *, size_t *))                                                           \
+    X(cuMemAlloc, "cuMemAlloc_v2", (uint64_t *, size_t))                                                               \
+    X(cuMemFree, "cuMemFree_v2", (uint64_t))                                                                           \
+    X(cuMemHostAlloc, "cuMemHostAlloc", (void **, size_t, unsigned))                                                   \
+    X(cuMemHostGetDevicePointer, "cuMemHostGetDevicePointer_v2", (uint64_t *, void *, unsigned))                       \
+    X(cuMemFreeHost, "cuMemFreeHost", (void *))                                                                        \
+    X(cuMemcpyHtoD, "cuMemcpyHtoD_v2", (uint64_t, const void *, size_t))                                               \
+    X(cuMemcpyDtoH, "cuMemcpyDtoH_v2", (void *, uint64_t, size_t))                                                     \
+    X(cuMemsetD8, "cuMemsetD8_v2", (uint64_t, unsigned char, size_t))                                                  \
+    X(cuMemcpy2DAsync, "cuMemcpy2DAsync_v2", (const CUDA_MEMCPY2D *, void *))                                          \
+    X(cuMemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2", (uint64_t, const void *, size_t, void *))                             \
+    X(cuMemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2", (void *, uint64_t, size_t, void *))                                   \
+    X(cuMemcpyDtoDAsync, "cuMemcpyDtoDAsync_v2", (uint64_t, uint64_t, size_t, void *))                                 \
+    X(cuStreamCreate, "cuStreamCreate", (void **, unsigned))                                                           \
+    X(cuStreamDestroy, "cuStreamDestroy_v2", (void *))                                                                 \
+    X(cuStreamSynchronize, "cuStreamSynchronize", (void *))                                                            \
+    X(cuStreamBeginCapture, "cuStreamBeginCapture_v2", (void *, int))                                                  \
+    X(cuStreamEndCapture, "cuStreamEndCapture", (void *, void **))                                                     \
+    X(cuGraphInstantiateWithFlags, "cuGraphInstantiateWithFlags", (void **, void *, unsigned long long))               \
+    X(cuGraphLaunch, "cuGraphLaunch", (void *, void *))                                                                \
+    X(cuGraphDestroy, "cuGraphDestroy", (void *))                                                                      \
+    X(cuGraphExecDestroy, "cuGraphExecDestroy", (void *))                                                              \
+    X(cuModuleLoadData, "cuModuleLoadData", (void **, const void *))                                                   \
+    X(cuModuleUnload, "cuModuleUnload", (void *))                                                                      \
+    X(cuModuleGetFunction, "cuModuleGetFunction", (void **, void *, const char *))                                     \
+    X(cuFuncSetAttribute, "cuFuncSetAttribute", (void *, int, int))                                                    \
+    X(cuFuncGetAttribute, "cuFuncGetAttribute", (int *, int, void *))                                                  \
+    X(cuLaunchKernel, "cuLaunchKernel",                                                                                \
+      (void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **))        \
+    X(cuEventCreate, "cuEventCreate", (void **, unsigned))                                                             \
+    X(cuEventDestroy, "cuEventDestroy_v2", (void *))                                                                   \
+    X(cuEventRecord, "cuEventRecord", (void *, void *))                                                                \
+    X(cuEventSynchronize, "cuEventSynchronize", (void *))                                                              \
+    X(cuEventElapsedTime, "cuEventElapsedTime", (float *, void *, void *))
+
+#define POINTER(name, symbol, args) static CUresult(*name) args;
+DRIVER(POINTER)
+
+static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
+
+static void *resolve(void *library, const char *symbol, char *why, size_t n) {
+    void *p = dlsym(library, symbol);
+    if (p == NULL && why[0] == 0) snprintf(why, n, "%s is missing in it", symbol);
+    return p;
+}
+
+static int open_driver(char *why, size_t n) {
+    why[0] = 0;
+    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (library == NULL) {
+        snprintf(why, n, "%s", dlerror());
+        return -1;
+    }
+#define RESOLVE(name, symbol, args) *(void **)&name = resolve(library, symbol, why, n);
+    DRIVER(RESOLVE)
+    if (why[0] != 0) return -1;
+    CUresult r = cuInit(0);
+    if (r != 0) {
+        const char *text = cuda_meaning(r);
+        snprintf(why, n, "cuInit: %s", text);
+        return -1;
+    }
+    return 0;
+}
+
+int cuda_open(char *why, size_t n) {
+    static int opened;
+    pthread_mutex_lock(&opening);
+    if (!opened && open_driver(why, n) == 0) opened = 1;
+    pthread_mutex_unlock(&opening);
+    return opened ? 0 : -1;
+}
+
+const char *cuda_meaning(int code) {
+    static __thread char text[256];
+    const char *name = NULL, *meaning = NULL;
+    if (cuGetErrorName == NULL || cuGetErrorName(code, &name) != 0 || name == NULL) name = "unknown error";
+    if (cuGetErrorString == NULL || cuGetErrorString(code, &meaning) != 0 || meaning == NULL) meaning = "no description";
+    snprintf(text, sizeof text, "%s (%d): %s", name, code, meaning);
+    return text;
+}
+
+#define P(h) ((void *)(uintptr_t)(h))
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        CUresult r_ = (call);                                                                                          \
+        if (r_ != 0) return r_;                                                                                        \
+    } while (0)
+
+int cuda_version(int *driver) { return cuDriverGetVersion(driver); }
+int cuda_count(int *devices) { return cuDeviceGetCount(devices); }
+
+int cuda_device(int ordinal, char *name, size_t n, int *major, int *minor, int *processors, int *l2, int *shared_optin,
+                uint64_t *memory) {
+    int d;
+    size_t total;
+    TRY(cuDeviceGet(&d, ordinal));
+    TRY(cuDeviceGetName(name, (int)n, d));
+    TRY(cuDeviceGetAttribute(major, attribute_major, d));
+    TRY(cuDeviceGetAttribute(minor, attribute_minor, d));
+    TRY(cuDeviceGetAttribute(processors, attribute_processors, d));
+    TRY(cuDeviceGetAttribute(l2, attribute_l2, d));
+    TRY(cuDeviceGetAttribute(shared_optin, attribute_shared_optin, d));
+    TRY(cuDeviceTotalMem(&total, d));
+    *memory = total;
+    return 0;
+}
+
+int cuda_context(int ordinal, handle *ctx) {
+    int d;
+    void *c;
+    TRY(cuDeviceGet(&d, ordinal));
+    TRY(cuDevicePrimaryCtxRetain(&c, d));
+    *ctx = (handle)(uintptr_t)c;
+    return 0;
+}
+
+int cuda_release(int ordinal) {
+    int d;
+    TRY(cuDeviceGet(&d, ordinal));
+    return cuDevicePrimaryCtxRelease(d);
+}
+
+static CUresult enter(handle ctx) { return cuCtxSetCurrent(P(ctx)); }
+
+int cuda_memory(handle ctx, uint64_t *free, uint64_t *total) {
+    size_t f, t;
+    TRY(enter(ctx));
+    TRY(cuMemGetInfo(&f, &t));
+    *free = f, *total = t;
+    return 0;
+}
+
+int cuda_alloc(handle ctx, uint64_t size, handle *address) {
+    TRY(enter(ctx));
+    return cuMemAlloc(address, size);
+}
+
+int cuda_free(handle ctx, handle address) {
+    TRY(enter(ctx));
+    return cuMemFree(address);
+}
+
+int cuda_host_alloc(handle ctx, uint64_t size, void **p, handle *address) {
+    TRY(enter(ctx));
+    TRY(cuMemHostAlloc(p, size, host_portable_mapped));
+    return cuMemHostGetDevicePointer(address, *p, 0);
+}
+
+int cuda_host_free(handle ctx, void *p) {
+    TRY(enter(ctx));
+    return cuMemFreeHost(p);
+}
+
+int cuda_upload(handle ctx, handle dst, const void *src, uint64_t size) {
+    TRY(enter(ctx));
+    TRY(cuMemcpyHtoD(dst, src, size)); /* which may return before the last bytes have arrived */
+    return cuStreamSynchronize(NULL);
+}
+
+int cuda_download(handle ctx, void *dst, handle src, uint64_t size) {
+    TRY(enter(ctx));
+    return cuMemcpyDtoH(dst, src, size);
+}
+
+int cuda_zero(handle ctx, handle dst, uint64_t size) {
+    TRY(enter(ctx));
+    TRY(cuMemsetD8(dst, 0, size));
+    return cuStreamSynchronize(NULL);
+}
+
+int cuda_stream_new(handle ctx, handle *stream) {
+    void *s;
+    TRY(enter(ctx));
+    TRY(cuStreamCreate(&s, stream_non_blocking));
+    *stream = (handle)(uintptr_t)s;
+    return 0;
+}
+
+int cuda_stream_free(handle ctx, handle stream) {
+    TRY(enter(ctx));
+    return cuStreamDestroy(P(stream));
+}
+
+int cuda_stream_wait(handle ctx, handle stream) {
+    TRY(enter(ctx));
+    return cuStreamSynchronize(P(stream));
+}
+
+int cuda_module(handle ctx, const void *image, handle *module) {
+    void *m;
+    TRY(enter(ctx));
+    TRY(cuModuleLoadData(&m, image));
+    *module = (handle)(uintptr_t)m;
+    return 0;
+}
+
+int cuda_module_free(handle ctx, handle module) {
+    TRY(enter(ctx));
+    return cuModuleUnload(P(module));
+}
+
+int cuda_function(handle ctx, handle module, const char *name, int shared_optin, handle *function) {
+    void *f;
+    int shared;
+    TRY(enter(ctx));
+    TRY(cuModuleGetFunction(&f, P(module), name));
+    TRY(cuFuncGetAttribute(&shared, function_shared, f));
+    TRY(cuFuncSetAttribute(f, function_dynamic_shared, shared_optin - shared));
+    *function = (handle)(uintptr_t)f;
+    return 0;
+}
+
+int cuda_event_new(handle ctx, handle *event) {
+    void *e;
+    TRY(enter(ctx));
+    TRY(cuEventCreate(&e, 0));
+    *event = (handle)(uintptr_t)e;
+    return 0;
+}
+
+int cuda_event_free(handle ctx, handle event) {
+    TRY(enter(ctx));
+    return cuEventDestroy(P(event));
+}
+
+int cuda_event_record(handle ctx, handle event, handle stream) {
+    TRY(enter(ctx));
+    return cuEventRecord(P(event), P(stream));
+}
+
+int cuda_event_elapsed(handle ctx, handle from, handle to, float *ms) {
+    TRY(enter(ctx));
+    TRY(cuEventSynchronize(P(to)));
+    return cuEventElapsedTime(ms, P(from), P(to));
+}
+
+static CUresult run_launch(const launch *l, void *stream) {
+    /* One struct is the whole of a kernel's arguments; these markers are 0, 1 and 2 in the driver's ABI. */
+    size_t n = l->args;
+    void *extra[] = {(void *)1, (void *)(l + 1), (void *)2, &n, NULL};
+    return cuLaunchKernel(P(l->function), l->grid[0], l->grid[1], l->grid[2], l->block, 1, 1, l->shared, stream, NULL, extra);
+}
+
+static CUresult run_copy(const copy *c, void *stream) {
+    if (c->height == 1) {
+        if (c->src_host) return cuMemcpyHtoDAsync(c->dst, P(c->src), c->width, stream);
+        if (c->dst_host) return cuMemcpyDtoHAsync(P(c->dst), c->src, c->width, stream);
+        return cuMemcpyDtoDAsync(c->dst, c->src, c->width, stream);
+    }
+    CUDA_MEMCPY2D m;
+    memset(&m, 0, sizeof m);
+    m.srcMemoryType = c->src_host ? 1 : 2, m.srcHost = P(c->src), m.srcDevice = c->src, m.srcPitch = c->src_pitch;
+    m.dstMemoryType = c->dst_host ? 1 : 2, m.dstHost = P(c->dst), m.dstDevice = c->dst, m.dstPitch = c->dst_pitch;
+    m.WidthInBytes = c->width, m.Height = c->height;
+    return cuMemcpy2DAsync(&m, stream);
+}
+
+int cuda_run(handle ctx, handle stream, const void *queue, uint64_t size, uint32_t *op) {
+    TRY(enter(ctx));
+    for (uint64_t at = 0; at < size;) {
+        const record *r = (const record *)((const char *)queue + at);
+        CUresult e = r->kind == record_launch ? run_launch((const launch *)r, P(stream)) : run_copy((const copy *)r, P(stream));
+        if (e != 0) {
+            *op = r->op;
+            return e;
+        }
+        at += r->size;
+    }
+    return 0;
+}
+
+int cuda_graph(handle ctx, handle stream, const void *queue, uint64_t size, handle *graph, uint32_t *op) {
+    void *g = NULL, *x = NULL;
+    TRY(enter(ctx));
+    TRY(cuStreamBeginCapture(P(stream), capture_thread_local));
+    int e = cuda_run(ctx, stream, queue, size, op), f = cuStreamEndCapture(P(stream), &g);
+    if (e == 0) e = f;
+    if (e == 0) e = cuGraphInstantiateWithFlags(&x, g, 0);
+    if (g != NULL) cuGraphDestroy(g);
+    if (e != 0) return e;
+    *graph = (handle)(uintptr_t)x;
+    return cuGraphLaunch(x, P(stream));
+}
+
+int cuda_graph_run(handle ctx, handle stream, handle graph) {
+    TRY(enter(ctx));
+    return cuGraphLaunch(P(graph), P(stream));
+}
+
+int cuda_graph_free(handle ctx, handle graph) {
+    TRY(enter(ctx));
+    return cuGraphExecDestroy(P(graph));
+}
+
+#define COMPILER(X)                                                                                                    \
+    X(nvrtcVersion, "nvrtcVersion", (int *, int *))                                                                    \
+    X(nvrtcCreateProgram, "nvrtcCreateProgram",                                                                        \
+      (void **, const char *, const char *, int, const char *const *, const char *const *))                            \
+    X(nvrtcCompileProgram, "nvrtcCompileProgram", (void *, int, const char *const *))                                  \
+    X(nvrtcGetCUBINSize, "nvrtcGetCUBINSize", (void *, size_t *))                                                      \
+    X(nvrtcGetCUBIN, "nvrtcGetCUBIN", (void *, char *))                                                                \
+    X(nvrtcGetProgramLogSize, "nvrtcGetProgramLogSize", (void *, size_t *))                                            \
+    X(nvrtcGetProgramLog, "nvrtcGetProgramLog", (void *, char *))                                                      \
+    X(nvrtcDestroyProgram, "nvrtcDestroyProgram", (void **))
+
+COMPILER(POINTER)
+static const char *(*nvrtcGetErrorString)(int);
+
+/* NVRTC asks for its companion by name alone, which is found where it is loaded already: from beside NVRTC itself. */
+static void open_builtins(void) {
+    Dl_info at;
+    int major = 0, minor = 0;
+    if (dladdr(*(void **)&nvrtcVersion, &at) == 0 || nvrtcVersion(&major, &minor) != 0) return;
+    const char *slash = strrchr(at.dli_fname, '/');
+    char path[4096];
+    if (slash == NULL) return;
+    snprintf(path, sizeof path, "%.*s/libnvrtc-builtins.so.%d.%d", (int)(slash - at.dli_fname), at.dli_fname, major, minor);
+    dlopen(path, RTLD_NOW | RTLD_GLOBAL); /* or it lies where the loader looks */
+}
+
+static int open_compiler(const char *names, char *why, size_t n) {
+    void *library = NULL;
+    char name[1024], *end;
+    for (const char *at = names; library == NULL && *at != 0; at += strlen(name) + (at[strlen(name)] == '\n')) {
+        snprintf(name, sizeof name, "%s", at);
+        if ((end = strchr(name, '\n')) != NULL) *end = 0;
+        library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    }
+    if (library == NULL) {
+        snprintf(why, n, "%s", dlerror());
+        return -1;
+    }
+    why[0] = 0;
+    COMPILER(RESOLVE)
+    *(void **)&nvrtcGetErrorString = resolve(library, "nvrtcGetErrorString", why, n);
+    if (why[0] != 0) return -1;
+    open_builtins();
+    return 0;
+}
+
+int nvrtc_open(const char *names, char *why, size_t n) {
+    static int opened;
+    pthread_mutex_lock(&opening);
+    if (!opened && open_compiler(names, why, n) == 0) opened = 1;
+    pthread_mutex_unlock(&opening);
+    return opened ? 0 : -1;
+}
+
+const char *nvrtc_meaning(int code) { return nvrtcGetErrorString(code); }
+int nvrtc_version(int *major, int *minor) { return nvrtcVersion(major, minor); }
+void nvrtc_release(void *p) { free(p); }
+
+static int compiled(void *program, int options, const char **option, void **image, size_t *size, char **log) {
+    size_t n = 0;
+    int result = nvrtcCompileProgram(program, options, option);
+    if (nvrtcGetProgramLogSize(program, &n) == 0 && n > 0 && (*log = calloc(1, n + 1)) != NULL)
+        nvrtcGetProgramLog(program, *log);
+    if (result != 0) return result;
+    TRY(nvrtcGetCUBINSize(program, size));
+    if ((*image = malloc(*size)) == NULL) return 1; /* NVRTC_ERROR_OUT_OF_MEMORY */
+    return nvrtcGetCUBIN(program, *image);
+}
+
+int nvrtc_compile(const char *source, const char *name, int headers, const char **header_sources,
+                  const char **header_names, int options, const char **option, void **image, size_t *size, char **log) {
+    void *program = NULL;
+    *image = NULL, *log = NULL;
+    TRY(nvrtcCreateProgram(&program, source, name, headers, header_sources, header_names));
+    int result = compiled(program, options, option, image, size, log);
+    nvrtcDestroyProgram(&program);
+    return result;
+}

@@ -1,0 +1,146 @@
+package cuda
+
+import "github.com/dsbatch/dsbatch/kernels"
+
+type gemmArgs struct {
+	x, y                            mat
+	w, bias, scale                  handle
+	offsets, index, fault           handle
+	experts, rows, tokens, div      int32
+	in, out, paddedIn, paddedRows   int32
+	gated, act, add, group, aligned int32
+	yF32, op                        int32
+	_                               int32
+}
+
+// Linear implements kernels.Stream.
+func (s *Stream) Linear(y, x kernels.Tensor, w kernels.Weights, e kernels.Epilogue) {
+	const op = opLinear
+	p := s.checkGemm(op, y, x, w, e)
+	if s.err == nil && p.experts != 1 {
+		s.fail("%s: weights of %d matrices; Grouped takes them", op, p.experts)
+	}
+	if s.err == nil && x.Rows != y.Rows {
+		s.fail("%s: x has %d rows and y %d", op, x.Rows, y.Rows)
+	}
+	if s.err == nil {
+		s.gemm(op, p, y, x, e, gemmArgs{div: 1})
+	}
+}
+
+// Grouped implements kernels.Stream. Offsets and index are read on the device; slots of rows outside of x are left
+// as they are, and Sync tells.
+func (s *Stream) Grouped(y, x kernels.Tensor, w kernels.Weights, offsets, index kernels.Tensor, div int, e kernels.Epilogue) {
+	const op = opGrouped
+	p := s.checkGemm(op, y, x, w, e)
+	if s.err != nil {
+		return
+	}
+	s.checkVector(op, "offsets", offsets, p.experts+1)
+	a := gemmArgs{offsets: address(offsets), div: 1}
+	if !index.None() {
+		if div < 1 {
+			s.fail("%s: div is %d, want at least 1", op, div)
+		}
+		s.checkVector(op, "index", index, 0)
+		a.index, a.div = address(index), int32(div)
+	}
+	if s.err == nil {
+		s.gemm(op, p, y, x, e, a)
+	}
+}
+
+// checkGemm checks what Linear and Grouped have in common.
+func (s *Stream) checkGemm(op opNumber, y, x kernels.Tensor, w kernels.Weights, e kernels.Epilogue) *weights {
+	p, ok := w.(*weights)
+	switch {
+	case s.err != nil:
+		return p
+	case !ok || p == nil || p.data == nil:
+		s.fail("%s: weights %T are not of this device, or freed", op, w)
+		return nil
+	case e.Act > kernels.ReLU:
+		s.fail("%s: activation %d is unknown", op, e.Act)
+	case p.dtype != kernels.F32 && p.dtype != kernels.I8 && x.DType != p.dtype, p.dtype == kernels.I8 && x.DType == kernels.F32:
+		s.fail("%s: x is %v, for weights of %v", op, x, p.dtype)
+	case y.DType != x.DType && y.DType != kernels.F32:
+		s.fail("%s: y is %v where x is %v", op, y, x)
+	}
+	s.checkFloat(op, "x", x, anySize, p.in)
+	s.checkFloat(op, "y", y, anySize, p.out)
+	return p
+}
+
+// tiling is one of the kernels of gemm.cu.
+type tiling struct {
+	name         string
+	rows, tokens int // packed rows and tokens of a block
+	shared       int // bytes, for weights of 2 bytes
+}
+
+var tilings = [...]tiling{
+	{"gemm_16", 64, 16, 6 * (64 + 16) * 128},
+	{"gemm_32", 64, 32, 5 * (64 + 32) * 128},
+	{"gemm_64", 64, 64, 4 * (64 + 64) * 128},
+	{"gemm_128", 128, 128, 3 * (128 + 128) * 128},
+}
+
+// tilingFor is the kernel for so many rows of y, spread over experts: the tile that an expert's share fills, unless
+// its blocks are then too few to keep the GPU busy. All give the same bits.
+func (s *Stream) tilingFor(w *weights, rows int) tiling {
+	last := len(tilings) - 1
+	if w.group > 0 {
+		last-- // sums by group take twice the registers
+	}
+	i := 0
+	for i < last && ceilDiv(rows, w.experts) > tilings[i].tokens {
+		i++
+	}
+	for ; i > 1; i-- {
+		t := tilings[i]
+		if ceilDiv(w.paddedRows, t.rows)*tiles(rows, t.tokens, w.experts) >= s.dev.card.processors {
+			break
+		}
+	}
+	return tilings[i]
+}
+
+// tiles bounds the tiles of so many tokens that rows, spread over experts, make.
+func tiles(rows, tokens, experts int) int {
+	if experts == 1 {
+		return ceilDiv(rows, tokens)
+	}
+	return rows/tokens + min(rows, experts)
+}
+
+func (s *Stream) gemm(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Epilogue, a gemmArgs) {
+	if y.Rows == 0 || w.out == 0 {
+		return
+	}
+	a.x, a.y, a.w, a.fault = matOf(x), matOf(y), w.data.address, s.dev.fault.address
+	if w.bias != nil {
+		a.bias = w.bias.address
+	}
+	if w.scale != nil {
+		a.scale = w.scale.address
+	}
+	a.experts, a.rows, a.tokens = int32(w.experts), int32(y.Rows), int32(x.Rows)
+	a.in, a.out, a.paddedIn, a.paddedRows = int32(w.in), int32(w.out), int32(w.paddedIn), int32(w.paddedRows)
+	a.gated, a.act, a.add, a.group = truth(w.gated), int32(e.Act), truth(e.Add), int32(w.group)
+	a.yF32, a.op = truth(y.DType == kernels.F32), int32(op)
+	const width = 16 // bytes of a copy
+	a.aligned = truth(uint64(a.x.address)%width == 0 && (x.Stride*x.DType.Size()%width == 0 || x.Rows == 1))
+	experts := w.experts
+	if a.offsets == 0 {
+		experts = 1
+	}
+	if w.dtype == kernels.F32 {
+		const tokens, rows = 8, 16
+		enqueue(s, op, kernelKey{program{file: "gemm_f32.cu", a: x.DType, b: y.DType}, "gemm_f32"},
+			grid{x: ceilDiv(w.paddedRows, rows), y: tiles(y.Rows, tokens, experts), threads: 128}, &a)
+		return
+	}
+	t := s.tilingFor(w, y.Rows)
+	p := program{file: "gemm.cu", a: x.DType, b: w.dtype, groups: w.group > 0}
+	enqueue(s, op, kernelKey{p, t.name}, grid{x: ceilDiv(w.paddedRows, t.rows), y: tiles(y.Rows, t.tokens, experts), threads: 128, shared: t.shared}, &a)
+}

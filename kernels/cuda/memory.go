@@ -1,0 +1,215 @@
+package cuda
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"math/bits"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+const (
+	smallest = 512     // bytes of a piece of a slab: what the driver aligns to
+	slabSize = 8 << 20 // bytes of a slab
+	pieceTop = 1 << 20 // larger allocations are the driver's own
+)
+
+// pool gives out device memory: small pieces of powers of two from slabs, which the driver would take tens of
+// microseconds for, and large ones from the driver itself.
+type pool struct {
+	ctx   handle
+	slabs []handle
+	left  int64 // bytes of the last slab not given out yet
+	free  [32][]handle
+}
+
+func newPool(ctx handle) *pool { return &pool{ctx: ctx} }
+
+// memory is one allocation. It implements kernels.Memory.
+type memory struct {
+	pool    *pool
+	address handle
+	size    int64 // as asked for
+	class   int   // of a piece; -1: the driver's
+}
+
+func (m *memory) Size() int64 { return m.size }
+
+// Free gives the memory back; errors of the driver show again where they matter, in Sync.
+func (m *memory) Free() {
+	switch {
+	case m.address == 0:
+	case m.class >= 0:
+		m.pool.free[m.class] = append(m.pool.free[m.class], m.address)
+	default:
+		_ = memFree(m.pool.ctx, m.address)
+	}
+	m.address = 0
+}
+
+// allocate takes size bytes, what naming them in errors.
+func (p *pool) allocate(what string, size int64) (*memory, error) {
+	if size < 0 || size > math.MaxInt64/2 {
+		return nil, fmt.Errorf("%s: %d bytes are no size", what, size)
+	}
+	if size <= pieceTop {
+		class := bits.Len64(uint64(max(size, smallest) - 1))
+		a, err := p.piece(class)
+		if err != nil {
+			return nil, p.explain(what, 1<<class, err)
+		}
+		return &memory{pool: p, address: a, size: size, class: class}, nil
+	}
+	a, err := memAlloc(p.ctx, size)
+	if err != nil {
+		return nil, p.explain(what, size, err)
+	}
+	return &memory{pool: p, address: a, size: size, class: -1}, nil
+}
+
+func (p *pool) piece(class int) (handle, error) {
+	if list := p.free[class]; len(list) > 0 {
+		a := list[len(list)-1]
+		p.free[class] = list[:len(list)-1]
+		return a, nil
+	}
+	size := int64(1) << class
+	if p.left < size {
+		slab, err := memAlloc(p.ctx, slabSize)
+		if err != nil {
+			return 0, err
+		}
+		p.slabs, p.left = append(p.slabs, slab), slabSize
+	}
+	a := p.slabs[len(p.slabs)-1] + handle(slabSize-p.left)
+	p.left -= size
+	return a, nil
+}
+
+// explain says who wanted how much of what is left.
+func (p *pool) explain(what string, size int64, err error) error {
+	if !errors.Is(err, ErrMemory) {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	free, total, _ := memoryInfo(p.ctx)
+	return fmt.Errorf("%s: %w: %d bytes wanted, %d of %d are free", what, ErrMemory, size, free, total)
+}
+
+func (p *pool) close() error {
+	var errs []error
+	for _, s := range p.slabs {
+		errs = append(errs, memFree(p.ctx, s))
+	}
+	p.slabs = nil
+	return errors.Join(errs...)
+}
+
+// Memory is the free and the total memory of the GPU in bytes.
+func (d *Device) Memory() (free, total int64) {
+	free, total, err := memoryInfo(d.ctx)
+	if err != nil {
+		return 0, d.card.memory
+	}
+	return free, total
+}
+
+// Alloc makes a tensor, its rows adjacent, at a multiple of 512 bytes.
+func (d *Device) Alloc(what string, t kernels.DType, rows, cols int) (kernels.Tensor, error) {
+	if rows < 0 || cols < 0 || t.Size() == 0 || (rows > 0 && cols > math.MaxInt/8/rows) {
+		return kernels.Tensor{}, fmt.Errorf("%s: %v [%d, %d] is no tensor", what, t, rows, cols)
+	}
+	m, err := d.memory.allocate(what, int64(rows)*int64(cols)*int64(t.Size()))
+	if err != nil {
+		return kernels.Tensor{}, err
+	}
+	return kernels.Tensor{Mem: m, DType: t, Rows: rows, Cols: cols, Stride: cols}, nil
+}
+
+// Upload makes a tensor of a host matrix, converted on the device.
+func (d *Device) Upload(what string, t kernels.DType, m kernels.Matrix) (kernels.Tensor, error) {
+	if m.Rows < 0 || m.Cols < 0 || int64(len(m.Data)) != int64(m.Rows)*int64(m.Cols)*int64(m.DType.Size()) {
+		return kernels.Tensor{}, fmt.Errorf("%s: %d bytes are no %v [%d, %d]", what, len(m.Data), m.DType, m.Rows, m.Cols)
+	}
+	if m.DType != t && !(isFloat(t) && isFloat(m.DType)) {
+		return kernels.Tensor{}, fmt.Errorf("%s: %v cannot become %v", what, m.DType, t)
+	}
+	src, err := d.Alloc(what, m.DType, m.Rows, m.Cols)
+	if err != nil || len(m.Data) == 0 {
+		src.DType = t
+		return src, err
+	}
+	if err := upload(d.ctx, address(src), m.Data); err != nil {
+		src.Mem.Free()
+		return kernels.Tensor{}, fmt.Errorf("%s: %w", what, err)
+	}
+	if m.DType == t {
+		return src, nil
+	}
+	defer src.Mem.Free()
+	dst, err := d.Alloc(what, t, m.Rows, m.Cols)
+	if err != nil {
+		return kernels.Tensor{}, err
+	}
+	if err := d.now(func(s *Stream) { s.Copy(dst, src) }); err != nil {
+		dst.Mem.Free()
+		return kernels.Tensor{}, fmt.Errorf("%s: %w", what, err)
+	}
+	return dst, nil
+}
+
+// now runs some ops and waits for them.
+func (d *Device) now(ops func(*Stream)) error {
+	s, err := d.newStream()
+	if err != nil {
+		return err
+	}
+	ops(s)
+	return errors.Join(s.Sync(), s.Close())
+}
+
+// address is where a tensor's first element lies.
+func address(t kernels.Tensor) handle {
+	m, ok := t.Mem.(*memory)
+	if !ok {
+		return 0
+	}
+	return m.address + handle(t.Offset)
+}
+
+func isFloat(d kernels.DType) bool {
+	return d == kernels.F32 || d == kernels.BF16 || d == kernels.F16
+}
+
+// faultWord is pinned memory into which a kernel writes when it is given an index out of its range, which it then
+// leaves alone: the op's number, the index and where it stood.
+type faultWord struct {
+	ctx     handle
+	host    []byte
+	address handle
+}
+
+const faultBytes = 16
+
+func newFaultWord(ctx handle) (*faultWord, error) {
+	b, a, err := hostAlloc(ctx, faultBytes)
+	if err != nil {
+		return nil, err
+	}
+	clear(b)
+	return &faultWord{ctx, b, a}, nil
+}
+
+// take returns the fault that kernels have noted since the last call, or nil.
+func (f *faultWord) take() error {
+	op := binary.LittleEndian.Uint32(f.host)
+	if op == 0 {
+		return nil
+	}
+	index, at := int32(binary.LittleEndian.Uint32(f.host[4:])), int32(binary.LittleEndian.Uint32(f.host[8:]))
+	clear(f.host)
+	return fmt.Errorf("%s: index %d at %d is out of range", opName(op), index, at)
+}
+
+func (f *faultWord) close() error { return hostFree(f.ctx, f.host) }

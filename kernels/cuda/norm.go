@@ -1,0 +1,56 @@
+package cuda
+
+import "github.com/dsbatch/dsbatch/kernels"
+
+type normArgs struct {
+	y, x, delta             mat
+	weight, bias            handle
+	rows, cols, groups, rms int32
+	eps                     float32
+	_                       int32
+}
+
+// normWarp is the widest group that a warp normalises by itself.
+const normWarp = 1024
+
+// Norm: x += delta, then y = norm(x)·weight + bias.
+func (s *Stream) Norm(y, x, delta kernels.Tensor, n kernels.Norm) {
+	const op = opNorm
+	groups := max(1, n.Groups)
+	s.checkFloat(op, "x", x, anySize, anySize)
+	s.check(op, "y", y, x.DType, x.Rows, x.Cols)
+	if !delta.None() {
+		s.check(op, "delta", delta, x.DType, x.Rows, x.Cols)
+	}
+	if s.err == nil && x.Cols%groups != 0 {
+		s.fail("%s: %d columns do not fall into %d equal groups", op, x.Cols, groups)
+	}
+	s.check(op, "weight", n.Weight, kernels.F32, 1, x.Cols/groups)
+	if !n.Bias.None() {
+		s.check(op, "bias", n.Bias, kernels.F32, 1, x.Cols/groups)
+	}
+	if s.err == nil && n.Kind != kernels.LayerNorm && n.Kind != kernels.RMSNorm {
+		s.fail("%s: kind %d is unknown", op, n.Kind)
+	}
+	if s.err != nil || x.Cols == 0 || x.Rows == 0 {
+		return
+	}
+	a := normArgs{y: matOf(y), x: matOf(x), weight: address(n.Weight), rows: int32(x.Rows), cols: int32(x.Cols / groups),
+		groups: int32(groups), eps: n.Eps}
+	if !delta.None() {
+		a.delta = matOf(delta)
+	}
+	if !n.Bias.None() {
+		a.bias = address(n.Bias)
+	}
+	if n.Kind == kernels.RMSNorm {
+		a.rms = 1
+	}
+	key, all := kernelKey{program{file: "norm.cu", a: x.DType}, "norm_warp"}, x.Rows*groups
+	if a.cols <= normWarp {
+		enqueue(s, op, key, grid{x: ceilDiv(all, 4), threads: 128}, &a)
+		return
+	}
+	key.name = "norm_block" // as many threads as have two chunks of 8 each
+	enqueue(s, op, key, grid{x: all, threads: min(512, ceilDiv(int(a.cols), 16*32)*32)}, &a)
+}

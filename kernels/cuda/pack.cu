@@ -1,0 +1,74 @@
+// Puts a part of a matrix, as a checkpoint has it, where gemm.cu or gemm_f32.cu looks for it; pads are zeroed before.
+// Shapes  source [rows, in] of B, or [in, rows]; w of A: the order that those files tell; scale [groups][padded rows] f32.
+// Launch  pack: a thread two inputs of a row; quantize: a warp a group of a row, before pack.
+// Checked by optest.Linear and Grouped.
+#include "common.cuh"
+
+struct pack_args {
+    const void* source;
+    void* w;
+    float* scale;
+    int rows, in, transposed;
+    int gated, row0; // gated: row0 is 0 for gate, 1 for up
+    int padded_in, padded_rows, group;
+};
+
+inline float value(const pack_args& a, i64 row, i64 k) {
+    if (k >= a.in) return 0;
+    return to_float(((const B*)a.source)[a.transposed ? k * a.rows + row : row * a.in + k]);
+}
+
+// The place of a row among the packed ones, which stand in tiles of SIZE.
+template <int SIZE> int packed_row(const pack_args& a, int row) {
+    return a.gated ? row / (SIZE / 2) * SIZE + a.row0 * (SIZE / 2) + row % (SIZE / 2) : a.row0 + row;
+}
+
+// Where the pair of inputs k, k+1 of a packed row lies, in elements: m16n8k16's A operand.
+inline i64 place_of(const pack_args& a, int row, int k) {
+    const int i = row % 16, r = k % 16, lane = i % 8 * 4 + r % 8 / 2, word = i / 8 + r / 8 * 2;
+    return (((i64)(row / 64) * (a.padded_in / 16) + k / 16) * 4 + row % 64 / 16) * 256 + lane * 8 + word * 2;
+}
+
+template <class T> void put(const pack_args& a, int row, int k) {
+    T* w = (T*)a.w + place_of(a, packed_row<16>(a, row), k);
+    w[0] = from_float<T>(value(a, row, k));
+    w[1] = from_float<T>(value(a, row, k + 1));
+}
+template <> inline void put<float>(const pack_args& a, int row, int k) {
+    float* w = (float*)a.w + (i64)packed_row<4>(a, row) * a.padded_in + k;
+    w[0] = value(a, row, k);
+    if (k + 1 < a.padded_in) w[1] = value(a, row, k + 1);
+}
+template <> inline void put<i8>(const pack_args& a, int row, int k) {
+    const int p = packed_row<16>(a, row);
+    i8* w = (i8*)a.w + place_of(a, p, k);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        if (k + i >= a.in) continue;
+        const float scale = a.scale[(i64)((k + i) / a.group) * a.padded_rows + p];
+        w[i] = scale > 0 ? (i8)max(-127, min(127, __float2int_rn(value(a, row, k + i) / scale))) : 0; // 0 of a NaN
+    }
+}
+
+extern "C" __global__ void pack(const pack_args a) {
+    const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x, pairs = (a.in + 1) / 2;
+    if (i >= pairs * a.rows) return;
+    if (a.transposed) put<A>(a, (int)(i % a.rows), (int)(i / a.rows) * 2);
+    else put<A>(a, (int)(i / pairs), (int)(i % pairs) * 2);
+}
+
+// The scale of a group: its largest magnitude over 127; 0 where all are too small to be told from 0, NaN where one is
+// infinite or not a number, so that what is computed from them is seen to be spoilt.
+extern "C" __global__ void quantize(const pack_args a) {
+    const i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / 32;
+    const int groups = a.in / a.group, lane = threadIdx.x % 32;
+    if (i >= (i64)a.rows * groups) return;
+    const int row = (int)(i / groups), group = (int)(i % groups);
+    u32 most = 0; // magnitudes compare as their bits do, a NaN above infinity
+    for (int k = lane; k < a.group; k += 32) most = max(most, __float_as_uint(value(a, row, group * a.group + k)) & 0x7fffffffu);
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) most = max(most, __shfl_xor_sync(0xffffffffu, most, o));
+    const float m = __uint_as_float(most);
+    const float scale = most >= 0x7f800000u ? __uint_as_float(0x7fc00000u) : m >= 1e-30f ? m / 127 : 0.0f;
+    if (lane == 0) a.scale[(i64)group * a.padded_rows + packed_row<16>(a, row)] = scale;
+}

@@ -1,0 +1,191 @@
+package cuda
+
+import (
+	"bytes"
+	"fmt"
+	"hash/maphash"
+	"unsafe"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// The records of a queue, as driver.h declares them.
+type record struct {
+	kind, size uint32
+	op, _      uint32
+}
+
+type launchRecord struct {
+	record
+	function handle
+	grid     [3]uint32
+	block    uint32
+	shared   uint32
+	args     uint32
+}
+
+type copyRecord struct {
+	record
+	dst, src, width, height, dstPitch, srcPitch uint64
+	dstHost, srcHost                            uint32
+}
+
+const (
+	kindLaunch = 1
+	kindCopy   = 2
+)
+
+// bytesOf is the memory of a struct without pointers.
+func bytesOf[T any](v *T) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v)) }
+
+// grid is the number of blocks, and the size of each.
+type grid struct {
+	x, y, z int
+	threads int
+	shared  int // bytes of dynamic shared memory
+}
+
+// enqueue records the launch of a kernel with one struct of arguments, a multiple of 8 bytes long.
+func enqueue[T any](s *Stream, op opNumber, k kernelKey, g grid, args *T) {
+	g.x, g.y, g.z = max(g.x, 1), max(g.y, 1), max(g.z, 1)
+	f, err := s.dev.programs.kernel(k)
+	if err != nil {
+		s.fail("%s: %w", op, err)
+		return
+	}
+	if uint64(g.x) >= 1<<31 || g.y >= 1<<16 || g.z >= 1<<16 {
+		s.fail("%s: %d × %d × %d blocks are more than a launch can have", op, g.x, g.y, g.z)
+		return
+	}
+	a := bytesOf(args)
+	l := launchRecord{record: record{kind: kindLaunch, op: uint32(op)}, function: f,
+		grid: [3]uint32{uint32(g.x), uint32(g.y), uint32(g.z)}, block: uint32(g.threads), shared: uint32(g.shared), args: uint32(len(a))}
+	l.size = uint32(unsafe.Sizeof(l)) + uint32(len(a))
+	s.queue = append(append(s.queue, bytesOf(&l)...), a...)
+}
+
+// copyRows records a copy of rows of width bytes.
+func (s *Stream) copyRows(op opNumber, c copyRecord) {
+	if c.dstPitch == c.width && c.srcPitch == c.width { // one long row
+		c.width, c.height = c.width*c.height, 1
+	}
+	c.kind, c.op, c.size = kindCopy, uint32(op), uint32(unsafe.Sizeof(c))
+	s.queue = append(s.queue, bytesOf(&c)...)
+}
+
+// flush hands the recorded ops to the driver: by itself the first time, as a graph from the second time on.
+func (s *Stream) flush() {
+	if len(s.queue) == 0 || s.err != nil {
+		s.queue = s.queue[:0]
+		return
+	}
+	op, err := s.submit()
+	if err != nil {
+		s.fail("%s: %w", opNumber(op), err)
+	}
+	s.queue = s.queue[:0]
+}
+
+// Graphs are kept for the queues that came twice, so many at most.
+const (
+	mostGraphs = 64
+	fewRecords = 1 << 10 // bytes of a queue that is not worth a graph
+)
+
+// replay is a queue that was seen, and its graph once it was seen again.
+type replay struct {
+	queue []byte
+	graph handle
+	used  int // the stream's count of flushes when it last came
+}
+
+func (s *Stream) submit() (uint32, error) {
+	ctx, q := s.dev.ctx, s.queue
+	if !s.dev.graphs || len(q) < fewRecords {
+		return runQueue(ctx, s.handle, q)
+	}
+	s.flushes++
+	key := maphash.Bytes(s.seed, q)
+	r := s.replays[key]
+	switch {
+	case r == nil || !bytes.Equal(r.queue, q):
+		if r != nil && r.graph != 0 { // another queue of the same hash, which never happens
+			return runQueue(ctx, s.handle, q)
+		}
+		if len(s.replays) >= mostGraphs {
+			s.forgetOldest()
+		}
+		s.replays[key] = &replay{queue: bytes.Clone(q), used: s.flushes}
+		return runQueue(ctx, s.handle, q)
+	case r.graph == 0:
+		r.used = s.flushes
+		g, op, err := newGraph(ctx, s.handle, q)
+		r.graph = g
+		return op, err
+	}
+	r.used = s.flushes
+	return 0, runGraph(ctx, s.handle, r.graph)
+}
+
+// forgetOldest drops the queue that has not come for the longest time. Its graph may still be running; the driver
+// waits for that.
+func (s *Stream) forgetOldest() {
+	var oldest uint64
+	first := true
+	for key, r := range s.replays {
+		if first || r.used < s.replays[oldest].used {
+			oldest, first = key, false
+		}
+	}
+	if g := s.replays[oldest].graph; g != 0 {
+		_ = graphFree(s.dev.ctx, g)
+	}
+	delete(s.replays, oldest)
+}
+
+// opNumber names an op in records and faults.
+type opNumber uint32
+
+const (
+	opNone opNumber = iota
+	opWrite
+	opRead
+	opCopy
+	opEmbed
+	opNorm
+	opLinear
+	opGrouped
+	opStore
+	opAttention
+	opCopyBlock
+	opGate
+	opDrop
+	opTable
+	opCombine
+	opMix
+	opAdd
+	opSelect
+	opScore
+	opSample
+	opPack
+)
+
+var opNames = [...]string{"", "write", "read", "copy", "embed", "norm", "linear", "grouped", "store", "attention", "copy block",
+	"gate", "drop", "table", "combine", "mix", "add", "select", "score", "sample", "pack"}
+
+func (o opNumber) String() string {
+	if int(o) < len(opNames) {
+		return opNames[o]
+	}
+	return fmt.Sprintf("op %d", uint32(o))
+}
+
+func opName(o uint32) string { return opNumber(o).String() }
+
+// mat is a tensor as kernels see it: struct mat of common.cuh.
+type mat struct {
+	address handle
+	stride  int64 // elements
+}
+
+func matOf(t kernels.Tensor) mat { return mat{address(t), int64(t.Stride)} }

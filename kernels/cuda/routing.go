@@ -1,0 +1,25 @@
+package cuda
+
+import "github.com/dsbatch/dsbatch/kernels"
+
+type tableArgs struct {
+	expert                        mat
+	offsets, choices, place, flaw handle
+	tokens, k, experts, op        int32
+}
+
+// Table sorts the kept choices by expert, stable in their order. Choices beyond the last slot become -1.
+func (s *Stream) Table(r kernels.Routing) {
+	const op = opTable
+	s.checkRouting(op, r, r.Expert.Rows)
+	n := r.Expert.Rows * r.K
+	s.check(op, "offsets", r.Offsets, kernels.I32, 1, r.Experts+1)
+	s.checkVector(op, "choices", r.Choices, n)
+	s.checkVector(op, "place", r.Place, n)
+	if s.err != nil {
+		return
+	}
+	enqueue(s, op, kernelKey{program{file: "routing.cu"}, "table"}, grid{x: r.Experts + 1, threads: min(1024, max(32, ceilDiv(n, 32)*32))}, &tableArgs{
+		expert: matOf(r.Expert), offsets: address(r.Offsets), choices: address(r.Choices), place: address(r.Place), flaw: s.dev.fault.address,
+		tokens: int32(r.Expert.Rows), k: int32(r.K), experts: int32(r.Experts), op: int32(op)})
+}

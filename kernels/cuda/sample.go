@@ -1,0 +1,58 @@
+package cuda
+
+import "github.com/dsbatch/dsbatch/kernels"
+
+type sampleArgs struct {
+	logits, temperature, topK, topP, minP, penalty, u, token, logprob, topID, topLogprob mat
+	seenStart, seen, fault                                                               handle
+	vocab, top, op                                                                       int32
+	_                                                                                    int32
+}
+
+// Sample draws a token for each row of logits.
+func (s *Stream) Sample(logits kernels.Tensor, p kernels.Sampling) {
+	const op = opSample
+	n := logits.Rows
+	if s.err == nil && (p.Vocab < 1 || logits.Cols < p.Vocab || p.Top < 0 || p.Top > p.Vocab) {
+		s.fail("%s: vocabulary of %d, %d of it reported, for logits %v", op, p.Vocab, p.Top, logits)
+	}
+	s.check(op, "logits", logits, kernels.F32, anySize, anySize)
+	s.check(op, "temperature", p.Temperature, kernels.F32, n, 1)
+	s.check(op, "top-k", p.TopK, kernels.I32, n, 1)
+	s.check(op, "top-p", p.TopP, kernels.F32, n, 1)
+	s.check(op, "min-p", p.MinP, kernels.F32, n, 1)
+	s.check(op, "penalty", p.Penalty, kernels.F32, n, 1)
+	s.check(op, "u", p.U, kernels.F32, n, 1)
+	s.check(op, "token", p.Token, kernels.I32, n, 1)
+	s.check(op, "logprob", p.Logprob, kernels.F32, n, 1)
+	if p.Top > 0 {
+		s.check(op, "top id", p.TopID, kernels.I32, n, p.Top)
+		s.check(op, "top logprob", p.TopLogprob, kernels.F32, n, p.Top)
+	}
+	if !p.SeenStart.None() {
+		s.checkVector(op, "seen start", p.SeenStart, n+1)
+	}
+	if s.err != nil || n == 0 {
+		return
+	}
+	a := sampleArgs{logits: matOf(logits), temperature: matOf(p.Temperature), topK: matOf(p.TopK), topP: matOf(p.TopP),
+		minP: matOf(p.MinP), penalty: matOf(p.Penalty), u: matOf(p.U), token: matOf(p.Token), logprob: matOf(p.Logprob),
+		fault: s.dev.fault.address, vocab: int32(p.Vocab), top: int32(p.Top), op: int32(op)}
+	if p.Top > 0 {
+		a.topID, a.topLogprob = matOf(p.TopID), matOf(p.TopLogprob)
+	}
+	shared := 0
+	if !p.SeenStart.None() && !p.Seen.None() {
+		s.checkVector(op, "seen", p.Seen, 0)
+		a.seenStart, a.seen = address(p.SeenStart), address(p.Seen)
+		shared = 4 * ceilDiv(p.Vocab, 32)
+	}
+	const most = 128 << 10 // a million ids
+	if shared > most {
+		s.fail("%s: a vocabulary of %d ids is too large for a repetition penalty on a GPU", op, p.Vocab)
+	}
+	if s.err != nil {
+		return
+	}
+	enqueue(s, op, kernelKey{program{file: "sample.cu"}, "sample"}, grid{x: n, threads: vocabThreads, shared: shared}, &a)
+}

@@ -1,0 +1,165 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// Stream is a queue of ops on a Device. It implements kernels.Stream: ops are checked and recorded, and go to the GPU
+// when somebody waits for them. What a Write brings is kept in pinned memory until then, what a Read asks for comes
+// to pinned memory and is handed out by Sync.
+type Stream struct {
+	dev    *Device
+	handle handle
+	err    error // the first one
+	queue  []byte
+
+	stage staging
+	reads []pendingRead
+
+	seed    maphash.Seed
+	replays map[uint64]*replay
+	flushes int
+
+	scratch kernels.Tensor // working memory of attention
+}
+
+var _ kernels.Stream = (*Stream)(nil)
+
+// NewStream makes a queue.
+func (d *Device) NewStream() (kernels.Stream, error) { return d.newStream() }
+
+func (d *Device) newStream() (*Stream, error) {
+	h, err := streamNew(d.ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Stream{dev: d, handle: h, seed: maphash.MakeSeed(), replays: map[uint64]*replay{}, stage: staging{ctx: d.ctx}}, nil
+}
+
+// Sync hands the recorded ops to the GPU and waits for all of them.
+func (s *Stream) Sync() error {
+	s.flush()
+	if err := streamWait(s.dev.ctx, s.handle); err != nil && s.err == nil {
+		s.err = err
+	}
+	if err := s.dev.fault.take(); err != nil && s.err == nil {
+		s.err = err
+	}
+	if s.err == nil {
+		for _, r := range s.reads {
+			copy(r.dst, r.src)
+		}
+	}
+	s.reads = s.reads[:0]
+	s.stage.reset()
+	return s.err
+}
+
+// Close frees the stream's own memory once its work is done.
+func (s *Stream) Close() error {
+	if s.handle == 0 {
+		return nil
+	}
+	errs := []error{streamWait(s.dev.ctx, s.handle)}
+	for _, r := range s.replays {
+		if r.graph != 0 {
+			errs = append(errs, graphFree(s.dev.ctx, r.graph))
+		}
+	}
+	if !s.scratch.None() {
+		s.scratch.Mem.Free()
+	}
+	errs = append(errs, s.stage.close(), streamFree(s.dev.ctx, s.handle))
+	s.handle, s.replays = 0, nil
+	return errors.Join(errs...)
+}
+
+// fail notes the first error.
+func (s *Stream) fail(format string, args ...any) {
+	if s.err == nil {
+		s.err = fmt.Errorf(format, args...)
+	}
+}
+
+// anySize as rows or columns lets any number pass.
+const anySize = -1
+
+// check notes an error unless t is a tensor [rows, cols] of type d inside its memory, which is this back end's.
+func (s *Stream) check(op opNumber, name string, t kernels.Tensor, d kernels.DType, rows, cols int) {
+	switch {
+	case s.err != nil:
+	case t.None():
+		s.fail("%s: %s is missing", op, name)
+	case t.DType != d, rows != anySize && t.Rows != rows, cols != anySize && t.Cols != cols:
+		s.fail("%s: %s is %v, want %v [%s, %s]", op, name, t, d, sizeText(rows), sizeText(cols))
+	default:
+		s.checkMemory(op, name, t)
+	}
+}
+
+// checkFloat is check for any of the float types.
+func (s *Stream) checkFloat(op opNumber, name string, t kernels.Tensor, rows, cols int) {
+	if s.err == nil && !t.None() && !isFloat(t.DType) {
+		s.fail("%s: %s is %v, want a float type", op, name, t)
+	}
+	s.check(op, name, t, t.DType, rows, cols)
+}
+
+// checkVector is check for I32 vectors [1, at least n], the ids and tables that a caller keeps longer than a step.
+func (s *Stream) checkVector(op opNumber, name string, t kernels.Tensor, n int) {
+	if s.err == nil && !t.None() && t.Cols < n {
+		s.fail("%s: %s is %v, want at least %d columns", op, name, t, n)
+	}
+	s.check(op, name, t, kernels.I32, 1, anySize)
+}
+
+func (s *Stream) checkMemory(op opNumber, name string, t kernels.Tensor) {
+	m, ok := t.Mem.(*memory)
+	if !ok {
+		s.fail("%s: %s lies in %T, which is no memory of this device", op, name, t.Mem)
+		return
+	}
+	if t.Rows <= 0 || t.Cols <= 0 {
+		return
+	}
+	size := int64(t.DType.Size())
+	end := t.Offset + (int64(t.Rows-1)*int64(t.Stride)+int64(t.Cols))*size
+	if m.address == 0 || t.Offset < 0 || t.Offset%size != 0 || t.Stride < t.Cols && t.Rows > 1 || end > m.Size() {
+		s.fail("%s: %s %v, stride %d, at byte %d leaves its memory of %d bytes", op, name, t, t.Stride, t.Offset, m.Size())
+	}
+}
+
+func sizeText(n int) string {
+	if n == anySize {
+		return "any"
+	}
+	return fmt.Sprint(n)
+}
+
+func ceilDiv(a, b int) int { return (a + b - 1) / b }
+
+// scratchOf is working memory of at least n floats, good until the next op that asks. Growing waits for the GPU.
+func (s *Stream) scratchOf(op opNumber, n int) handle {
+	if s.scratch.None() || s.scratch.Cols < n {
+		s.flush()
+		if err := streamWait(s.dev.ctx, s.handle); err != nil {
+			s.fail("%s: %w", op, err)
+			return 0
+		}
+		if !s.scratch.None() {
+			s.scratch.Mem.Free()
+			s.scratch = kernels.Tensor{}
+		}
+		t, err := s.dev.Alloc(op.String()+": working memory", kernels.F32, 1, n)
+		if err != nil {
+			s.fail("%w", err)
+			return 0
+		}
+		s.scratch = t
+	}
+	return address(s.scratch)
+}
