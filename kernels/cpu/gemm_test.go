@@ -2,9 +2,9 @@ package cpu
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/kernels"
@@ -310,8 +310,64 @@ func TestActivations(t *testing.T) {
 	})
 }
 
-func ExampleLevel() {
-	l, err := ParseLevel("avx2")
-	fmt.Println(l, err)
-	// Output: avx2 <nil>
+func TestLinearAllocatesNothing(t *testing.T) {
+	eachLevel(t, func(t *testing.T, d *Device, s *Stream) {
+		if d.level == Reference {
+			t.Skip("the reference allocates as it likes")
+		}
+		w := randomWeights{dtype: kernels.I8, experts: 3, in: 64, out: 200}.pack(t, d, 1)
+		defer w.Free()
+		y, x := tensorOf(t, d, nil, 40, 200, 200), tensorOf(t, d, nil, 40, 64, 64)
+		offsets := tensorOfInts(t, d, 0, 3, 3, 40)
+		if n := testing.AllocsPerRun(50, func() { s.Grouped(y, x, w, offsets, kernels.Tensor{}, 1, kernels.Epilogue{}) }); n != 0 {
+			t.Errorf("%g allocations a call", n)
+		}
+	})
+}
+
+// Weights are float32 or their rounding, whatever the type of the source; free gives their memory back.
+func TestPackTakesTheBytesItSays(t *testing.T) {
+	eachLevel(t, func(t *testing.T, d *Device, _ *Stream) {
+		for dtype, size := range map[kernels.DType]int64{kernels.F32: 4, kernels.BF16: 2, kernels.F16: 2, kernels.I8: 1} {
+			w := randomWeights{dtype: dtype, experts: 2, in: 256, out: 320}.pack(t, d, 1)
+			values := int64(2 * 256 * 320)
+			if got := w.Bytes(); got < values*size || got > values*size*11/10 {
+				t.Errorf("%v: %d bytes for %d values", dtype, got, values)
+			}
+			w.Free()
+			if w.Bytes() != 0 {
+				t.Errorf("%v: %d bytes after Free", dtype, w.Bytes())
+			}
+		}
+	})
+}
+
+func TestPackRefuses(t *testing.T) {
+	d, err := New(Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close() //nolint:errcheck // always nil
+	m := func(rows, cols int) kernels.Matrix { return matrixOf(make([]float32, rows*cols), rows, cols) }
+	one := func(parts ...kernels.Matrix) []kernels.Linear { return []kernels.Linear{{Parts: parts}} }
+	short := m(2, 3)
+	short.Data = short.Data[1:]
+	for want, s := range map[string]kernels.WeightSpec{
+		"no matrix":                             {DType: kernels.F32},
+		"weights of type int32":                 {DType: kernels.I32, Experts: one(m(2, 3))},
+		"no part":                               {DType: kernels.F32, Experts: one()},
+		"part 1 takes 4 inputs where part 0":    {DType: kernels.F32, Experts: one(m(2, 3), m(2, 4))},
+		"fp32 [2, 3] in 23 bytes":               {DType: kernels.F32, Experts: one(short)},
+		"two matrices of one shape":             {DType: kernels.F32, Experts: one(m(2, 3), m(3, 3)), Gated: true},
+		"[3, 3] where matrix 0 is [2, 3]":       {DType: kernels.F32, Experts: append(one(m(2, 3)), one(m(3, 3))...)},
+		"int8 groups of 2 inputs do not":        {DType: kernels.I8, Group: 2, Experts: one(m(2, 3))},
+		"2 biases for 1 parts":                  {DType: kernels.F32, Experts: []kernels.Linear{{Parts: []kernels.Matrix{m(2, 3)}, Bias: []kernels.Matrix{m(1, 1), m(1, 1)}}}},
+		"bias 0 has 3 values for 2 outputs":     {DType: kernels.F32, Experts: []kernels.Linear{{Parts: []kernels.Matrix{m(2, 3)}, Bias: []kernels.Matrix{m(1, 3)}}}},
+		"some matrices have a bias and some":    {DType: kernels.F32, Experts: append(one(m(2, 3)), kernels.Linear{Parts: []kernels.Matrix{m(2, 3)}, Bias: []kernels.Matrix{m(1, 2)}})},
+		"a matrix of type int8; use fp32, bf16": {DType: kernels.I8, Experts: one(kernels.Matrix{DType: kernels.I8, Rows: 1, Cols: 1, Data: []byte{1}})},
+	} {
+		if _, err := d.Pack("layer 3 q", s); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "layer 3 q") {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
 }

@@ -1,0 +1,101 @@
+package cpu
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func TestPoolRunsEachTaskOnce(t *testing.T) {
+	for _, threads := range []int{1, 2, 3, 8} {
+		p := newPool(threads)
+		for round := range 300 {
+			n := round % 37
+			ran := make([]atomic.Int32, n)
+			p.run(n, func(task int) { ran[task].Add(1) })
+			for i := range ran {
+				if ran[i].Load() != 1 {
+					t.Fatalf("%d threads, round %d: task %d of %d ran %d times", threads, round, i, n, ran[i].Load())
+				}
+			}
+			if round%100 == 99 {
+				time.Sleep(time.Millisecond) // let the workers fall asleep
+			}
+		}
+		p.close()
+	}
+}
+
+// A task may wait for one below it, as a product waits for its packed rows: the lower one is already running.
+func TestPoolTasksMayWaitForLowerOnes(t *testing.T) {
+	p := newPool(3)
+	defer p.close()
+	for range 100 {
+		var done atomic.Int32
+		p.run(20, func(task int) {
+			if task < 5 {
+				runtime.Gosched()
+				done.Add(1)
+				return
+			}
+			for done.Load() < 5 {
+				runtime.Gosched()
+			}
+		})
+	}
+}
+
+func TestPoolServesSeveralCallers(t *testing.T) {
+	p := newPool(4)
+	defer p.close()
+	var callers sync.WaitGroup
+	var sum atomic.Int64
+	for range 6 {
+		callers.Go(func() {
+			for range 50 {
+				p.run(9, func(task int) { sum.Add(int64(task)) })
+			}
+		})
+	}
+	callers.Wait()
+	if want := int64(6 * 50 * 36); sum.Load() != want {
+		t.Errorf("sum %d, want %d", sum.Load(), want)
+	}
+}
+
+func TestPoolAllocatesNothing(t *testing.T) {
+	p := newPool(2)
+	defer p.close()
+	var sum atomic.Int64
+	f := func(task int) { sum.Add(int64(task)) }
+	if n := testing.AllocsPerRun(100, func() { p.run(8, f) }); n != 0 {
+		t.Errorf("%g allocations a run", n)
+	}
+}
+
+func TestPoolCloseEndsItsGoroutines(t *testing.T) {
+	before := runtime.NumGoroutine()
+	for i := range 20 {
+		p := newPool(5)
+		p.run(i, func(int) {})
+		p.close()
+	}
+	for range 500 {
+		if runtime.NumGoroutine() <= before {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Errorf("%d goroutines, %d before", runtime.NumGoroutine(), before)
+}
+
+func BenchmarkPoolRun(b *testing.B) {
+	p := newPool(2)
+	defer p.close()
+	f := func(int) {}
+	for b.Loop() {
+		p.run(2, f)
+	}
+}
