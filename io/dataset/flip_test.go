@@ -18,7 +18,7 @@ import (
 func TestFlippedBytes(t *testing.T) {
 	const (
 		most   = 96 << 20 // bytes allocated, in sum, to open and read a file of some kB
-		rounds = 60       // per file; -short: 6
+		rounds = 30       // per file; -short: 3
 	)
 	n := rounds
 	if testing.Short() {
