@@ -56,7 +56,7 @@ func (l Layout) columns() []column {
 	if l.samples() > 1 {
 		c = append(c, column{"sample", arrow.PrimitiveTypes.Int32, func(r *Record) any { return &r.Sample }, true})
 	}
-	text, integer, real := arrow.BinaryTypes.String, arrow.PrimitiveTypes.Int32, arrow.PrimitiveTypes.Float64
+	text, integer, float := arrow.BinaryTypes.String, arrow.PrimitiveTypes.Int32, arrow.PrimitiveTypes.Float64
 	tokenLogprobs := column{"token_logprobs", float32List, func(r *Record) any { return &r.TokenLogprobs }, false}
 	switch l.Task {
 	case Generate:
@@ -66,17 +66,17 @@ func (l Layout) columns() []column {
 			column{"finish_reason", text, func(r *Record) any { return &r.FinishReason }, true},
 			column{"prompt_tokens", integer, func(r *Record) any { return &r.PromptTokens }, false},
 			column{"output_tokens", integer, func(r *Record) any { return &r.OutputTokens }, false},
-			column{"cumulative_logprob", real, func(r *Record) any { return &r.CumulativeLogprob }, false})
+			column{"cumulative_logprob", float, func(r *Record) any { return &r.CumulativeLogprob }, false})
 		if l.Logprobs > 0 {
 			c = append(c, tokenLogprobs, column{"top_logprobs", topList, func(r *Record) any { return &r.TopLogprobs }, false})
 		}
 	case Score:
 		c = append(c,
-			column{"logprob", real, func(r *Record) any { return &r.Logprob }, false},
+			column{"logprob", float, func(r *Record) any { return &r.Logprob }, false},
 			tokenLogprobs,
 			column{"tokens", integer, func(r *Record) any { return &r.Tokens }, false},
 			column{"greedy", arrow.FixedWidthTypes.Boolean, func(r *Record) any { return &r.Greedy }, false},
-			column{"perplexity", real, func(r *Record) any { return &r.Perplexity }, false})
+			column{"perplexity", float, func(r *Record) any { return &r.Perplexity }, false})
 	case Embed:
 		c = append(c, column{"embedding", float32List, func(r *Record) any { return &r.Embedding }, false})
 	case Classify:

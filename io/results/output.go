@@ -47,8 +47,10 @@ func Create(ctx context.Context, dir string, fp Fingerprint, layout Layout, chun
 		return nil, diskError("cannot write to", dir, err)
 	}
 	var err error
-	if out.lease, err = acquire(ctx, dir, out.options); err != nil {
-		return nil, diskError("cannot take the lease of", dir, err)
+	if out.lease, err = acquire(ctx, dir, out.options); errors.Is(err, ErrInUse) || ctx.Err() != nil {
+		return nil, err
+	} else if err != nil {
+		return nil, diskError("cannot write to", dir, err)
 	}
 	out.close = sync.OnceValue(out.lease.release)
 	if err := out.resume(ctx); err != nil {

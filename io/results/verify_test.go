@@ -25,13 +25,16 @@ func rewrite(t testing.TB, d *crashDisk, job testJob, chunk int, records []Recor
 	t.Helper()
 	layout := job.layout
 	layout.Carry = nil
-	w, err := Join(context.Background(), "/out", 1, 0, layout, testOptions(d))
+	w, err := Join(context.Background(), "/out", 1, 99, layout, testOptions(d))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := writeAside(d, "/out/.x.tmp", "/out/"+partName(chunk), func(to io.Writer) error {
 		return w.writePart(to, Chunk{To: int64(len(records))}, records, nil, digests{})
 	}, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
 	patch(t, d, chunk)
@@ -88,25 +91,25 @@ func TestVerifyFinds(t *testing.T) {
 			r[0].Output = ptr("something else")
 			rewrite(t, d, job, 1, r)
 		}, "(columns output, source)"}, // rewrite leaves the carried column out
-		"a part too many": {func(t *testing.T, d *crashDisk, job testJob) {
+		"a part too many": {func(_ *testing.T, d *crashDisk, _ testJob) {
 			d.names["/out/part-0000004.parquet"] = d.names["/out/part-0000000.parquet"]
 		}, "part-0000004.parquet is no part of this job"},
-		"a copy of a part": {func(t *testing.T, d *crashDisk, job testJob) {
+		"a copy of a part": {func(_ *testing.T, d *crashDisk, _ testJob) {
 			d.names["/out/part-0000001 (1).parquet"] = d.names["/out/part-0000001.parquet"]
 		}, "part-0000001 (1).parquet is no part of this job"},
-		"a part missing": {func(t *testing.T, d *crashDisk, job testJob) {
+		"a part missing": {func(_ *testing.T, d *crashDisk, _ testJob) {
 			delete(d.names, "/out/part-0000002.parquet")
 		}, "part-0000002.parquet is committed, but is missing or another one"},
-		"no commits": {func(t *testing.T, d *crashDisk, job testJob) {
+		"no commits": {func(_ *testing.T, d *crashDisk, _ testJob) {
 			delete(d.names, "/out/_dsbatch/commits-000001-00000.jsonl")
 		}, "rows 0 to 2 are missing: part-0000000.parquet is not committed"},
-		"no _SUCCESS": {func(t *testing.T, d *crashDisk, job testJob) {
+		"no _SUCCESS": {func(_ *testing.T, d *crashDisk, _ testJob) {
 			delete(d.names, "/out/_SUCCESS")
 		}, "the output is not finished"},
-		"bad rows of another job": {func(t *testing.T, d *crashDisk, job testJob) {
+		"bad rows of another job": {func(_ *testing.T, d *crashDisk, _ testJob) {
 			d.names["/out/_dsbatch/bad-rows.parquet"] = d.names["/out/part-0000000.parquet"]
 		}, "bad-rows.parquet has 3 rows, the commit lines 2"},
-		"no bad rows": {func(t *testing.T, d *crashDisk, job testJob) {
+		"no bad rows": {func(_ *testing.T, d *crashDisk, _ testJob) {
 			delete(d.names, "/out/_dsbatch/bad-rows.parquet")
 		}, "bad-rows.parquet cannot be read"},
 	} {

@@ -30,12 +30,14 @@ type Writer struct {
 	samples     int
 
 	mu      sync.Mutex // guards what follows
-	commits handle     // nil before the first commit
+	commits handle     // nil when closed
+	lines   int        // written so far
 	broken  error      // once a commit line could not be written, none is any more
 }
 
-// Join opens the output dir for one rank of a start, whose number is Output.Start. Nothing is written until the first
-// Commit.
+// Join opens the output dir for one rank of a start, whose number is Output.Start, and makes the rank's commits file.
+// So a rank that cannot write there says so at once, and one on a network file system, having changed the folder, sees
+// what rank 0 has just put there, however fresh its idea of the folder was.
 func Join(_ context.Context, dir string, start, rank int, layout Layout, o Options) (*Writer, error) {
 	if start < 1 || rank < 0 {
 		return nil, fmt.Errorf("cannot join %s as rank %d of start %d", dir, rank, start)
@@ -49,10 +51,21 @@ func Join(_ context.Context, dir string, start, rank int, layout Layout, o Optio
 	}
 	columns := layout.columns()
 	own := arrow.NewSchema(schema.Fields()[:len(columns)], nil)
-	return &Writer{
+	w := &Writer{
 		dir: dir, start: start, rank: rank, options: o.withDefaults(),
 		columns: columns, own: own, schema: schema, samples: layout.samples(),
-	}, nil
+	}
+	if w.commits, err = w.options.fs.Create(w.commitsName(), true); err != nil {
+		return nil, diskError("cannot make", w.commitsName(), err)
+	}
+	if err := w.options.fs.SyncDir(filepath.Join(dir, stateFolder)); err != nil {
+		return nil, errors.Join(diskError("cannot write to", dir, err), w.commits.Close())
+	}
+	return w, nil
+}
+
+func (w *Writer) commitsName() string {
+	return state(w.dir, fmt.Sprintf("commits-%06d-%05d.jsonl", w.start, w.rank))
 }
 
 // Commit writes the part of a chunk and makes it count; when it returns nil, no kill and no power failure undoes it.
@@ -243,27 +256,19 @@ func (w *Writer) append(c commitLine) (err error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	name := state(w.dir, fmt.Sprintf("commits-%06d-%05d.jsonl", w.start, w.rank))
 	if w.broken != nil {
 		return w.broken
 	}
 	defer func() {
 		if err != nil { // the file may end in half a line: nothing may follow it
-			w.broken = diskError("cannot write", name, err)
+			w.broken = diskError("cannot write", w.commitsName(), err)
 			err = w.broken
 		}
 	}()
-	if w.commits == nil {
-		if w.commits, err = w.options.fs.Create(name, true); err != nil {
-			return err
-		}
-		if err = w.options.fs.SyncDir(filepath.Dir(name)); err != nil {
-			return err
-		}
-	}
 	if _, err = w.commits.Write(line); err != nil {
 		return err
 	}
+	w.lines++
 	return w.commits.Sync()
 }
 
@@ -350,7 +355,7 @@ func (w *Writer) openColumns() ([]column, *arrow.Schema) {
 	return append([]column{row}, w.columns...), arrow.NewSchema(fields, nil)
 }
 
-// Close closes the rank's commits file.
+// Close closes the rank's commits file, and removes it when the rank has committed nothing.
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -358,6 +363,9 @@ func (w *Writer) Close() error {
 		return nil
 	}
 	err := w.commits.Close()
+	if w.lines == 0 && w.broken == nil {
+		err = errors.Join(err, w.options.fs.Remove(w.commitsName()))
+	}
 	w.commits, w.broken = nil, fmt.Errorf("%s: the writer is closed", w.dir)
 	return err
 }
