@@ -36,6 +36,17 @@ typedef struct row {
 
 INLINE int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 
+/* dst = src, n bfloat16, while the same of a later panel comes nearer. */
+INLINE void unpack(float *dst, const uint16_t *src, int64_t n, const uint16_t *ahead) {
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __builtin_prefetch(ahead + i, 0, 2);
+#pragma GCC unroll 8
+        for (int u = 0; u < 32; u += LANES) vec_store(dst + i + u, vec_bf16(src + i + u));
+    }
+    for (; i < n; i++) dst[i] = of_bits((uint32_t)src[i] << 16);
+}
+
 /* Unpacks panel p of the tile at position base; [from, to) is what any row sees. */
 INLINE void open_panel(const attention_args *a, tile *t, int p, int64_t base, const int32_t *blocks, int64_t head,
                        int64_t from, int64_t to, float *scratch) {
@@ -49,10 +60,13 @@ INLINE void open_panel(const attention_args *a, tile *t, int p, int64_t base, co
         if (a->type == CPU_F32) {
             t->k[p] = (const float *)a->data + base_k;
             t->v[p] = t->k[p] + head_size;
-        } else {
-            widen(k, (const uint16_t *)a->data + base_k, CPU_BF16, PANEL * dim);
-            widen(v, (const uint16_t *)a->data + base_k + head_size, CPU_BF16, PANEL * dim);
+            return;
         }
+        const int64_t next = at + TILE < to ? at + TILE : at;
+        const int64_t next_k = 2 * head_size * (blocks[next / size] * a->kv_heads + head) + next % size * dim;
+        const uint16_t *const data = a->data;
+        unpack(k, data + base_k, PANEL * dim, data + next_k);
+        unpack(v, data + base_k + head_size, PANEL * dim, data + next_k + head_size);
         return;
     }
     for (int64_t j = clamp(from - at, 0, PANEL); j < clamp(to - at, 0, PANEL); j++) {
@@ -162,9 +176,15 @@ INLINE void add_columns(row *w, const float (*e)[TILE], const float *by, const t
 }
 
 INLINE void add_values(row *w, const float (*e)[TILE], const float *by, const tile *t, const int rows, int64_t dim, int from, int to) {
-    const int cols = rows == 1 ? 8 : 2;
+    const int most = rows == ROWS ? 2 : rows == 1 ? 8 : 4; /* so many chains of sums that none waits for itself */
     int64_t d = 0;
-    for (; d + cols * LANES <= dim; d += cols * LANES) add_columns(w, e, by, t, rows, cols, dim, d, from, to);
+    if (most == 8) {
+        for (; d + 8 * LANES <= dim; d += 8 * LANES) add_columns(w, e, by, t, rows, 8, dim, d, from, to);
+    }
+    if (most >= 4) {
+        for (; d + 4 * LANES <= dim; d += 4 * LANES) add_columns(w, e, by, t, rows, 4, dim, d, from, to);
+    }
+    for (; d + 2 * LANES <= dim; d += 2 * LANES) add_columns(w, e, by, t, rows, 2, dim, d, from, to);
     for (; d + LANES <= dim; d += LANES) add_columns(w, e, by, t, rows, 1, dim, d, from, to);
     if (d == dim) return;
     for (int r = 0; r < rows; r++) {
