@@ -54,6 +54,7 @@ type Engine struct {
 
 	steps     *stepper
 	scheduler *scheduler
+	observer  Observer
 }
 
 // identity is what a job's fingerprint says of the model and where it runs.
@@ -121,6 +122,12 @@ func (e *Engine) Window() int { return e.window }
 
 // Config is the model's.
 func (e *Engine) Config() model.Config { return e.model.Config }
+
+// Device is what the model runs on.
+func (e *Engine) Device() kernels.Device { return e.device }
+
+// Memory is the bytes of the weights and of the KV cache.
+func (e *Engine) Memory() (weights, kv int64) { return e.model.Bytes(), e.steps.cache.Spec().Bytes() }
 
 // Close gives everything back that the engine holds.
 func (e *Engine) Close() error {

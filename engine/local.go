@@ -3,11 +3,29 @@ package engine
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/io/dataset"
 	"github.com/dsbatch/dsbatch/io/results"
+	"github.com/dsbatch/dsbatch/stats"
 )
+
+// Observer is told what the steps of Generate, GenerateIDs and Score do. What is nil is not told.
+type Observer struct {
+	// Step is called after each step. Its time runs from the end of the step before, so that the time between steps
+	// counts too.
+	Step func(stats.Step)
+	// Section is called for each part of a step (attention, experts and so on), where the device's ops are done when
+	// they return.
+	Section func(stats.Phase, time.Duration)
+}
+
+// Observe has o told of the steps from now on.
+func (e *Engine) Observe(o Observer) {
+	e.observer = o
+	e.measure(o.Section)
+}
 
 // GenerateOptions of Generate; the zero value is greedy.
 type GenerateOptions struct {
@@ -32,6 +50,26 @@ func (e *Engine) Generate(ctx context.Context, prompts []string, o GenerateOptio
 	if e.tokenizer == nil {
 		return nil, errors.New("the model has no tokenizer")
 	}
+	rows := make([]*dataset.Row, len(prompts))
+	for i, p := range prompts {
+		rows[i] = &dataset.Row{Number: int64(i), Prompt: p}
+	}
+	return e.all(ctx, e.generateJob(o), rows)
+}
+
+// GenerateIDs is Generate for prompts that are token ids already; a model without a tokenizer serves.
+func (e *Engine) GenerateIDs(ctx context.Context, prompts [][]int32, o GenerateOptions) ([]Result, error) {
+	rows := make([]*dataset.Row, len(prompts))
+	for i, p := range prompts {
+		rows[i] = &dataset.Row{Number: int64(i), IDs: p}
+	}
+	job := e.generateJob(o)
+	job.PromptColumn, job.IDsColumn = "", "ids"
+	return e.all(ctx, job, rows)
+}
+
+// generateJob is the engine's job with what a caller in Go asks for.
+func (e *Engine) generateJob(o GenerateOptions) *config.Job {
 	job := *e.job
 	job.Task, job.N, job.MaxNewTokens = config.Generate, 1, o.MaxNewTokens
 	if job.MaxNewTokens == 0 {
@@ -41,11 +79,7 @@ func (e *Engine) Generate(ctx context.Context, prompts []string, o GenerateOptio
 	if job.TopP == 0 {
 		job.TopP = 1
 	}
-	rows := make([]*dataset.Row, len(prompts))
-	for i, p := range prompts {
-		rows[i] = &dataset.Row{Number: int64(i), Prompt: p}
-	}
-	return e.all(ctx, &job, rows)
+	return &job
 }
 
 // Text is a prompt with a continuation to be scored.
@@ -81,12 +115,17 @@ func (e *Engine) all(ctx context.Context, job *config.Job, in []*dataset.Row) ([
 			}
 		}
 	}
-	for !e.scheduler.idle() {
+	for begin := time.Now(); !e.scheduler.idle(); {
 		pieces := e.scheduler.next()
 		if err := e.steps.run(ctx, pieces); err != nil {
 			return nil, err
 		}
-		e.advance(pieces, func(*sequence) {})
+		prompt, output := e.advance(pieces, func(*sequence) {})
+		if e.observer.Step != nil {
+			now := time.Now()
+			e.observer.Step(e.account(now.Sub(begin), pieces, prompt, output))
+			begin = now
+		}
 	}
 	for i, row := range rows {
 		out[i].Record = e.records(row)[0]

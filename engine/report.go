@@ -18,7 +18,7 @@ import (
 func (r *run) describe() {
 	e := r.engine
 	r.machine()
-	r.measure()
+	e.measure(r.record.AddTime)
 	spec := e.steps.cache.Spec()
 	r.record.SetMemory(e.model.Bytes(), spec.Bytes(), spec.Blocks)
 	r.record.AddBytes(stats.WeightBytes, e.checkpoint.BytesRead())
@@ -41,16 +41,7 @@ func (l *loop) count(took time.Duration, pieces []piece, prompt, output int) {
 	e := l.engine
 	experts := e.steps.workspace.ExpertTokens()
 	if len(pieces) > 0 {
-		var tokens, contexts, reads int
-		for _, p := range pieces {
-			tokens, reads = tokens+p.to-p.from, reads+p.to
-			contexts += (p.from + 1 + p.to) * (p.to - p.from) / 2
-		}
-		work := e.model.Work(tokens, contexts, reads, e.steps.rowsWanted, experts)
-		l.record.AddStep(stats.Step{
-			Duration: took, PromptTokens: prompt, OutputTokens: output, Rows: len(pieces), FLOPs: work.FLOPs, Bytes: work.Bytes,
-			KVBlocks: len(e.scheduler.pool.uses) - e.scheduler.pool.available(),
-		})
+		l.record.AddStep(e.account(took, pieces, prompt, output))
 	}
 	for layer, tokens := range experts {
 		kept := 0
@@ -61,31 +52,45 @@ func (l *loop) count(took time.Duration, pieces []piece, prompt, output int) {
 	}
 }
 
+// account is what a step over pieces, at least one, has done and cost.
+func (e *Engine) account(took time.Duration, pieces []piece, prompt, output int) stats.Step {
+	var tokens, contexts, reads int
+	for _, p := range pieces {
+		tokens, reads = tokens+p.to-p.from, reads+p.to
+		contexts += (p.from + 1 + p.to) * (p.to - p.from) / 2
+	}
+	work := e.model.Work(tokens, contexts, reads, e.steps.rowsWanted, e.steps.workspace.ExpertTokens())
+	return stats.Step{
+		Duration: took, PromptTokens: prompt, OutputTokens: output, Rows: len(pieces), FLOPs: work.FLOPs, Bytes: work.Bytes,
+		KVBlocks: len(e.scheduler.pool.uses) - e.scheduler.pool.available(),
+	}
+}
+
 // sections are the phases inside a step, by the names that model and moe give them.
 var sections = map[string]stats.Phase{
 	model.Attention: stats.Attention, model.Dense: stats.Dense, moe.Route: stats.Route, moe.Dispatch: stats.Dispatch,
 	moe.Experts: stats.Experts, moe.Combine: stats.Combine, headSection: stats.Head,
 }
 
-// measure times the sections of every step from now on. On a device whose ops run when they are enqueued only: else
-// the time would be that of enqueueing.
-func (r *run) measure() {
-	if !strings.HasPrefix(r.engine.device.Arch(), "cpu/") {
-		return
-	}
-	section, since := stats.Dense, time.Time{}
-	r.engine.steps.enter = func(name string) {
-		now := time.Now()
-		if !since.IsZero() {
-			r.record.AddTime(section, now.Sub(since))
+// measure has add told of the time of each section of every step from now on; nil: of none. On a device whose ops run
+// when they are enqueued only: else the time would be that of enqueueing.
+func (e *Engine) measure(add func(stats.Phase, time.Duration)) {
+	e.steps.enter = nil
+	if add != nil && strings.HasPrefix(e.device.Arch(), "cpu/") {
+		section, since := stats.Dense, time.Time{}
+		e.steps.enter = func(name string) {
+			now := time.Now()
+			if !since.IsZero() {
+				add(section, now.Sub(since))
+			}
+			if since = now; name == "" { // the step is over
+				since = time.Time{}
+				return
+			}
+			section = sections[name]
 		}
-		if since = now; name == "" { // the step is over
-			since = time.Time{}
-			return
-		}
-		section = sections[name]
 	}
-	r.engine.steps.workspace.Measure(r.engine.steps.enter)
+	e.steps.workspace.Measure(e.steps.enter)
 }
 
 // ceilings measures, once the job has run for a while, what the machine can do at most, on all ranks at once, since

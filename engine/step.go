@@ -173,14 +173,15 @@ type row struct {
 	target int32
 }
 
-// fill writes the batch's host side and returns the wanted rows: those to be scored first, then those to be drawn.
+// fill writes the batch's host side and returns the wanted rows: those to be scored first, then those to be drawn. The
+// block table gets the columns that the longest context of the step needs.
 func (st *stepper) fill(pieces []piece) []row {
 	h := &st.host
 	for _, b := range []*ints{&h.ids, &h.position, &h.slot, &h.seq, &h.start, &h.blocks} {
 		*b = (*b)[:0]
 	}
 	var scored, drawn []row
-	at, perRow := 0, st.blocks.Cols
+	at, width := 0, blocksFor(longest(pieces))
 	for i, p := range pieces {
 		h.start.put(at)
 		q := p.seq
@@ -197,7 +198,7 @@ func (st *stepper) fill(pieces []piece) []row {
 		if !q.scoring() && p.to == len(q.tokens) {
 			drawn = append(drawn, row{q, at - 1, -1})
 		}
-		for b := range perRow {
+		for b := range width {
 			if b < len(q.blocks) {
 				h.blocks.put(int(q.blocks[b]))
 			} else {
@@ -209,21 +210,26 @@ func (st *stepper) fill(pieces []piece) []row {
 	return append(scored, drawn...)
 }
 
+// longest is the most tokens that a sequence has in the cache after the step.
+func longest(pieces []piece) (most int) {
+	for _, p := range pieces {
+		most = max(most, p.to)
+	}
+	return most
+}
+
 // batch writes the host side to the device.
 func (st *stepper) batch(pieces []piece) model.Step {
-	h, tokens, longest := &st.host, len(st.host.ids)/4, 0
-	for _, p := range pieces {
-		longest = max(longest, p.to)
-	}
+	h, tokens, most := &st.host, len(st.host.ids)/4, longest(pieces)
 	vector := func(t kernels.Tensor, b ints) kernels.Tensor {
 		t = t.ColRange(0, len(b)/4)
 		st.stream.Write(t, b)
 		return t
 	}
-	blocks := st.blocks.RowRange(0, len(pieces))
+	blocks := st.blocks.RowRange(0, len(pieces)).ColRange(0, blocksFor(most))
 	st.stream.Write(blocks, h.blocks)
 	return model.Step{IDs: vector(st.ids, h.ids), Cache: st.cache, Batch: kernels.Batch{
-		Tokens: tokens, Seqs: len(pieces), MaxContext: longest, Blocks: blocks,
+		Tokens: tokens, Seqs: len(pieces), MaxContext: most, Blocks: blocks,
 		Position: vector(st.position, h.position), Slot: vector(st.slot, h.slot),
 		Seq: vector(st.seq, h.seq), Start: vector(st.start, h.start)}}
 }
