@@ -20,6 +20,7 @@ import (
 	"github.com/dsbatch/dsbatch/io/tokenizer"
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/kernels/cpu"
+	"github.com/dsbatch/dsbatch/kernels/cuda"
 	"github.com/dsbatch/dsbatch/model"
 	"github.com/dsbatch/dsbatch/mpi"
 )
@@ -45,7 +46,7 @@ type Engine struct {
 	eos        []int32
 	window     int // most tokens of a row, output included
 	minOut     int
-	nodeRanks  int // ranks on this host
+	sharers    int // ranks that share the memory of this one's device
 	checkpoint *ckpt.Checkpoint
 	policy     model.Policy
 	shape      model.Config
@@ -93,28 +94,48 @@ func (e *Engine) load(ctx context.Context) error {
 	return nil
 }
 
-// openDevice is this rank's device; without --threads a rank takes its share of its host's cores.
+// openDevice is this rank's device: the GPU of its place among the ranks of its host, or its share of the host's
+// cores. Without --device it is a GPU where one is found.
 func (e *Engine) openDevice(ctx context.Context) (kernels.Device, error) {
-	if e.job.Device == "cuda" {
-		return nil, fmt.Errorf("%w: this build of dsbatch has no GPU back end yet; use --device cpu", ErrRefused)
-	}
 	node, err := e.world.Node(ctx)
 	if err != nil {
 		return nil, err
 	}
-	e.nodeRanks = node.Size()
+	rank := node.Rank()
+	ranks := node.Size()
 	if err := node.Close(); err != nil {
 		return nil, err
 	}
+	gpus, err := cuda.Count()
+	if e.job.Device == "cuda" || e.job.Device == "auto" && err == nil && gpus > 0 {
+		e.sharers = max(1, ranks/max(gpus, 1))
+		return e.openGPU(rank, gpus, err)
+	}
+	e.sharers = ranks
 	threads := e.job.Threads
 	if threads == 0 {
-		threads = max(1, runtime.NumCPU()/e.nodeRanks)
+		threads = max(1, runtime.NumCPU()/ranks)
 	}
 	options := cpu.Options{Threads: threads}
 	if e.job.Reference || !e.job.Inference.Fused() {
 		options.Level = "reference"
 	}
 	return cpu.New(options)
+}
+
+// openGPU takes the rank's own GPU of those that this process sees.
+func (e *Engine) openGPU(rank, gpus int, err error) (kernels.Device, error) {
+	if err == nil && gpus == 0 {
+		err = errors.New("no GPU is visible; look at nvidia-smi and CUDA_VISIBLE_DEVICES")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: --device cuda: %w; use --device cpu, or see dsbatch doctor", ErrRefused, err)
+	}
+	if e.job.Reference || !e.job.Inference.Fused() {
+		return nil, fmt.Errorf("%w: plain operations run on the CPU only; use --device cpu with --reference or kernel_inject false", ErrRefused)
+	}
+	graphs := e.job.Inference.CUDAGraph
+	return cuda.New(cuda.Options{Ordinal: rank % gpus, NoGraphs: graphs != nil && !*graphs})
 }
 
 // Window is the most tokens of a row, prompt and output together.

@@ -20,12 +20,11 @@ func (e *Engine) generation(row *rowState, prompt []int32, s sampling, newTokens
 	if len(prompt)+e.minOut > window {
 		return fmt.Errorf("the prompt has %d tokens, and the window of %d leaves no room for %d more; shorten it, or set it aside beforehand", len(prompt), window, e.minOut)
 	}
-	row.promptTokens = len(prompt)
 	for sample := range samples {
 		// Room for what is drawn is made as it is drawn; samples share nothing that is written to.
 		row.seqs = append(row.seqs, &sequence{
 			row: row, sample: int32(sample), tokens: slices.Clone(prompt), prompt: len(prompt),
-			limit: min(len(prompt)+newTokens, window), sampling: s, text: watch(e.tokenizer, s.stop), cut: -1,
+			limit: min(len(prompt)+newTokens, window), sampling: s, text: watch(e.tokenizer, s.stop), cut: -1, dump: e.job.OutputLogits,
 		})
 	}
 	return nil
@@ -54,7 +53,7 @@ func (e *Engine) generated(q *sequence) results.Record {
 	ids := q.tokens[q.prompt:]
 	r := results.Record{
 		Row: q.row.number, ID: q.row.id, Sample: q.sample, OutputIDs: ids, FinishReason: q.finished,
-		PromptTokens: int32(q.prompt), OutputTokens: int32(len(ids)), CumulativeLogprob: q.cumulative,
+		PromptTokens: int32(q.prompt), OutputTokens: int32(len(ids)), CumulativeLogprob: q.cumulative, Logits: q.logits,
 	}
 	if e.tokenizer != nil {
 		text := ""

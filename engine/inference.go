@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/model"
@@ -48,7 +47,7 @@ func (e *Engine) inferenceFits() error {
 	refuse := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%w: %s", ErrRefused, fmt.Sprintf(format, args...)))
 	}
-	if in.CUDAGraph != nil && *in.CUDAGraph && strings.HasPrefix(e.device.Arch(), "cpu/") {
+	if in.CUDAGraph != nil && *in.CUDAGraph && !e.onGPU() {
 		refuse("enable_cuda_graph: %s has no graphs; leave it out, or use --device cuda", e.device.Name())
 	}
 	if in.TriangularMask != nil && !*in.TriangularMask {

@@ -3,18 +3,24 @@ package engine
 import (
 	"cmp"
 	"fmt"
+	"strings"
 
 	"github.com/dsbatch/dsbatch/config"
 )
 
-// Defaults of a step's size on a CPU: enough tokens that weights are read once for many of them, enough rows that
-// decoding is not bound by reading the weights alone.
-const (
-	cpuStepTokens = 512
-	cpuSeqs       = 128
-	// cpuCacheShare of the free memory is the most that the KV cache takes unless --kv-memory says otherwise.
-	cpuCacheShare = 4
+// sizing is how large steps and KV cache are on a kind of device, where the job does not say.
+type sizing struct {
+	tokens, seqs int     // of a step: enough that weights are read once for many tokens and rows
+	cacheShare   float64 // of what is free beside weights and workspace, the most that the KV cache takes
+}
+
+var (
+	cpuSizing = sizing{tokens: 512, seqs: 128, cacheShare: 0.25} // other programs need memory too
+	gpuSizing = sizing{tokens: 8192, seqs: 1024, cacheShare: 0.92}
 )
+
+// onGPU tells whether the device is one.
+func (e *Engine) onGPU() bool { return strings.HasPrefix(e.device.Arch(), "cuda/") }
 
 // limits settles how long a row may be: max_out_tokens counts prompt and output together, the model's window bounds it.
 func (e *Engine) limits() error {
@@ -33,8 +39,12 @@ func (e *Engine) limits() error {
 // work, with the arithmetic.
 func (e *Engine) plan() (stepSize, error) {
 	c := &e.model.Config
-	z := stepSize{seqs: cmp.Or(e.job.MaxSeqs, cpuSeqs), top: e.job.Logprobs}
-	z.tokens = max(cmp.Or(e.job.MaxBatchTokens, cpuStepTokens), z.seqs)
+	size := cpuSizing
+	if e.onGPU() {
+		size = gpuSizing
+	}
+	z := stepSize{seqs: cmp.Or(e.job.MaxSeqs, size.seqs), top: e.job.Logprobs}
+	z.tokens = max(cmp.Or(e.job.MaxBatchTokens, size.tokens), z.seqs)
 	if e.job.MaxBatchTokens > 0 {
 		z.tokens, z.seqs = e.job.MaxBatchTokens, min(z.seqs, e.job.MaxBatchTokens)
 	}
@@ -44,8 +54,7 @@ func (e *Engine) plan() (stepSize, error) {
 	all := int64(z.seqs) * int64(blocksFor(e.window))
 	budget := int64(e.job.KVMemory)
 	if budget == 0 {
-		node := int64(max(1, e.nodeRanks))
-		budget = min(all*block, (free/node-beside)/cpuCacheShare)
+		budget = min(all*block, int64(size.cacheShare*float64(free/int64(e.sharers)-beside)))
 	}
 	z.blocks = int(min(budget/block, all))
 	if least := blocksFor(e.window); z.blocks < least && (e.job.KVMemory > 0 || z.blocks < blocksFor(e.minOut+1)) {

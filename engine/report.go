@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/dsbatch/dsbatch/kernels"
@@ -76,7 +75,7 @@ var sections = map[string]stats.Phase{
 // when they are enqueued only: else the time would be that of enqueueing.
 func (e *Engine) measure(add func(stats.Phase, time.Duration)) {
 	e.steps.enter = nil
-	if add != nil && strings.HasPrefix(e.device.Arch(), "cpu/") {
+	if add != nil && !e.onGPU() {
 		section, since := stats.Dense, time.Time{}
 		e.steps.enter = func(name string) {
 			now := time.Now()

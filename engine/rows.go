@@ -11,14 +11,13 @@ import (
 
 // rowState is a row in flight.
 type rowState struct {
-	chunk        *chunkState
-	index        int // in its chunk
-	number       int64
-	id           any
-	promptTokens int
-	seqs         []*sequence
-	left         int // sequences not yet finished
-	bad          string
+	chunk  *chunkState
+	index  int // in its chunk
+	number int64
+	id     any
+	seqs   []*sequence
+	left   int // sequences not yet finished
+	bad    string
 }
 
 // chunkState is a chunk in flight on this rank: its rows' records fill up in any order and are committed in input

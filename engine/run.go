@@ -127,6 +127,9 @@ func (r *run) stage(name string) {
 // prepare opens model and data set, without reading weights or rows.
 func (r *run) prepare(ctx context.Context) (err error) {
 	r.engine = &Engine{job: r.job, world: r.world}
+	if err := refuseUnbuilt(r.job); err != nil {
+		return err
+	}
 	if r.rows, err = dataset.Open(ctx, r.job.Input, columns(r.job)); err != nil {
 		return err
 	}

@@ -28,7 +28,9 @@ func isSpace(r rune) bool { return unicode.IsSpace(r) || 0x1c <= r && r <= 0x1f 
 // scoring makes the sequences that score tokens [begin, len(tokens)) of a row, each given those before it: one where
 // the window holds them all, else windows that advance by stride, each scoring what the one before it did not.
 func (e *Engine) scoring(row *rowState, tokens []int32, begin, stride int) error {
-	row.promptTokens = begin
+	if e.job.OutputLogits {
+		return e.scoringWithLogits(row, tokens, begin)
+	}
 	begin = max(begin, 1) // the first token of a text has nothing before it
 	if begin >= len(tokens) {
 		return nil // nothing to score, and nothing wrong with it
@@ -55,12 +57,22 @@ func (e *Engine) scoring(row *rowState, tokens []int32, begin, stride int) error
 	return nil
 }
 
+// scoringWithLogits is scoring in one window, of which the logits of every token are kept: the last token is fed too.
+func (e *Engine) scoringWithLogits(row *rowState, tokens []int32, begin int) error {
+	if len(tokens) > e.window {
+		return fmt.Errorf("the text has %d tokens, the window holds %d; logits are written of whole texts only: shorten it", len(tokens), e.window)
+	}
+	row.seqs = append(row.seqs, &sequence{row: row, tokens: tokens, prompt: len(tokens), limit: len(tokens), scoreFrom: max(begin, 1), greedy: true, cut: -1, dump: true})
+	return nil
+}
+
 // scored is the record of a row whose sequences are all done.
 func (e *Engine) scored(row *rowState) results.Record {
 	r := results.Record{Row: row.number, ID: row.id, Greedy: true, TokenLogprobs: []float32{}}
 	for _, q := range row.seqs {
 		r.TokenLogprobs = append(r.TokenLogprobs, q.scores...)
 		r.Greedy = r.Greedy && q.greedy
+		r.Logits = q.logits
 	}
 	for _, lp := range r.TokenLogprobs { // one order of sums, whatever the windows and steps were
 		r.Logprob += float64(lp)

@@ -24,6 +24,8 @@ type sequence struct {
 	scoreFrom int // scoring: the first target's place in tokens; 0: not scoring
 	scores    []float32
 	greedy    bool
+	logits    []float32 // [prompt tokens, vocab], where the job asks for them; len 0 otherwise
+	dump      bool      // it does
 
 	stored int     // tokens whose keys and values are in the cache
 	blocks []int32 // of the cache
@@ -49,7 +51,7 @@ func (q *sequence) scoring() bool { return q.scoreFrom > 0 }
 // want is the number of known tokens that the cache does not hold yet: the prompt's rest, or the token drawn last.
 // A scored text's last token is a target only.
 func (q *sequence) want() int {
-	if q.scoring() {
+	if q.scoring() && !q.dump {
 		return len(q.tokens) - 1 - q.stored
 	}
 	return len(q.tokens) - q.stored
@@ -58,7 +60,7 @@ func (q *sequence) want() int {
 // most is the most tokens that the cache will ever hold of it: the last drawn token is never fed.
 func (q *sequence) most() int {
 	if q.scoring() {
-		return max(len(q.tokens)-1, 1)
+		return len(q.tokens)
 	}
 	return max(q.limit-1, q.prompt)
 }
@@ -66,6 +68,9 @@ func (q *sequence) most() int {
 // shareable is how many leading tokens may come from another sequence's blocks: all before the first position whose
 // logits are needed.
 func (q *sequence) shareable() int {
+	if q.dump {
+		return 0
+	}
 	if q.scoring() {
 		return q.scoreFrom - 1
 	}

@@ -143,6 +143,9 @@ func (st *stepper) run(ctx context.Context, pieces []piece) error {
 	}
 	st.section(headSection)
 	st.rowsWanted = len(wanted)
+	if err := st.dump(hidden, pieces); err != nil {
+		return err
+	}
 	scored := st.place(wanted)
 	for from := 0; from < len(wanted); from += logitRows {
 		to := min(from+logitRows, len(wanted))
@@ -164,6 +167,32 @@ func (st *stepper) section(name string) {
 	if st.enter != nil {
 		st.enter(name)
 	}
+}
+
+// dump reads the logits of every prompt token of the sequences that ask for them.
+func (st *stepper) dump(hidden kernels.Tensor, pieces []piece) error {
+	vocab, at := st.model.Config.Vocab, 0
+	for _, p := range pieces {
+		first := at
+		at += p.to - p.from
+		end := p.seq.prompt
+		if p.seq.scoring() {
+			end = len(p.seq.tokens)
+		}
+		for t := p.from; p.seq.dump && t < min(p.to, end); t += logitRows {
+			n := min(logitRows, min(p.to, end)-t)
+			logits, data := st.logits.RowRange(0, n), make([]byte, 4*n*vocab)
+			st.stream.Linear(logits, hidden.RowRange(first+t-p.from, first+t-p.from+n), st.model.Head(), kernels.Epilogue{})
+			st.stream.Read(data, logits)
+			if err := st.stream.Sync(); err != nil {
+				return err
+			}
+			for i := range n * vocab {
+				p.seq.logits = append(p.seq.logits, floatAt(data, i))
+			}
+		}
+	}
+	return nil
 }
 
 // row is a position whose logits are wanted: to draw the next token, or (target >= 0) to score it.
@@ -190,7 +219,7 @@ func (st *stepper) fill(pieces []piece) []row {
 			h.position.put(t)
 			h.slot.put(int(q.blocks[t/blockTokens])*blockTokens + t%blockTokens)
 			h.seq.put(i)
-			if q.scoring() && t >= q.scoreFrom-1 {
+			if q.scoring() && t >= q.scoreFrom-1 && t+1 < len(q.tokens) {
 				scored = append(scored, row{q, at, q.tokens[t+1]})
 			}
 			at++

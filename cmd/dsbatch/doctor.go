@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/dsbatch/dsbatch/kernels/cpu"
+	"github.com/dsbatch/dsbatch/kernels/cuda"
 	"github.com/dsbatch/dsbatch/mpi"
 )
 
@@ -25,6 +26,9 @@ func doctorCommand() *cli.Command {
 			}
 			free, total := d.Memory()
 			fmt.Fprintf(w, "cpu       %s; %d cores, %v of %v free\n", d.Name(), runtime.NumCPU(), size(free), size(total))
+			for _, line := range cuda.Describe() {
+				fmt.Fprintf(w, "gpu       %s\n", line)
+			}
 			fmt.Fprintf(w, "mpi       %s\n", mpiFound())
 			if kind, size := mpi.Launched(); kind != "" {
 				fmt.Fprintf(w, "launcher  %s, %d ranks\n", kind, size)
