@@ -3,7 +3,9 @@ package cpu
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/dsbatch/dsbatch/kernels"
 )
@@ -92,20 +94,48 @@ func benchDevice(b *testing.B) (*Device, *Stream) {
 	return d, s
 }
 
+// benchCeilings runs f in rounds of some milliseconds, the ceilings between them, and reports medians: of the rates,
+// and of the shares of the ceilings in their own round, which a busy machine disturbs least.
 func benchCeilings(b *testing.B, d *Device, dtype kernels.DType, flops, bytes float64, f func()) {
-	peak := d.PeakProducts(dtype)
-	read, err := d.PeakRead()
+	const roundTime = 5 * time.Millisecond
+	ceilings, err := d.NewCeilings()
 	if err != nil {
-		b.Fatal(err)
+		b.Skip(err)
 	}
-	f()
+	defer ceilings.Close()
+	calls := 1
+	for took := time.Duration(0); took < roundTime; calls *= 2 {
+		start := time.Now()
+		for range 2 * calls {
+			f()
+		}
+		took = time.Since(start)
+	}
+	var rate, peak, read, bound []float64
 	for b.Loop() {
-		f()
+		start := time.Now()
+		for range calls {
+			f()
+		}
+		r := float64(calls) / time.Since(start).Seconds()
+		b.StopTimer()
+		p, q := 0.0, bytes/ceilings.Read()
+		if flops > 0 {
+			p = flops / ceilings.Products(dtype)
+		}
+		b.StartTimer()
+		rate, peak, read, bound = append(rate, r), append(peak, r*p), append(read, r*q), append(bound, r*max(p, q))
 	}
-	calls := float64(b.N) / b.Elapsed().Seconds()
-	b.ReportMetric(flops*calls/1e9, "GFLOP/s")
-	b.ReportMetric(100*flops*calls/peak, "%peak")
-	b.ReportMetric(bytes*calls/1e9, "GB/s")
-	b.ReportMetric(100*bytes*calls/read, "%read")
-	b.ReportMetric(calls*max(flops/peak, bytes/read)*100, "%bound")
+	b.ReportMetric(median(rate)*flops/1e9, "GFLOP/s")
+	b.ReportMetric(median(rate)*bytes/1e9, "GB/s")
+	b.ReportMetric(100*median(peak), "%peak")
+	b.ReportMetric(100*median(read), "%read")
+	b.ReportMetric(100*median(bound), "%bound")
+	b.ReportMetric(1e6/median(rate), "µs/call")
+	b.ReportMetric(0, "ns/op") // of a round, which says nothing
+}
+
+func median(x []float64) float64 {
+	slices.Sort(x)
+	return x[len(x)/2]
 }

@@ -151,7 +151,7 @@ func sameBits(a, b []float32) bool {
 }
 
 // Threads and the cut into chunks and tasks change no bit: many rows and few, one expert with most of them.
-func TestThreadsChangeNoBit(t *testing.T) {
+func TestGroupedIgnoresThreadsAndTasks(t *testing.T) {
 	c := randomWeights{dtype: kernels.BF16, experts: 7, in: 1031, out: 290, gated: true}
 	counts := []int{0, 1, 2311, 0, 33, 12, 0}
 	slots := 0
