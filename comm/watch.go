@@ -119,6 +119,14 @@ func (x *Watcher) Close() {
 	}
 }
 
+// Leave ends the watch where all ranks end their work together: it waits for the predecessor's last beat, which the
+// world must be alive for, so that the world can be closed afterwards.
+func (x *Watcher) Leave() error {
+	x.Close()
+	x.done.Wait()
+	return x.line.Close()
+}
+
 func (x *Watcher) enter(op string) {
 	x.mu.Lock()
 	x.waits++
@@ -317,8 +325,6 @@ func (w *watchedWorld) Close() error {
 		if w != w.watcher.world {
 			return w.World.Close()
 		}
-		w.watcher.Close()
-		w.watcher.done.Wait()
-		return errors.Join(w.watcher.line.Close(), w.World.Close())
+		return errors.Join(w.watcher.Leave(), w.World.Close())
 	})
 }

@@ -46,10 +46,14 @@ func Run(ctx context.Context, world mpi.World, job *config.Job, o RunOptions) (r
 	if err != nil {
 		return results.Summary{}, err
 	}
-	defer watcher.Close()
 	r := &run{job: job, options: o, world: watcher.World(), watcher: watcher, record: stats.New(world.Rank())}
 	summary, err := r.do(ctx)
-	return summary, errors.Join(err, r.close())
+	err = errors.Join(err, r.close())
+	if err != nil && !errors.Is(err, ErrStopped) { // the ranks do not end together: nobody is waited for
+		watcher.Close()
+		return summary, err
+	}
+	return summary, errors.Join(err, watcher.Leave())
 }
 
 // run is one rank's part of a job.
