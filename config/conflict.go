@@ -85,7 +85,8 @@ func (c *conflict) layout() {
 		c.refuse("--%s %d is no multiple of tp %d × pp %d = %d, the ranks of a replica", "ranks", j.Ranks, j.TP, j.PP, one)
 	}
 	if j.Ranks > 0 && j.EP > 0 && (j.Ranks/max(j.PP, 1))%j.EP != 0 {
-		c.refuse("--%s %d does not divide the %d ranks of a stage; use a divisor, or leave it out", "ep", j.EP, j.Ranks/max(j.PP, 1))
+		stage := j.Ranks / max(j.PP, 1)
+		c.refuse("--%s %d does not divide the %d ranks of a stage; use %s, or leave it out", "ep", j.EP, stage, divisors(stage))
 	}
 	if j.Reference && (j.Ranks > 1 || one > 1 || j.EP > 1 || j.ES > 1) {
 		c.refuse("--%s runs on one rank; leave out --ranks, --tp, --pp, --ep and --es", "reference")
@@ -99,6 +100,20 @@ func (c *conflict) layout() {
 	if j.FakeNodes > 0 && j.Ranks > 0 && j.FakeNodes > j.Ranks {
 		c.refuse("--%s %d are more than --ranks %d; use at most as many", "fake-nodes", j.FakeNodes, j.Ranks)
 	}
+}
+
+// divisors lists the numbers that divide n: "1, 2 or 4".
+func divisors(n int) string {
+	text := "1"
+	for d := 2; d < n; d++ {
+		if n%d == 0 {
+			text += fmt.Sprintf(", %d", d)
+		}
+	}
+	if n > 1 {
+		text += fmt.Sprintf(" or %d", n)
+	}
+	return text
 }
 
 // device refuses what the named back end cannot do.

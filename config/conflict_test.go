@@ -17,7 +17,7 @@ func TestConflicts(t *testing.T) {
 		{"capacity-factor=2", "--capacity-factor has no effect as no token is dropped; add --drop-tokens, or leave it out", "capacity-factor=2 drop-tokens=true"},
 		{"ranks=8 dp=2 tp=2", "--ranks 8 is not dp 2 × tp 2 × pp 1 = 4; leave --dp out, or make them equal", "ranks=8 tp=2"},
 		{"ranks=8 tp=3", "--ranks 8 is no multiple of tp 3 × pp 1 = 3, the ranks of a replica", "ranks=9 tp=3"},
-		{"ranks=8 ep=3", "--ep 3 does not divide the 8 ranks of a stage; use a divisor, or leave it out", "ranks=8 ep=4"},
+		{"ranks=8 ep=3", "--ep 3 does not divide the 8 ranks of a stage; use 1, 2, 4 or 8, or leave it out", "ranks=8 ep=4"},
 		{"reference=true ranks=2", "--reference runs on one rank; leave out --ranks, --tp, --pp, --ep and --es", "reference=true"},
 		{"tp-invariant=true tp=3", "--tp-invariant holds for powers of two, and tp is 3, es 1; change these, or leave it out", "tp-invariant=true tp=4"},
 		{"all-to-all=coordinated", "--all-to-all coordinated shares the tokens among tensor-parallel ranks, and --tp is 1; use auto, flat or hierarchical", "all-to-all=coordinated tp=2"},

@@ -47,6 +47,15 @@ func (b Bytes) String() string {
 	return strconv.FormatInt(int64(b), 10) + "B"
 }
 
+// About is the size in three digits for people: 16.1 MiB.
+func (b Bytes) About() string {
+	v, unit := float64(b), 0
+	for v >= 999.5 && unit < 5 {
+		v, unit = v/1024, unit+1
+	}
+	return fmt.Sprintf("%.3g %s", v, [...]string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}[unit])
+}
+
 // parseDuration reads 90s, 2m, 1h30m or a bare number of seconds.
 func parseDuration(text string) (time.Duration, error) {
 	if seconds, err := strconv.ParseFloat(text, 64); err == nil && math.Abs(seconds) < 1e9 {

@@ -87,3 +87,11 @@ func TestInterval(t *testing.T) {
 		}
 	}
 }
+
+func TestBytesAbout(t *testing.T) {
+	for b, want := range map[Bytes]string{0: "0 B", 999: "999 B", 1000: "0.977 KiB", 1536: "1.5 KiB", 16859544: "16.1 MiB", 5 << 40: "5 TiB", 1 << 62: "4.1e+03 PiB"} {
+		if got := b.About(); got != want {
+			t.Errorf("%d: %s, want %s", int64(b), got, want)
+		}
+	}
+}

@@ -150,7 +150,7 @@ func (e *Engine) readTokenizer() error {
 			return fmt.Errorf("%w: %s has no tokenizer (tokenizer.json, or vocab.json and merges.txt); put one there, or give token ids with --ids-column", ErrRefused, folder)
 		}
 	case err != nil:
-		return err
+		return fmt.Errorf("%w: the tokenizer cannot be used: %w", ErrRefused, err)
 	default:
 		if t.Size() > shape.Vocab {
 			return fmt.Errorf("%w: the tokenizer in %s has ids up to %d, but the model's embedding has %d rows; is it another model's tokenizer?", ErrRefused, folder, t.Size()-1, shape.Vocab)

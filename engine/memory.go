@@ -59,8 +59,10 @@ func (e *Engine) plan() (stepSize, error) {
 	z.blocks = int(min(budget/block, all))
 	if least := blocksFor(e.window); z.blocks < least && (e.job.KVMemory > 0 || z.blocks < blocksFor(e.minOut+1)) {
 		return z, fmt.Errorf("%w: the KV cache gets %v, which holds %d tokens of %v each; one row of %d tokens needs %v (weights %v, workspace %v, free %v); raise --kv-memory or lower max_out_tokens",
-			ErrRefused, config.Bytes(budget), z.blocks*blockTokens, config.Bytes(block/blockTokens), e.window,
-			config.Bytes(int64(least)*block), config.Bytes(e.model.Bytes()), config.Bytes(beside), config.Bytes(free))
+			ErrRefused, about(budget), z.blocks*blockTokens, about(block/blockTokens), e.window,
+			about(int64(least)*block), about(e.model.Bytes()), about(beside), about(free))
 	}
 	return z, nil
 }
+
+func about(bytes int64) string { return config.Bytes(bytes).About() }

@@ -83,8 +83,8 @@ func acquire(ctx context.Context, dir string, o Options) (*lease, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		if err := l.begin(); err != nil {
-			return nil, errors.Join(err, l.handle.Close())
+		if err := l.begin(); err != nil { // on a full disk, say: nobody need watch a lease that says nothing
+			return nil, errors.Join(err, l.handle.Close(), o.fs.Remove(state(dir, leaseName(l.number))))
 		}
 		if newest, _, err = newestStart(o.fs, dir); err != nil || newest != l.number {
 			l.close()
