@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -23,7 +24,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func newApp(stdout, stderr io.Writer) *cli.App {
-	return &cli.App{
+	app := &cli.App{
 		Name:                 "dsbatch",
 		Usage:                "generate and score data sets with Mixture-of-Experts language models",
 		Version:              version,
@@ -33,53 +34,88 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		EnableBashCompletion: true,
 		Suggest:              true,
 		ExitErrHandler:       func(*cli.Context, error) {}, // report does it
-		OnUsageError:         func(c *cli.Context, err error, _ bool) error { return usage(c, err) },
-		Action: func(c *cli.Context) error {
-			if name := c.Args().First(); name != "" {
-				return usageErrorf("%q is no command of dsbatch%s", name, didYouMean(name, commandNames(c.App)))
-			}
-			return cli.ShowAppHelp(c)
-		},
-		Commands: []*cli.Command{runCommand(), headCommand(), verifyCommand(), diffCommand(), tokenizeCommand(), ckptCommand(), doctorCommand(), completionCommand(), versionCommand()},
+		OnUsageError:         usage("dsbatch"),
+		Commands:             []*cli.Command{runCommand(), headCommand(), verifyCommand(), diffCommand(), tokenizeCommand(), ckptCommand(), doctorCommand(), completionCommand(), versionCommand()},
+	}
+	app.Action = choose("dsbatch", app.Commands, cli.ShowAppHelp)
+	for _, c := range app.Commands {
+		path := "dsbatch " + c.Name
+		c.OnUsageError = usage(path)
+		if c.HideHelpCommand = true; c.Subcommands != nil {
+			c.Action = choose(path, c.Subcommands, cli.ShowSubcommandHelp)
+		}
+		for _, sub := range c.Subcommands {
+			sub.OnUsageError, sub.HideHelpCommand = usage(path+" "+sub.Name), true
+		}
+	}
+	return app
+}
+
+// choose is what a command that only holds others does: it shows its help, and refuses a name that is none of theirs.
+func choose(path string, commands []*cli.Command, help func(*cli.Context) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		name := c.Args().First()
+		if name == "" {
+			return help(c)
+		}
+		var known []string
+		for _, k := range commands {
+			known = append(known, k.Name)
+		}
+		return usageErrorf("%q is no command of %s%s", name, path, didYouMean(path, name, known))
 	}
 }
 
-func commandNames(app *cli.App) (names []string) {
-	for _, c := range app.Commands {
-		if !c.Hidden {
-			names = append(names, c.Name)
+// The flag package's words for what is wrong with a flag.
+var (
+	undefinedFlag = regexp.MustCompile(`^flag provided but not defined: -(.*)`)
+	lackingFlag   = regexp.MustCompile(`^flag needs an argument: -(.*)`)
+	invalidFlag   = regexp.MustCompile(`^invalid (?:boolean )?value "(.*)" for (?:flag )?-([^:]*): (.*)`)
+)
+
+// usage makes sentences of them, which name the nearest flag of the command at path.
+func usage(path string) cli.OnUsageErrorFunc {
+	return func(c *cli.Context, err error, _ bool) error {
+		text := err.Error()
+		if m := undefinedFlag.FindStringSubmatch(text); m != nil {
+			name := "--" + strings.TrimLeft(m[1], "-")
+			return usageErrorf("%s has no flag %s%s", path, name, didYouMean(path, name, flagNames(c)))
+		}
+		if m := lackingFlag.FindStringSubmatch(text); m != nil {
+			return usageErrorf("--%s needs a value", strings.TrimLeft(m[1], "-"))
+		}
+		if m := invalidFlag.FindStringSubmatch(text); m != nil {
+			reason := m[3]
+			if reason == "parse error" || reason == "value out of range" {
+				reason = fmt.Sprintf("%q is not a value that it takes; see %s --help", m[1], path)
+			}
+			return usageErrorf("--%s: %s", m[2], reason)
+		}
+		return usageErrorf("%s", text)
+	}
+}
+
+// flagNames are the flags of a command as they are typed, the one-letter ones left out.
+func flagNames(c *cli.Context) (names []string) {
+	flags := c.App.Flags
+	if c.Command != nil {
+		flags = c.Command.Flags
+	}
+	for _, f := range flags {
+		for _, name := range f.Names() {
+			if len(name) > 1 {
+				names = append(names, "--"+name)
+			}
 		}
 	}
 	return names
 }
 
-// usage turns the flag package's words into a sentence that names the nearest flag.
-func usage(c *cli.Context, err error) error {
-	const undefined = "flag provided but not defined: -"
-	text := err.Error()
-	if at := strings.Index(text, undefined); at >= 0 && c.Command != nil {
-		name := strings.TrimLeft(text[at+len(undefined):], "-")
-		var known []string
-		for _, f := range c.Command.Flags {
-			known = append(known, f.Names()...)
-		}
-		return usageErrorf("dsbatch %s has no flag --%s%s", c.Command.Name, name, didYouMean("--"+name, dashed(known)))
-	}
-	return usageErrorf("%s", text)
-}
-
-func dashed(names []string) (flags []string) {
-	for _, n := range names {
-		flags = append(flags, "--"+n)
-	}
-	return flags
-}
-
-func didYouMean(word string, known []string) string {
+func didYouMean(path, word string, known []string) string {
 	if near := config.Nearest(word, known); near != "" {
 		return "; did you mean " + near + "?"
 	}
-	return "; see dsbatch --help"
+	return "; see " + path + " --help"
 }
 
 // flagsFirst moves positional arguments behind a command's flags, since the flag package stops at the first of them.

@@ -24,6 +24,11 @@ func diffCommand() *cli.Command {
 			if !(o.Bound >= 0) {
 				return usageErrorf("--bound %v: it must be 0 or above", o.Bound)
 			}
+			for _, dir := range c.Args().Slice() {
+				if err := isOutput(dir); err != nil {
+					return err
+				}
+			}
 			r, err := results.Diff(c.Context, c.Args().Get(0), c.Args().Get(1), o)
 			if err != nil {
 				return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/kernels/cpu"
 	"github.com/dsbatch/dsbatch/kernels/cuda"
 	"github.com/dsbatch/dsbatch/mpi"
@@ -25,13 +26,13 @@ func doctorCommand() *cli.Command {
 				return err
 			}
 			free, total := d.Memory()
-			fmt.Fprintf(w, "cpu       %s; %d cores, %v of %v free\n", d.Name(), runtime.NumCPU(), size(free), size(total))
+			fmt.Fprintf(w, "cpu       %s; %d cores, %v of %v free\n", d.Name(), runtime.NumCPU(), config.Bytes(free).About(), config.Bytes(total).About())
 			for _, line := range cuda.Describe() {
 				fmt.Fprintf(w, "gpu       %s\n", line)
 			}
 			fmt.Fprintf(w, "mpi       %s\n", mpiFound())
-			if kind, size := mpi.Launched(); kind != "" {
-				fmt.Fprintf(w, "launcher  %s, %d ranks\n", kind, size)
+			if kind, ranks := mpi.Launched(); kind != "" {
+				fmt.Fprintf(w, "launcher  %s, %d ranks\n", kind, ranks)
 			}
 			fmt.Fprintf(w, "slurm     %s\n", slurmFound())
 			return d.Close()

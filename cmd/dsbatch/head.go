@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -22,13 +25,14 @@ func headCommand() *cli.Command {
 		},
 		Action: func(c *cli.Context) error {
 			dir, err := onlyArgument(c, "OUTPUT")
+			if err == nil {
+				err = isOutput(dir)
+			}
 			if err != nil {
 				return err
 			}
 			rows, err := results.Head(c.Context, dir, c.Int("rows"))
-			if errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("%s is no output of dsbatch run: %w", dir, err)
-			} else if err != nil {
+			if err != nil {
 				return err
 			}
 			if c.Bool("json") {
@@ -47,6 +51,24 @@ func onlyArgument(c *cli.Context, what string) (string, error) {
 	}
 	return c.Args().First(), nil
 }
+
+// isOutput tells whether a job has begun to write to dir; where none has, the error wraps fs.ErrNotExist.
+func isOutput(dir string) error {
+	_, err := os.Stat(filepath.Join(dir, "_dsbatch", "job.json"))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return noOutputError(dir)
+	}
+	return err
+}
+
+// noOutputError is the path of what was given for an output.
+type noOutputError string
+
+func (e noOutputError) Error() string {
+	return fmt.Sprintf("%s is no output of dsbatch run: it has no _dsbatch/job.json", string(e))
+}
+
+func (e noOutputError) Unwrap() error { return fs.ErrNotExist }
 
 func headJSON(w io.Writer, rows results.Rows) error {
 	encoder := json.NewEncoder(w)

@@ -23,9 +23,8 @@ func runCommand() *cli.Command {
 	values := config.Values{}
 	return &cli.Command{
 		Name: "run", Usage: "generate or score every row of a data set",
-		Description:  "EXIT STATUS\n0 every row committed; 3 committed, bad rows set aside; 75 stopped, start again to go on; 64 bad usage; 65 bad input data; 66 missing input; 78 bad configuration; 1 anything else.",
-		Flags:        jobFlags(values),
-		OnUsageError: func(c *cli.Context, err error, _ bool) error { return usage(c, err) },
+		Description: "EXIT STATUS\n0 every row committed; 3 committed, bad rows set aside; 75 stopped, start again to go on; 64 bad usage; 65 bad input data; 66 missing input; 78 bad configuration; 1 anything else.",
+		Flags:       jobFlags(values),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usageErrorf("dsbatch run takes no argument, and got %q; name the data set with --input", c.Args().First())

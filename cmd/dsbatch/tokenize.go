@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/dsbatch/dsbatch/engine"
 	"github.com/dsbatch/dsbatch/io/tokenizer"
 )
 
@@ -34,7 +35,7 @@ func tokenizeCommand() *cli.Command {
 			}
 			t, err := tokenizer.Load(c.String("model"))
 			if err != nil {
-				return err
+				return fmt.Errorf("%w: %w", engine.ErrRefused, err)
 			}
 			line := encodeLine
 			if c.Bool("decode") {

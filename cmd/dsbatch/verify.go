@@ -23,6 +23,9 @@ func verifyCommand() *cli.Command {
 		},
 		Action: func(c *cli.Context) error {
 			dir, err := onlyArgument(c, "OUTPUT")
+			if err == nil {
+				err = isOutput(dir)
+			}
 			if err != nil {
 				return err
 			}

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/engine"
 	"github.com/dsbatch/dsbatch/mpi"
 )
 
@@ -27,14 +30,41 @@ func onWorld(job *config.Job, f func(mpi.World) error) error {
 			return err
 		}
 		err = f(w)
+		if lost := (*engine.RankError)(nil); errors.As(err, &lost) {
+			time.Sleep(yield) // that rank ends the job, with its own status and reason
+		}
 		if err != nil && !agreedEnd(err) {
 			w.Abort(statusOf(err), err.Error())
 		}
 		return errors.Join(err, w.Close())
 	case job.Ranks > 1:
-		return mpi.Run(job.Ranks, f)
+		return inProcess(job.Ranks, f)
 	}
 	return f(mpi.Alone())
+}
+
+// yield is how long a rank that only hears of another's failure lets that one end the job.
+const yield = 3 * time.Second
+
+// inProcess runs f on n ranks of this process. Of their errors it returns the one that made the others fail.
+func inProcess(n int, f func(mpi.World) error) error {
+	var mu sync.Mutex
+	var cause error
+	err := mpi.Run(n, func(w mpi.World) error {
+		err := f(w)
+		if lost := (*engine.RankError)(nil); err != nil && !errors.As(err, &lost) {
+			mu.Lock()
+			defer mu.Unlock()
+			if cause == nil {
+				cause = err
+			}
+		}
+		return err
+	})
+	if cause != nil {
+		return cause
+	}
+	return err
 }
 
 // agreedEnd tells whether all ranks end with this error together, so that none has to be ended by force.
@@ -58,5 +88,5 @@ func become(kind string) error {
 		return fmt.Errorf("%s is not linked with MPI; %s", other, install)
 	}
 	err = syscall.Exec(other, append([]string{other}, os.Args[1:]...), append(os.Environ(), "DSBATCH_BECAME=1"))
-	return fmt.Errorf("%s cannot be started: %w; %s", other, err, install)
+	return fmt.Errorf("%s cannot be started: %v; %s", other, err, install) // not wrapped: no input is missing
 }

@@ -1,0 +1,107 @@
+package main_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestSameBitsUnderMPI runs one job alone, as in-process ranks and as MPI processes: the same bits in every column.
+// bin/dsbatch, which is not linked with MPI, becomes bin/dsbatch-mpi by itself.
+func TestSameBitsUnderMPI(t *testing.T) {
+	needMPI(t)
+	alone := filepath.Join(t.TempDir(), "alone")
+	dsbatch(t, job(alone, "--logprobs", "2")...).want(t, done)
+	for _, ranks := range []int{1, 2, 3} {
+		t.Run(fmt.Sprintf("mpirun -n %d", ranks), func(t *testing.T) {
+			output := filepath.Join(t.TempDir(), "out")
+			e := mpirun(t, ranks, job(output, "--logprobs", "2")...).want(t, done)
+			sameRows(t, alone, output)
+			if told := strings.Count(e.stderr, "24 rows committed"); told != 1 {
+				t.Errorf("%d ranks say what was committed, want one:\n%s", told, e.stderr)
+			}
+			text, err := os.ReadFile(filepath.Join(output, "stats.json"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ranks > 1 && !regexp.MustCompile(fmt.Sprintf(`"layout":\s*"%d ranks`, ranks)).Match(text) {
+				t.Errorf("stats.json does not tell of %d ranks: were these jobs of one rank?", ranks)
+			}
+		})
+	}
+}
+
+// TestRefusedUnderMPI starts jobs that cannot work as MPI processes: the launcher's status is the program's own, and
+// the reason is told once.
+func TestRefusedUnderMPI(t *testing.T) {
+	needMPI(t)
+	output := func() string { return filepath.Join(t.TempDir(), "out") }
+	for _, c := range []struct {
+		name   string
+		status int
+		args   []string
+		say    string
+	}{
+		{"a flag misspelt", badUsage, job(output(), "--temprature", "1"), "did you mean --temperature?"},
+		{"a missing model", noInput, job(output(), "--model", "/nowhere"), "/nowhere: cannot be opened"},
+		{"ep that cannot divide", badConfig, job(output(), "--ep", "3"), "ep_size 3"},
+		{"ranks inside ranks", badUsage, job(output(), "--ranks", "2"), "leave --ranks out"},
+		{"an output not writable", failed, job(write(t, "file", "") + "/out"), "not a directory"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := mpirun(t, 2, c.args...)
+			t.Log(e.stderr)
+			if e.status != c.status {
+				t.Errorf("status %d, want %d", e.status, c.status)
+			}
+			if n := strings.Count(e.stderr, c.say); n < 1 || n > 2 { // a rank each, at most
+				t.Errorf("%q is said %d times", c.say, n)
+			}
+		})
+	}
+}
+
+// TestWithoutTheMPIProgram starts ranks where dsbatch-mpi is missing, or cannot load: each refuses with the line that
+// installs what is missing, instead of running a job of its own.
+func TestWithoutTheMPIProgram(t *testing.T) {
+	copied, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	alone := filepath.Join(folder, "dsbatch")
+	if err := os.WriteFile(alone, copied, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	output := filepath.Join(t.TempDir(), "out")
+	for _, launcher := range [][]string{
+		{"OMPI_COMM_WORLD_SIZE=2", "OMPI_COMM_WORLD_RANK=0"},
+		{"PMI_RANK=0", "PMI_SIZE=2"},
+		{"SLURM_STEP_NUM_TASKS=2", "SLURM_PROCID=0"},
+	} {
+		_, wait := start(t, "env", append(append(launcher, alone), job(output)...)...)
+		e := wait().want(t, failed)
+		t.Log(e.stderr)
+		for _, word := range []string{filepath.Join(folder, "dsbatch-mpi"), "apt-get install openmpi-bin libopenmpi-dev", "make build"} {
+			if !strings.Contains(e.stderr, word) {
+				t.Errorf("%v: it does not say %q:\n%s", launcher, word, e.stderr)
+			}
+		}
+	}
+	// a program that cannot load its library ends as the dynamic loader lets it
+	if err := os.WriteFile(filepath.Join(folder, "dsbatch-mpi"), []byte("#!/nowhere/loader\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, wait := start(t, "env", append([]string{"OMPI_COMM_WORLD_SIZE=2", alone}, job(output)...)...)
+	e := wait().want(t, failed)
+	t.Log(e.stderr)
+	if !strings.Contains(e.stderr, "cannot be started") || !strings.Contains(e.stderr, "apt-get install") {
+		t.Errorf("it does not say what to install:\n%s", e.stderr)
+	}
+	if _, err := os.Stat(output); err == nil {
+		t.Error("a job was run")
+	}
+}

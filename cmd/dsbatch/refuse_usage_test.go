@@ -1,0 +1,150 @@
+package main_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestMisspelt gives what dsbatch does not know: each refusal names the nearest that it does.
+func TestMisspelt(t *testing.T) {
+	out := func() string { return filepath.Join(t.TempDir(), "out") }
+	key := write(t, "job.yaml", "model: "+bundled+"\ntemprature: 0.5\n")
+	nested := write(t, "nested.yaml", "inference:\n  max_out_tokns: 10\n")
+	ds := write(t, "ds.json", `{"replace_with_kernel_injct": true}`)
+	for _, c := range []struct {
+		name   string
+		status int
+		args   []string
+		say    []string
+	}{
+		{"a command", badUsage, []string{"rnu"}, []string{`"rnu"`, "run?"}},
+		{"a command of a command", badUsage, []string{"ckpt", "inspct"}, []string{`"inspct"`, "inspect?"}},
+		{"a flag of run", badUsage, job(out(), "--temprature", "1"), []string{"--temprature", "--temperature?"}},
+		{"a flag of verify", badUsage, []string{"verify", "x", "--quik"}, []string{"dsbatch verify", "--quick?"}},
+		{"a flag of ckpt inspect", badUsage, []string{"ckpt", "inspect", "x", "--tga", "y"}, []string{"dsbatch ckpt inspect", "--tag?"}},
+		{"a flag far from all", badUsage, job(out(), "--zzzzzzzzzzzz"), []string{"--zzzzzzzzzzzz", "--help"}},
+		{"a key of the job file", badConfig, []string{"run", "--job", key}, []string{"job.yaml:2", "temprature", "temperature?"}},
+		{"a key of inference", badConfig, job(out(), "--job", nested), []string{"nested.yaml:2", "max_out_tokns", "max_out_tokens?"}},
+		{"a key of a DeepSpeed config", badConfig, job(out(), "--ds-config", ds), []string{"ds.json:1", "replace_with_kernel_inject"}},
+		{"a value", badUsage, job(out(), "--task", "generat"), []string{"generat", "generate"}},
+		{"a dtype", badUsage, job(out(), "--dtype", "bf61"), []string{"bf61", "bf16"}},
+	} {
+		t.Run(c.name, func(t *testing.T) { refused(t, c.status, c.args, c.say...) })
+	}
+}
+
+// TestMisused gives known words in the wrong way.
+func TestMisused(t *testing.T) {
+	out := func() string { return filepath.Join(t.TempDir(), "out") }
+	for _, c := range []struct {
+		name   string
+		status int
+		args   []string
+		say    []string
+	}{
+		{"no input", badUsage, []string{"run", "--model", bundled, "--output", out()}, []string{"--input"}},
+		{"nothing", badUsage, []string{"run"}, []string{"--model", "--input", "--output"}},
+		{"a positional argument", badUsage, job(out(), "rows.parquet"), []string{`"rows.parquet"`, "--input"}},
+		{"a positional argument before the flags", badUsage, append([]string{"run", "rows.parquet"}, job(out())[1:]...), []string{`"rows.parquet"`, "--input"}},
+		{"no output to verify", badUsage, []string{"verify"}, []string{"OUTPUT"}},
+		{"two outputs to verify", badUsage, []string{"verify", "a", "b"}, []string{"2"}},
+		{"one output to diff", badUsage, []string{"diff", "a"}, []string{"two"}},
+		{"verify what is not there", noInput, []string{"verify", "/nowhere"}, []string{"/nowhere"}},
+		{"head of what is not there", noInput, []string{"head", "/nowhere"}, []string{"/nowhere"}},
+		{"diff with what is not there", noInput, []string{"diff", "/nowhere", "/neither"}, []string{"/nowhere"}},
+		{"a flag without its value", badUsage, []string{"run", "--temperature"}, []string{"--temperature", "value"}},
+		{"a word for a number", badUsage, job(out(), "--max-new-tokens", "many"), []string{"--max-new-tokens", `"many"`, "number"}},
+		{"a number out of range", badUsage, job(out(), "--temperature", "-1"), []string{"--temperature", "-1"}},
+		{"a flag given twice", badUsage, append(job(out()), "--seed", "1", "--seed", "2"), []string{"--seed", "twice"}},
+		{"an output inside the input", badUsage, job(filepath.Dir(prompts)+"/austen-prmoe/out", "--input", filepath.Dir(prompts)), []string{"--output"}},
+		{"experts over ranks that they do not divide", badUsage, job(out(), "--ranks", "4", "--ep", "3"), []string{"3", "4", "use 1, 2 or 4"}},
+		{"ep that no layer's experts can be divided by", badConfig, job(out(), "--ranks", "3", "--ep", "3"), []string{"3", "experts", "use"}},
+		{"ep of one rank", badConfig, job(out(), "--ep", "3"), []string{"3", "1"}},
+		{"tp, which is not built", badConfig, job(out(), "--ranks", "2", "--tp", "2"), []string{"tp", "not built yet"}},
+		{"a GPU where there is none", badConfig, job(out(), "--device", "cuda"), []string{"--device cpu"}},
+		{"less memory than a row takes", badConfig, job(out(), "--kv-memory", "64KiB"), []string{"64 KiB", "MiB", "--kv-memory"}},
+		{"a shell without completion", badUsage, []string{"completion", "csh"}, []string{"csh", "bash"}},
+	} {
+		t.Run(c.name, func(t *testing.T) { refused(t, c.status, c.args, c.say...) })
+	}
+}
+
+// TestOutputNotWritable names an output that cannot be made.
+func TestOutputNotWritable(t *testing.T) {
+	file := write(t, "file", "")
+	e := dsbatch(t, job(filepath.Join(file, "out"))...).want(t, failed)
+	if text := lines(e.stderr); len(text) != 1 || !strings.Contains(text[0], file) {
+		t.Errorf("it does not name the output in one line:\n%s", e.stderr)
+	}
+	t.Log(e.stderr)
+
+	folder := t.TempDir()
+	if os.Geteuid() == 0 {
+		folder = "/sys" // where root cannot write either
+	} else if err := os.Chmod(folder, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	e = dsbatch(t, job(filepath.Join(folder, "dsbatch-test-out"))...).want(t, failed)
+	if text := lines(e.stderr); len(text) != 1 || !strings.Contains(text[0], folder) || !strings.Contains(text[0], "--output") {
+		t.Errorf("it does not name the output and the mend in one line:\n%s", e.stderr)
+	}
+	t.Log(e.stderr)
+}
+
+// TestForeignFolderIsLeftAlone gives an output folder that holds somebody else's Parquet files.
+func TestForeignFolderIsLeftAlone(t *testing.T) {
+	folder := t.TempDir()
+	text, err := os.ReadFile(prompts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace(t, filepath.Join(folder, "part-0000000.parquet"), string(text))
+	e := dsbatch(t, job(folder)...).want(t, failed)
+	t.Log(e.stderr)
+	if !strings.Contains(e.stderr, "part-0000000.parquet") || !strings.Contains(e.stderr, "--output") {
+		t.Errorf("it does not name the file and the mend:\n%s", e.stderr)
+	}
+	if now, err := os.ReadFile(filepath.Join(folder, "part-0000000.parquet")); err != nil || string(now) != string(text) {
+		t.Errorf("the file was changed: %v", err)
+	}
+}
+
+// TestOutputInUse starts a second job on the output of a live one: refused, and the first is not disturbed.
+func TestOutputInUse(t *testing.T) {
+	output := filepath.Join(t.TempDir(), "out")
+	long := []string{"--max-new-tokens", "400", "--limit", "1000", "--max-seqs", "1", "--chunk-rows", "1"}
+	first, wait := start(t, program, job(output, long...)...)
+	waitForCommit(t, output)
+	began := time.Now()
+	e := dsbatch(t, job(output, long...)...)
+	t.Logf("after %v: %s", time.Since(began).Round(time.Second), e.stderr)
+	if e.status != failed || !strings.Contains(e.stderr, "in use") || !strings.Contains(e.stderr, "process") {
+		t.Errorf("status %d, want %d, and a line that says who uses the output", e.status, failed)
+	}
+	if err := first.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	wait().want(t, stopped)
+}
+
+// TestMoreRanksThanRows has ranks that never get a row.
+func TestMoreRanksThanRows(t *testing.T) {
+	alone, many := filepath.Join(t.TempDir(), "alone"), filepath.Join(t.TempDir(), "many")
+	dsbatch(t, job(alone, "--limit", "2", "--chunk-rows", "1")...).want(t, done)
+	dsbatch(t, job(many, "--limit", "2", "--chunk-rows", "1", "--ranks", "7")...).want(t, done)
+	sameRows(t, alone, many)
+}
+
+// TestFlagsAfterArguments puts flags behind what they are about.
+func TestFlagsAfterArguments(t *testing.T) {
+	output := filepath.Join(t.TempDir(), "out")
+	dsbatch(t, job(output, "--limit", "3")...).want(t, done)
+	dsbatch(t, "verify", output, "--quick").want(t, done)
+	if e := dsbatch(t, "head", output, "--rows", "2", "--json").want(t, done); len(lines(e.stdout)) != 2 {
+		t.Errorf("dsbatch head OUTPUT --rows 2: %d rows", len(lines(e.stdout)))
+	}
+	dsbatch(t, "diff", output, output, "--bound", "0").want(t, done)
+}
