@@ -10,8 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
 	"runtime"
 
 	"github.com/dsbatch/dsbatch/ckpt"
@@ -170,12 +168,4 @@ func (e *Engine) Close() error {
 	}
 	e.steps, e.model, e.groups, e.device, e.checkpoint = nil, nil, nil, nil, nil
 	return errors.Join(errs...)
-}
-
-// log is the job's logger; ranks other than 0 speak only of their own trouble.
-func (e *Engine) log() *slog.Logger {
-	if e.world.Rank() == 0 {
-		return slog.Default()
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})).With("rank", e.world.Rank())
 }

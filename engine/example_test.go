@@ -16,11 +16,13 @@ func ExampleInitInference() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer e.Close()
 	out, err := e.Generate(ctx, []string{"It is a truth universally acknowledged, that"}, engine.GenerateOptions{MaxNewTokens: 12})
 	if err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println(out[0].FinishReason, out[0].OutputTokens, e.Window())
+	if err := e.Close(); err != nil {
+		log.Fatal(err)
+	}
 	// Output: length 12 64
 }

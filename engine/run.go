@@ -70,10 +70,9 @@ type run struct {
 	output *results.Output // rank 0
 	writer *results.Writer
 
-	start    start
-	total    int64 // rows of the input, after --limit
-	loop     *loop
-	finished bool
+	start start
+	total int64 // rows of the input, after --limit
+	loop  *loop
 }
 
 // start is what rank 0 tells the others when it has opened the output.

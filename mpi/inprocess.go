@@ -77,7 +77,7 @@ func runRank(c *communicator, f func(World) error) {
 	var known *Error
 	switch {
 	case err == nil:
-	case errors.As(err, &known) && known == err: // names its rank
+	case errors.As(err, &known) && known == err: //nolint:errorlint // the error itself names its rank, one inside it may not
 		end.fail(known)
 	default:
 		fail("run", err)

@@ -204,7 +204,7 @@ func TestMessageOrNot(t *testing.T) {
 				return err
 			}
 			if got[0] == 1 || got[0] == 2 && b[0] != byte(round) || got[0] == 0 && w.Rank() == 1 && b[0] != 0xA5 {
-				return fmt.Errorf("round %d: %d ends have the message, bytes %v, %v", round, got[0], b, err)
+				return fmt.Errorf("round %d: %d ends have the message, bytes %v, %w", round, got[0], b, err)
 			}
 			if w.Rank() == 0 {
 				met, missed = met+int(got[0]/2), missed+1-int(got[0]/2)

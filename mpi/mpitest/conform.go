@@ -261,7 +261,7 @@ func conformDeadline(ctx context.Context, w mpi.World, _ *rand.Rand) error {
 		defer cancel()
 		g := guard(9)
 		if err := w.Recv(brief, (w.Rank()+1)%w.Size(), 5, g.b); !errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("a Recv without a Send returned %v after its deadline", err)
+			return fmt.Errorf("a Recv without a Send returned %w after its deadline", err)
 		}
 		if err := g.is(bytes.Repeat([]byte{poison}, 9)); err != nil {
 			return err
@@ -354,7 +354,7 @@ func conformArguments(ctx context.Context, w mpi.World, _ *rand.Rand) error {
 	} {
 		var e *mpi.Error
 		if !errors.As(err, &e) || e.Host == "" || e.Op == "" || e.Err == nil {
-			return fmt.Errorf("%s: error %v", what, err)
+			return fmt.Errorf("%s: error %w", what, err)
 		}
 	}
 	return w.Barrier(ctx)
