@@ -10,7 +10,6 @@ import (
 
 	"github.com/dsbatch/dsbatch/ckpt"
 	"github.com/dsbatch/dsbatch/kernels"
-	"github.com/dsbatch/dsbatch/kernels/cpu"
 	"github.com/dsbatch/dsbatch/model"
 	"github.com/dsbatch/dsbatch/model/modeltest"
 	"github.com/dsbatch/dsbatch/model/policies"
@@ -93,7 +92,7 @@ const runnerBlock = 16
 
 func newRunner(t *testing.T, dir string, tokens int) *runner {
 	t.Helper()
-	device, err := cpu.New(cpu.Options{})
+	device, err := openDevice()
 	check(t, err)
 	m := load(t, dir, device)
 	r := &runner{t: t, model: m, device: device}

@@ -13,7 +13,7 @@ struct attention_args {
     int* fault;
     int tokens, heads, kv_heads, dim, block_tokens, window;
     float scale;
-    int op, cache_blocks, most_context;
+    int op, cache_blocks, pad;
 };
 
 template <int HELD> void attend(const attention_args& a) {

@@ -1,6 +1,10 @@
 package cuda
 
-import "github.com/dsbatch/dsbatch/kernels"
+import (
+	"math"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
 
 type attentionArgs struct {
 	out, q, blocks                                   mat
@@ -30,6 +34,7 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 	s.check(op, "out", out, q.DType, b.Tokens, spec.Heads*spec.HeadDim)
 	s.checkVector(op, "position", b.Position, b.Tokens)
 	s.checkVector(op, "seq", b.Seq, b.Tokens)
+	s.checkVector(op, "start", b.Start, b.Seqs+1)
 	if b.Tokens > 0 {
 		s.check(op, "blocks", b.Blocks, kernels.I32, anySize, anySize)
 		if s.err == nil && (b.Blocks.Rows < b.Seqs || b.Blocks.Cols*c.spec.BlockTokens < b.MaxContext) {
@@ -40,6 +45,10 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 		s.checkVector(op, "context", spec.Context, b.Seqs)
 	}
 	if s.err != nil || b.Tokens == 0 {
+		return
+	}
+	if q.DType == c.spec.DType && q.DType != kernels.F32 && spec.HeadDim%8 == 0 && spec.HeadDim <= mmaDims[len(mmaDims)-1].dim {
+		s.attentionMMA(op, out, q, c, layer, b, spec)
 		return
 	}
 	a := attentionArgs{out: matOf(out), q: matOf(q), blocks: matOf(b.Blocks), cache: c.layer(layer), position: address(b.Position),
@@ -57,4 +66,45 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 		}
 	}
 	s.fail("%s: heads of %d values; %d is the most", op, spec.HeadDim, attentionDims[len(attentionDims)-1].dim)
+}
+
+type attentionMMAArgs struct {
+	out, q, blocks                                                      mat
+	cache, position, seq, start, context, fault                         handle
+	tokens, seqs, heads, kvHeads, dim, blockTokens, cacheBlocks, window int32
+	scale                                                               float32
+	op                                                                  int32
+}
+
+// mmaDims are the head sizes that attention_mma.cu has kernels for: the next larger one serves.
+var mmaDims = [...]struct {
+	dim             int
+	prefill, decode string
+}{{64, "prefill_64", "decode_64"}, {128, "prefill_128", "decode_128"}}
+
+// attentionMMA is Attention on the tensor cores: a kernel for the sequences with several tokens in the step, and one
+// for those with one. Which of the two a token goes to changes no bit of it.
+func (s *Stream) attentionMMA(op opNumber, out, q kernels.Tensor, c *cache, layer int, b kernels.Batch, spec kernels.AttentionSpec) {
+	const tile, threads = 64, 128
+	a := attentionMMAArgs{out: matOf(out), q: matOf(q), blocks: matOf(b.Blocks), cache: c.layer(layer), position: address(b.Position),
+		seq: address(b.Seq), start: address(b.Start), fault: s.dev.fault.address, tokens: int32(b.Tokens), seqs: int32(b.Seqs),
+		heads: int32(spec.Heads), kvHeads: int32(spec.KVHeads), dim: int32(spec.HeadDim), blockTokens: int32(c.spec.BlockTokens),
+		cacheBlocks: int32(c.spec.Blocks), window: int32(spec.Window), scale: spec.Scale * math.Log2E, op: int32(op)}
+	if !spec.Causal {
+		a.context = address(spec.Context)
+	}
+	k := mmaDims[0]
+	if spec.HeadDim > k.dim {
+		k = mmaDims[1]
+	}
+	shared := 2 * 2 * tile * k.dim * 2 // two stages of K and V
+	key := kernelKey{program: program{file: "attention_mma.cu", a: q.DType}}
+	if b.Tokens != b.Seqs && b.Tokens > 1 {
+		key.name = k.prefill
+		enqueue(s, op, key, grid{x: ceilDiv(b.Tokens, tile), y: spec.Heads, threads: threads, shared: shared}, &a)
+	}
+	if b.Tokens == b.Seqs || b.Seqs > 1 {
+		key.name = k.decode
+		enqueue(s, op, key, grid{x: b.Seqs, y: spec.KVHeads, z: ceilDiv(spec.Heads/spec.KVHeads, 16), threads: threads, shared: shared}, &a)
+	}
 }

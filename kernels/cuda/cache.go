@@ -58,21 +58,3 @@ func (s *Stream) checkCache(op opNumber, k kernels.Cache, layer int) *cache {
 	}
 	return c
 }
-
-// CopyBlock copies block src of all layers to block dst.
-func (s *Stream) CopyBlock(k kernels.Cache, dst, src int) {
-	const op = opCopyBlock
-	c := s.checkCache(op, k, 0)
-	if s.err == nil && (min(dst, src) < 0 || max(dst, src) >= c.spec.Blocks) {
-		s.fail("%s: %d to %d in a cache of %d blocks", op, src, dst, c.spec.Blocks)
-	}
-	if s.err != nil || dst == src {
-		return
-	}
-	n := c.blockBytes()
-	for layer := range c.spec.Layers { // apart, since a copy's pitch is bounded and a layer's size is not
-		at := int64(c.layer(layer))
-		s.copyRows(op, copyRecord{dst: uint64(at + n*int64(dst)), src: uint64(at + n*int64(src)), width: uint64(n), height: 1,
-			dstPitch: uint64(n), srcPitch: uint64(n)})
-	}
-}

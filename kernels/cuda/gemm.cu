@@ -10,6 +10,7 @@
 //         cp.async, weights contiguous, tokens gathered row by row and swizzled in 16-byte pieces.
 // Launch  x: blocks of rows, y: tiles of tokens, an upper bound of them; counts are read on the device.
 // Bound   memory for few tokens an expert, tensor cores for many. Checked by optest.Linear and Grouped.
+#include "mma.cuh"
 #include "tiles.cuh"
 
 struct gemm_args {
@@ -28,28 +29,6 @@ enum { depth = 64 }; // inputs a stage
 
 template <class T> struct packed { enum { bytes = 2 }; };
 template <> struct packed<i8> { enum { bytes = 1 }; };
-
-inline u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-inline void copy16(u32 to, const void* from, int valid) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid));
-}
-inline void commit() { asm volatile("cp.async.commit_group;"); }
-template <int LEFT> void wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT)); }
-
-inline void load_matrices(u32 (&r)[4], u32 from) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(from));
-}
-
-template <class T> void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1);
-template <> inline void mma<bf16>(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-template <> inline void mma<f16>(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 // A lane's 8 weights of a tile, as the A operand.
 template <class T> void weights_of(u32 (&r)[4], const char* from) {

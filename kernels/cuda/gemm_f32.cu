@@ -54,7 +54,7 @@ template <int HALF> void meet(float (&sum)[32], int lane) {
     if constexpr (HALF > 1) meet<HALF / 2>(sum, lane);
 }
 
-extern "C" __global__ void __launch_bounds__(128) gemm_f32(const gemm_args a) {
+extern "C" __global__ void __launch_bounds__(128, 5) gemm_f32(const gemm_args a) {
     const tile t = find_tile<tokens_of_warp>(a.offsets, a.experts, a.rows, blockIdx.y);
     const int lane = threadIdx.x % 32, row4 = (blockIdx.x * 4 + threadIdx.x / 32) * 4;
     if (t.rows <= 0 || row4 >= a.padded_rows) return;

@@ -157,7 +157,6 @@ const (
 	opGrouped
 	opStore
 	opAttention
-	opCopyBlock
 	opGate
 	opDrop
 	opTable
@@ -170,7 +169,7 @@ const (
 	opPack
 )
 
-var opNames = [...]string{"", "write", "read", "copy", "embed", "norm", "linear", "grouped", "store", "attention", "copy block",
+var opNames = [...]string{"", "write", "read", "copy", "embed", "norm", "linear", "grouped", "store", "attention",
 	"gate", "drop", "table", "combine", "mix", "add", "select", "score", "sample", "pack"}
 
 func (o opNumber) String() string {

@@ -15,7 +15,7 @@ struct sample_args {
     mat logits, temperature, top_k, top_p, min_p, penalty, u, token, logprob, top_id, top_logprob;
     const int *seen_start, *seen;
     int* fault;
-    int vocab, top, op, pad;
+    int vocab, columns, top, op;
 };
 
 enum { bins = 2048 };
@@ -168,7 +168,9 @@ extern "C" __global__ void __launch_bounds__(1024) sample(const sample_args a) {
     d.logits = row_of<float>(a.logits, row);
     d.vocab = a.vocab;
     const u64 raw_best = block_first(a.vocab, ~0ull, [&](int i) { return d.logits[i]; });
-    const double sum = block_log_sum(d.logits, a.vocab, d.logits[id_of(raw_best)]);
+    // The sum is over all columns: what is beyond the vocabulary is never chosen, but it counts.
+    const int top = a.columns == a.vocab ? id_of(raw_best) : id_of(block_first(a.columns, ~0ull, [&](int i) { return d.logits[i]; }));
+    const double sum = block_log_sum(d.logits, a.columns, d.logits[top]);
     u64 reported = ~0ull;
     for (int j = 0; j < a.top; j++) {
         reported = j == 0 ? raw_best : block_first(a.vocab, reported, [&](int i) { return d.logits[i]; });

@@ -5,8 +5,7 @@ import "github.com/dsbatch/dsbatch/kernels"
 type sampleArgs struct {
 	logits, temperature, topK, topP, minP, penalty, u, token, logprob, topID, topLogprob mat
 	seenStart, seen, fault                                                               handle
-	vocab, top, op                                                                       int32
-	_                                                                                    int32
+	vocab, columns, top, op                                                              int32
 }
 
 // Sample draws a token for each row of logits.
@@ -37,7 +36,7 @@ func (s *Stream) Sample(logits kernels.Tensor, p kernels.Sampling) {
 	}
 	a := sampleArgs{logits: matOf(logits), temperature: matOf(p.Temperature), topK: matOf(p.TopK), topP: matOf(p.TopP),
 		minP: matOf(p.MinP), penalty: matOf(p.Penalty), u: matOf(p.U), token: matOf(p.Token), logprob: matOf(p.Logprob),
-		fault: s.dev.fault.address, vocab: int32(p.Vocab), top: int32(p.Top), op: int32(op)}
+		fault: s.dev.fault.address, vocab: int32(p.Vocab), columns: int32(logits.Cols), top: int32(p.Top), op: int32(op)}
 	if p.Top > 0 {
 		a.topID, a.topLogprob = matOf(p.TopID), matOf(p.TopLogprob)
 	}
