@@ -14,6 +14,9 @@ import (
 // ErrConfig marks a model whose config cannot be right, or contradicts its tensors.
 var ErrConfig = errors.New("bad model config")
 
+// MaxLayers bounds the layers of a model: a config that tells of more is wrong, and is refused before memory is taken.
+const MaxLayers = 1 << 16
+
 // Config is the shape and kind of a model in the canonical transformer's own terms. A policy fills it from a
 // checkpoint's config.
 type Config struct {
@@ -89,6 +92,12 @@ type Scaling struct {
 
 // frequencies are the Dim/2 angles of one position step.
 func (r Rope) frequencies() ([]float64, error) {
+	if !(r.Theta > 0) {
+		return nil, fmt.Errorf("%w: the base of the rotary positions (rope_theta) is %g; it must be above 0", ErrConfig, r.Theta)
+	}
+	if s := r.Scaling; s.Type != "" && s.Type != "default" && !(s.Factor > 0) {
+		return nil, fmt.Errorf("%w: the factor of the rotary positions' scaling %q is %g; it must be above 0", ErrConfig, s.Type, s.Factor)
+	}
 	f := make([]float64, r.Dim/2)
 	for i := range f {
 		f[i] = math.Pow(r.Theta, -float64(2*i)/float64(r.Dim))
@@ -135,15 +144,22 @@ func (c *Config) MoELayers() int {
 // check refuses what no tensor could fit.
 func (c *Config) check() error {
 	for _, v := range []struct {
-		what string
-		n    int
+		what    string
+		n, most int
 	}{
-		{"layers", c.Layers}, {"hidden size", c.Hidden}, {"attention heads", c.Heads}, {"key-value heads", c.KVHeads},
-		{"head size", c.HeadDim}, {"vocabulary", c.Vocab}, {"window", c.Window},
+		{"number of layers", c.Layers, MaxLayers}, {"hidden size", c.Hidden, 1 << 24}, {"number of attention heads", c.Heads, 1 << 20},
+		{"number of key-value heads", c.KVHeads, 1 << 20}, {"head size", c.HeadDim, 1 << 20}, {"vocabulary", c.Vocab, 1 << 28},
+		{"window", c.Window, 1 << 24},
 	} {
-		if v.n <= 0 || v.n > 1<<28 {
-			return fmt.Errorf("%w: %s is %d", ErrConfig, v.what, v.n)
+		if v.n < 1 || v.n > v.most {
+			return fmt.Errorf("%w: the %s is %d; 1 to %d can be", ErrConfig, v.what, v.n, v.most)
 		}
+	}
+	if c.Eps < 0 {
+		return fmt.Errorf("%w: the epsilon of the norms is %g; it cannot be negative", ErrConfig, c.Eps)
+	}
+	if c.Sliding < 0 {
+		return fmt.Errorf("%w: the sliding window is %d; 0 and null stand for none", ErrConfig, c.Sliding)
 	}
 	if c.Heads%c.KVHeads != 0 {
 		return fmt.Errorf("%w: %d attention heads are no multiple of %d key-value heads", ErrConfig, c.Heads, c.KVHeads)
@@ -160,12 +176,15 @@ func (c *Config) check() error {
 	for layer, m := range c.MoE {
 		if m.Gate.Experts == 0 {
 			if c.FFN <= 0 {
-				return fmt.Errorf("%w: layer %d is dense, but the dense ffn size is %d", ErrConfig, layer, c.FFN)
+				return fmt.Errorf("%w: layer %d is dense, but the ffn size of dense layers is %d", ErrConfig, layer, c.FFN)
 			}
 			continue
 		}
-		if m.Gate.K < 1 || m.Gate.K > m.Gate.Experts || m.FFN <= 0 {
-			return fmt.Errorf("%w: layer %d: %d of %d experts a token, of ffn size %d", ErrConfig, layer, m.Gate.K, m.Gate.Experts, m.FFN)
+		if m.Gate.K < 1 || m.Gate.K > m.Gate.Experts {
+			return fmt.Errorf("%w: layer %d gives each token %d of %d experts", ErrConfig, layer, m.Gate.K, m.Gate.Experts)
+		}
+		if m.FFN <= 0 {
+			return fmt.Errorf("%w: the experts of layer %d have an ffn size of %d", ErrConfig, layer, m.FFN)
 		}
 	}
 	return nil

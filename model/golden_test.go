@@ -1,18 +1,13 @@
 package model_test
 
 import (
-	"context"
-	"encoding/binary"
 	"fmt"
 	"math"
 	"path/filepath"
 	"testing"
 
-	"github.com/dsbatch/dsbatch/ckpt"
-	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/model"
 	"github.com/dsbatch/dsbatch/model/modeltest"
-	"github.com/dsbatch/dsbatch/model/policies"
 )
 
 // Bounds of float32 against the reference implementations' float32: relative to the largest value of a tensor, and
@@ -20,6 +15,7 @@ import (
 const (
 	hiddenBound  = 1e-4
 	logprobBound = 1e-4
+	weightBound  = 1e-4 // of a choice's weight, at most 1
 	// A smaller margin between the two best logits, or between the last chosen and the first rejected expert, may
 	// flip with the order of sums.
 	tokenMargin  = 1e-3
@@ -39,17 +35,18 @@ func TestGoldenModels(t *testing.T) {
 
 func TestTrainedModels(t *testing.T) {
 	for _, name := range trained {
-		t.Run(name, func(t *testing.T) { compare(t, modeltest.Shared(t, name)) })
+		t.Run(name, func(t *testing.T) { compare(t, trainedModel(t, name)) })
 	}
 }
 
 // compare holds hidden states, logits, routing, log-probabilities and greedy tokens against the golden's.
 func compare(t *testing.T, dir string) {
-	g, r := modeltest.Open(t, dir), newRunner(t, dir, 256)
+	g, r := modeltest.Open(t, dir), newRunner(t, dir, 256, model.LoadOptions{})
 	for i := range g.Prompts() {
 		ids := g.Ints(t, modeltest.Key(i, "input_ids"))
-		hidden, logits := r.forward(ids)
-		for layer, x := range hidden {
+		y := r.forward(ids)
+		logits := y.logits
+		for layer, x := range y.hidden {
 			for _, name := range []string{"hidden", "hidden_last"} {
 				if key := modeltest.Key(i, name, layer); g.Has(key) {
 					want, cols := g.Floats(t, key)
@@ -61,6 +58,11 @@ func compare(t *testing.T, dir string) {
 			if key := modeltest.Key(i, name); g.Has(key) {
 				want, cols := g.Floats(t, key)
 				near(t, key, logits[len(logits)-len(want):], want, cols)
+			}
+		}
+		for layer, got := range y.routed {
+			if g.Has(modeltest.Key(i, "moe", layer, "expert_ids")) {
+				compareRouting(t, g, modeltest.Key(i, "moe", layer, ""), got)
 			}
 		}
 		a, ok := g.Answers[fmt.Sprint(i)]
@@ -78,122 +80,12 @@ func compare(t *testing.T, dir string) {
 	}
 }
 
-// runner runs one sequence at a time through a model, with a cache of its own.
-type runner struct {
-	t         *testing.T
-	model     *model.Model
-	stream    kernels.Stream
-	workspace *model.Workspace
-	cache     kernels.Cache
-	device    kernels.Device
-}
-
-const runnerBlock = 16
-
-func newRunner(t *testing.T, dir string, tokens int) *runner {
-	t.Helper()
-	device, err := openDevice()
-	check(t, err)
-	m := load(t, dir, device)
-	r := &runner{t: t, model: m, device: device}
-	r.stream, err = device.NewStream()
-	check(t, err)
-	r.workspace, err = m.NewWorkspace(tokens)
-	check(t, err)
-	r.cache, err = device.NewCache(m.CacheSpec((tokens+runnerBlock-1)/runnerBlock, runnerBlock))
-	check(t, err)
-	return r
-}
-
-func load(t *testing.T, dir string, device kernels.Device) *model.Model {
-	t.Helper()
-	path := dir
-	if list, err := filepath.Glob(filepath.Join(dir, "megatron.json")); err == nil && len(list) == 1 {
-		path = list[0]
-	}
-	c, err := ckpt.Open(path, ckpt.Options{})
-	check(t, err)
-	facts := model.NewFacts(c.Config().Source, c.Config().Values)
-	policy, err := policies.Find(facts)
-	check(t, err)
-	config, err := policy.Configure(facts)
-	check(t, err)
-	m, err := model.Load(context.Background(), c, policy, config, device, model.LoadOptions{})
-	check(t, err)
-	t.Cleanup(func() {
-		m.Close()
-		check(t, c.Close())
-		check(t, device.Close())
-	})
-	return m
-}
-
-func check(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// forward runs ids as a whole prompt and returns the hidden states before each layer and after the last, and the
-// logits, [tokens, cols] each.
-func (r *runner) forward(ids []int32) (hidden [][]float32, logits []float32) {
-	r.t.Helper()
-	n := len(ids)
-	positions, slots, seq := make([]int32, n), make([]int32, n), make([]int32, n)
-	for i := range ids {
-		positions[i], slots[i] = int32(i), int32(i)
-	}
-	blocks := make([]int32, r.cache.Spec().Blocks)
-	for i := range blocks {
-		blocks[i] = int32(i)
-	}
-	step := model.Step{IDs: r.ints(1, ids), Cache: r.cache, Batch: kernels.Batch{Tokens: n, Seqs: 1, MaxContext: n,
-		Position: r.ints(1, positions), Slot: r.ints(1, slots), Seq: r.ints(1, seq), Start: r.ints(1, []int32{0, int32(n)}),
-		Blocks: r.ints(1, blocks)},
-		Hidden: func(_ int, x kernels.Tensor) error {
-			hidden = append(hidden, r.floats(x))
-			return nil
-		}}
-	h, err := r.model.Forward(context.Background(), r.stream, step, r.workspace)
-	check(r.t, err)
-	y, err := r.device.Alloc("logits", kernels.F32, n, r.model.Config.Vocab)
-	check(r.t, err)
-	defer y.Mem.Free()
-	r.stream.Linear(y, h, r.model.Head(), kernels.Epilogue{})
-	return hidden, r.floats(y)
-}
-
-func (r *runner) ints(rows int, v []int32) kernels.Tensor {
-	t, err := r.device.Alloc("test", kernels.I32, rows, len(v)/rows)
-	check(r.t, err)
-	r.t.Cleanup(t.Mem.Free)
-	data := make([]byte, 0, 4*len(v))
-	for _, x := range v {
-		data = binary.LittleEndian.AppendUint32(data, uint32(x))
-	}
-	r.stream.Write(t, data)
-	return t
-}
-
-func (r *runner) floats(t kernels.Tensor) []float32 {
-	r.t.Helper()
-	data := make([]byte, 4*t.Rows*t.Cols)
-	r.stream.Read(data, t)
-	check(r.t, r.stream.Sync())
-	v := make([]float32, len(data)/4)
-	for i := range v {
-		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:]))
-	}
-	return v
-}
-
 // greedy continues a prompt by full recomputation and compares the tokens as far as the margins are clear.
 func (r *runner) greedy(prompt int, a modeltest.Answer) {
 	r.t.Helper()
 	ids := append([]int32(nil), a.Prompt...)
 	for step, want := range a.Greedy {
-		_, logits := r.forward(ids)
+		logits := r.forward(ids).logits
 		row := logits[len(logits)-r.model.Config.Vocab:]
 		best := 0
 		for i, v := range row[:r.model.Config.Tokens] {
@@ -208,6 +100,31 @@ func (r *runner) greedy(prompt int, a modeltest.Answer) {
 			return // another text from here on
 		}
 		ids = append(ids, want)
+	}
+}
+
+// compareRouting holds the experts and weights of a gate's choices against the tensors whose names start with key.
+// Where the gate's margin is too small to tell, the token's choices are not compared.
+func compareRouting(t *testing.T, g *modeltest.Golden, key string, got routed) {
+	t.Helper()
+	ids := g.Ints(t, key+"expert_ids")
+	weights, k := g.Floats(t, key+"gate_weights")
+	if k != got.k || len(ids) != len(got.expert) {
+		t.Fatalf("%s: %d choices of %d a token, want %d of %d", key, len(got.expert), got.k, len(ids), k)
+	}
+	close := 0
+	for i, want := range ids {
+		if got.margin(i/k) <= expertMargin {
+			close++
+			continue
+		}
+		if got.expert[i] != want || math.Abs(float64(got.weight[i]-weights[i])) > weightBound {
+			t.Errorf("%s: token %d, choice %d: expert %d of weight %g, want %d of %g; the margin is %g",
+				key, i/k, i%k, got.expert[i], got.weight[i], want, weights[i], got.margin(i/k))
+		}
+	}
+	if close > len(ids)/10 {
+		t.Errorf("%s: %d of %d choices were too close to compare", key, close, len(ids))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -310,10 +311,10 @@ func (l *loader) named(name string, rows, cols int) kernels.Matrix {
 	}
 	l.use(name)
 	want := []int64{int64(rows), int64(cols)}
-	if rows == 1 && len(t.Shape) == 1 {
+	if rows == 1 && !slices.Equal(t.Shape, want) { // a vector, which some files hold as a row
 		want = want[1:]
 	}
-	if fmt.Sprint(t.Shape) != fmt.Sprint(want) {
+	if !slices.Equal(t.Shape, want) {
 		l.fail(fmt.Errorf("%w: tensor %s is %v, but the config asks for %v", ErrTensor, name, t.Shape, want))
 		return kernels.Matrix{}
 	}
@@ -366,7 +367,7 @@ func (l *loader) leftOver() error {
 		return nil
 	}
 	sort.Strings(left)
-	return fmt.Errorf("%w: %d tensors are no part of the model that the config describes, %s the first; does the config belong to these files?", ErrTensor, len(left), left[0])
+	return fmt.Errorf("%w: tensors that are no part of the model that the config describes: %d, %s the first; does the config belong to these files?", ErrTensor, len(left), left[0])
 }
 
 // tableType is the type of the embedding tables: the checkpoint's own where the back end reads it, so that a mapped

@@ -61,7 +61,11 @@ func (f Facts) wrong(key, want string) {
 	if *f.err != nil {
 		return
 	}
-	if v, ok := f.Values[key]; ok {
+	v, ok := f.Values[key]
+	if s, word := v.(string); word {
+		v = strconv.Quote(s)
+	}
+	if ok {
 		*f.err = fmt.Errorf("%w: %s: %s is %v, want %s", ErrConfig, f.Source, key, v, want)
 	} else {
 		*f.err = fmt.Errorf("%w: %s has no %s, want %s", ErrConfig, f.Source, key, want)

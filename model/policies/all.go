@@ -90,11 +90,31 @@ func llamaLike(f model.Facts, family string) (model.Config, error) {
 		TiedHead: f.BoolOr("tie_word_embeddings", false),
 		EOS:      f.IDs("eos_token_id"), BOS: first(f.IDs("bos_token_id")),
 	}
-	c.MoE = make([]model.MoE, max(c.Layers, 0))
+	c.MoE = dense(c.Layers)
 	if err == nil {
 		err = f.Err()
 	}
+	if err == nil && !f.Has("head_dim") {
+		err = divides(f, "num_attention_heads", heads, "hidden_size", hidden)
+	}
 	return c, err
+}
+
+// dense is that many layers without experts, for a family to put its experts into. Of a number that no model has, and
+// that memory may not have room for, it is none: Load refuses it.
+func dense(layers int) []model.MoE {
+	if layers < 0 || layers > model.MaxLayers {
+		return nil
+	}
+	return make([]model.MoE, layers)
+}
+
+// divides refuses heads of unequal size.
+func divides(f model.Facts, key string, heads int, of string, size int) error {
+	if heads > 0 && size%heads != 0 {
+		return fmt.Errorf("%w: %s: %s %d is no multiple of %s %d", model.ErrConfig, f.Source, of, size, key, heads)
+	}
+	return nil
 }
 
 // first is the first of ids, or -1.

@@ -1,7 +1,6 @@
 package policies
 
 import (
-	"fmt"
 	"math"
 
 	"github.com/dsbatch/dsbatch/kernels"
@@ -47,10 +46,10 @@ func configureGPT2(f model.Facts) (model.Config, error) {
 	if err := f.Err(); err != nil {
 		return c, err
 	}
-	if heads > 0 && hidden%heads != 0 {
-		return c, fmt.Errorf("%w: %s: n_embd %d is no multiple of n_head %d", model.ErrConfig, f.Source, hidden, heads)
+	if err := divides(f, "n_head", heads, "n_embd", hidden); err != nil {
+		return c, err
 	}
-	c.MoE = make([]model.MoE, max(c.Layers, 0))
+	c.MoE = dense(c.Layers)
 	for layer := range c.MoE {
 		scale := 1.0
 		if f.BoolOr("scale_attn_weights", true) {

@@ -51,7 +51,13 @@ func configureMegatron(f model.Facts) (model.Config, error) {
 		Act: act, Learned: true, Bias: model.Bias{QKV: true, Out: true, MLP: true},
 		TiedHead: f.BoolOr("tied_output_embedding", true), EOS: f.IDs("eos_token_id"), BOS: -1,
 	}
-	c.MoE = make([]model.MoE, max(c.Layers, 0))
+	if err := f.Err(); err != nil {
+		return c, err
+	}
+	if err := divides(f, "num_attention_heads", heads, "hidden_size", hidden); err != nil {
+		return c, err
+	}
+	c.MoE = dense(c.Layers)
 	at, experts := f.Ints("moe_layers"), f.Ints("experts_per_moe_layer")
 	if len(at) != len(experts) {
 		return c, fmt.Errorf("%w: %s: moe_layers names %d layers, experts_per_moe_layer %d", model.ErrConfig, f.Source, len(at), len(experts))
@@ -65,7 +71,7 @@ func configureMegatron(f model.Facts) (model.Config, error) {
 	}
 	k := f.IntOr("topk", 1)
 	for i, layer := range at {
-		if layer < 0 || layer >= c.Layers {
+		if layer < 0 || layer >= len(c.MoE) {
 			return c, fmt.Errorf("%w: %s: moe_layers names layer %d of %d", model.ErrConfig, f.Source, layer, c.Layers)
 		}
 		c.MoE[layer] = model.MoE{

@@ -1,0 +1,250 @@
+package model_test
+
+import (
+	"context"
+	"encoding/binary"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/dsbatch/dsbatch/ckpt"
+	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/model"
+	"github.com/dsbatch/dsbatch/model/modeltest"
+	"github.com/dsbatch/dsbatch/model/policies"
+)
+
+// trainedModel is the folder of a trained model: the bundled one in the checkout, the others beside it.
+func trainedModel(t testing.TB, name string) string {
+	t.Helper()
+	bundled := filepath.Join("..", "examples", name)
+	if _, err := os.Stat(bundled); err == nil {
+		return bundled
+	}
+	return modeltest.Shared(t, name)
+}
+
+// runner runs steps through a model, with a cache of its own.
+type runner struct {
+	t         testing.TB
+	model     *model.Model
+	stream    kernels.Stream
+	workspace *model.Workspace
+	cache     kernels.Cache
+	device    kernels.Device
+}
+
+const runnerBlock = 16
+
+// newRunner loads the model in dir for steps of up to so many tokens.
+func newRunner(t testing.TB, dir string, tokens int, o model.LoadOptions) *runner {
+	t.Helper()
+	device, err := openDevice()
+	check(t, err)
+	m := load(t, dir, device, o)
+	r := &runner{t: t, model: m, device: device}
+	r.stream, err = device.NewStream()
+	check(t, err)
+	r.workspace, err = m.NewWorkspace(tokens)
+	check(t, err)
+	r.cache, err = device.NewCache(m.CacheSpec((tokens+runnerBlock-1)/runnerBlock, runnerBlock))
+	check(t, err)
+	return r
+}
+
+// load loads the model in dir and closes it, and then the device, when the test ends.
+func load(t testing.TB, dir string, device kernels.Device, o model.LoadOptions) *model.Model {
+	t.Helper()
+	m, c, err := open(dir, device, o)
+	check(t, err)
+	t.Cleanup(func() {
+		m.Close()
+		check(t, c.Close())
+		check(t, device.Close())
+	})
+	return m
+}
+
+// open goes the whole way from a folder to a loaded model.
+func open(dir string, device kernels.Device, o model.LoadOptions) (*model.Model, *ckpt.Checkpoint, error) {
+	path := dir
+	if list, err := filepath.Glob(filepath.Join(dir, "megatron.json")); err == nil && len(list) == 1 {
+		path = list[0]
+	}
+	c, err := ckpt.Open(path, ckpt.Options{})
+	if err != nil {
+		return nil, nil, err
+	}
+	facts := model.NewFacts(c.Config().Source, c.Config().Values)
+	policy, err := policies.Find(facts)
+	if err != nil {
+		return nil, c, err
+	}
+	config, err := policy.Configure(facts)
+	if err != nil {
+		return nil, c, err
+	}
+	m, err := model.Load(context.Background(), c, policy, config, device, o)
+	return m, c, err
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// result is all that one step tells.
+type result struct {
+	hidden [][]float32 // before each layer and after the last, [tokens, hidden]
+	logits []float32   // [tokens, vocab]
+	routed []routed    // of each MoE layer
+}
+
+// routed is what one gate decided: experts and weights of the choices, [tokens, k], by logits [tokens, experts].
+type routed struct {
+	k, experts int
+	expert     []int32
+	weight     []float32
+	logits     []float32
+}
+
+// margin is how far apart, in probability, the last chosen and the first rejected expert of a token are.
+func (r routed) margin(token int) float64 {
+	logits := r.logits[token*r.experts : (token+1)*r.experts]
+	chosen := map[int]bool{}
+	least, rejected := math.Inf(1), math.Inf(-1)
+	for _, e := range r.expert[token*r.k : (token+1)*r.k] {
+		chosen[int(e)] = true
+	}
+	for e := range logits {
+		if p := math.Exp(logprob(logits, e)); chosen[e] {
+			least = min(least, p)
+		} else {
+			rejected = max(rejected, p)
+		}
+	}
+	return least - rejected
+}
+
+// forward runs prompts, whole, as one step; rows are in the order of the prompts.
+func (r *runner) forward(prompts ...[]int32) result {
+	r.t.Helper()
+	var y result
+	step, release := r.step(prompts)
+	defer release()
+	step.Hidden = func(_ int, x kernels.Tensor) error {
+		y.hidden = append(y.hidden, r.floats(x))
+		return nil
+	}
+	step.Routed = func(_ int, g kernels.Routing, logits kernels.Tensor) error {
+		y.routed = append(y.routed, routed{k: g.K, experts: g.Experts, expert: r.readInts(g.Expert), weight: r.floats(g.Weight), logits: r.floats(logits)})
+		return nil
+	}
+	h, err := r.model.Forward(context.Background(), r.stream, step, r.workspace)
+	check(r.t, err)
+	logits, err := r.device.Alloc("logits", kernels.F32, h.Rows, r.model.Config.Vocab)
+	check(r.t, err)
+	defer logits.Mem.Free()
+	r.stream.Linear(logits, h, r.model.Head(), kernels.Epilogue{})
+	y.logits = r.floats(logits)
+	return y
+}
+
+// score is the log-probabilities of a text's tokens but its first.
+func (r *runner) score(ids []int32) []float32 {
+	r.t.Helper()
+	step, release := r.step([][]int32{ids})
+	defer release()
+	h, err := r.model.Forward(context.Background(), r.stream, step, r.workspace)
+	check(r.t, err)
+	n, vocab := len(ids)-1, r.model.Config.Vocab
+	logits, err := r.device.Alloc("logits", kernels.F32, n, vocab)
+	check(r.t, err)
+	defer logits.Mem.Free()
+	p, err := r.device.Alloc("log-probabilities", kernels.F32, n, 1)
+	check(r.t, err)
+	defer p.Mem.Free()
+	greedy, target := r.ints(n, make([]int32, n)), r.ints(n, ids[1:])
+	defer greedy.Mem.Free()
+	defer target.Mem.Free()
+	r.stream.Linear(logits, h.RowRange(0, n), r.model.Head(), kernels.Epilogue{})
+	r.stream.Score(p, greedy, logits, target, vocab)
+	return r.floats(p)
+}
+
+// step puts prompts into consecutive blocks of the cache.
+func (r *runner) step(prompts [][]int32) (step model.Step, release func()) {
+	var ids, positions, slots, seq []int32
+	start, longest, blocks := []int32{0}, 0, 0
+	for _, p := range prompts {
+		longest = max(longest, len(p))
+	}
+	each := (longest + runnerBlock - 1) / runnerBlock
+	table := make([]int32, 0, each*len(prompts))
+	for s, p := range prompts {
+		for i, id := range p {
+			ids, positions, seq = append(ids, id), append(positions, int32(i)), append(seq, int32(s))
+			slots = append(slots, int32(blocks*runnerBlock+i))
+		}
+		for b := range each {
+			table = append(table, int32(blocks+b))
+		}
+		start, blocks = append(start, int32(len(ids))), blocks+each
+	}
+	var made []kernels.Tensor
+	put := func(rows int, v []int32) kernels.Tensor {
+		made = append(made, r.ints(rows, v))
+		return made[len(made)-1]
+	}
+	step = model.Step{IDs: put(1, ids), Cache: r.cache, Batch: kernels.Batch{
+		Tokens: len(ids), Seqs: len(prompts), MaxContext: longest, Position: put(1, positions), Slot: put(1, slots),
+		Seq: put(1, seq), Start: put(1, start), Blocks: put(len(prompts), table)}}
+	return step, func() {
+		for _, t := range made {
+			t.Mem.Free()
+		}
+	}
+}
+
+func (r *runner) ints(rows int, v []int32) kernels.Tensor {
+	r.t.Helper()
+	t, err := r.device.Alloc("test", kernels.I32, rows, len(v)/rows)
+	check(r.t, err)
+	data := make([]byte, 0, 4*len(v))
+	for _, x := range v {
+		data = binary.LittleEndian.AppendUint32(data, uint32(x))
+	}
+	r.stream.Write(t, data)
+	return t
+}
+
+func (r *runner) floats(t kernels.Tensor) []float32 {
+	r.t.Helper()
+	data := r.bytes(t)
+	v := make([]float32, len(data)/4)
+	for i := range v {
+		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:]))
+	}
+	return v
+}
+
+func (r *runner) readInts(t kernels.Tensor) []int32 {
+	r.t.Helper()
+	data := r.bytes(t)
+	v := make([]int32, len(data)/4)
+	for i := range v {
+		v[i] = int32(binary.LittleEndian.Uint32(data[4*i:]))
+	}
+	return v
+}
+
+func (r *runner) bytes(t kernels.Tensor) []byte {
+	r.t.Helper()
+	data := make([]byte, t.Bytes())
+	r.stream.Read(data, t)
+	check(r.t, r.stream.Sync())
+	return data
+}
