@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 
 	"github.com/dsbatch/dsbatch/ckpt"
 	"github.com/dsbatch/dsbatch/comm"
@@ -101,7 +100,8 @@ func (e *Engine) openDevice(ctx context.Context) (kernels.Device, error) {
 	}
 	rank := node.Rank()
 	ranks := node.Size()
-	if err := node.Close(); err != nil {
+	cores, err := coreShare(ctx, node)
+	if err := errors.Join(err, node.Close()); err != nil {
 		return nil, err
 	}
 	gpus, err := cuda.Count()
@@ -112,7 +112,7 @@ func (e *Engine) openDevice(ctx context.Context) (kernels.Device, error) {
 	e.sharers = ranks
 	threads := e.job.Threads
 	if threads == 0 {
-		threads = max(1, runtime.NumCPU()/ranks)
+		threads = cores
 	}
 	options := cpu.Options{Threads: threads}
 	if e.job.Reference || !e.job.Inference.Fused() {
