@@ -37,6 +37,20 @@ func newCrashDisk() *crashDisk {
 	return &crashDisk{names: map[string]*inode{}, kept: map[string]*inode{}, folders: map[string]bool{}, room: -1}
 }
 
+// put replaces a file behind everybody's back.
+func (d *crashDisk) put(name string, content []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.names[name] = &inode{now: content}
+}
+
+// die ends every program that uses the disk.
+func (d *crashDisk) die() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dead = true
+}
+
 // change counts one operation. last is true for the one in which the process dies.
 func (d *crashDisk) change(what, name string) (last bool, err error) {
 	if d.dead {
@@ -278,6 +292,8 @@ func (f *crashFile) Close() error { return nil }
 
 // afterKill is the disk as the next process finds it when only the process died.
 func (d *crashDisk) afterKill() *crashDisk {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	next := newCrashDisk()
 	next.folders = d.folders
 	for name, f := range d.names {
@@ -292,6 +308,8 @@ func (d *crashDisk) afterKill() *crashDisk {
 // afterPowerFailure is the disk after the host died, too. What was not fsynced is there or not by chance: each name,
 // and of each file the fsynced bytes, all bytes, or as many as there were with the later ones zero.
 func (d *crashDisk) afterPowerFailure(chance *rand.Rand) *crashDisk {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	next := newCrashDisk()
 	next.folders = d.folders
 	all := map[string]bool{}

@@ -41,7 +41,7 @@ func readJob(fsys fileSystem, dir string) (*Job, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s holds no dsbatch output: %w", dir, err)
 	} else if err != nil {
-		return nil, err
+		return nil, diskError("cannot read", name, err)
 	}
 	var f jobFile
 	d := json.NewDecoder(bytes.NewReader(content))

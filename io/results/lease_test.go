@@ -156,7 +156,7 @@ func TestHolderGivesUpBeforeOthersTakeOver(t *testing.T) {
 			t.Fatal(err)
 		}
 		begun := time.Now()
-		d.dead = true
+		d.die()
 		<-l.lost
 		if waited := time.Since(begun); waited >= patience*5*time.Second {
 			t.Errorf("it held on for %v", waited)
@@ -252,7 +252,7 @@ func TestKnownDead(t *testing.T) {
 
 func TestFenceToleratesNothingElse(t *testing.T) {
 	d := leaseDisk()
-	d.dead = true
+	d.die()
 	if err := fence(d, "/out", 1); err == nil || errors.Is(err, ErrLost) || errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}

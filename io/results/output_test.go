@@ -396,12 +396,12 @@ func TestTwoStartsWriteOneChunk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.names["/out/part-0000001.parquet"] = &inode{} // which the second start does not find
+	d.put("/out/part-0000001.parquet", nil) // which the second start does not find
 	if err := job.run(d, 1, -1); err != nil {
 		t.Fatal(err)
 	}
 	job.check(t, d, "the second start's part")
-	d.names["/out/part-0000001.parquet"] = &inode{now: late} // the rename of the first comes last
+	d.put("/out/part-0000001.parquet", late) // the rename of the first comes last
 	report, err := Verify(ctx, "/out", VerifyOptions{fs: d})
 	if err != nil || len(report.Problems) != 1 || report.Bad != 3 { // bad-rows.parquet knows two
 		t.Errorf("%v, %+v", err, report)
@@ -438,6 +438,73 @@ func TestFullDisk(t *testing.T) {
 			t.Fatalf("room for %d bytes, then enough: %v", room, err)
 		}
 		job.check(t, d, fmt.Sprintf("room for %d bytes, then enough", room))
+	}
+}
+
+func TestCannotWrite(t *testing.T) {
+	job, ctx := newTestJob(), context.Background()
+	inTheWay := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(inTheWay, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Create(ctx, inTheWay, job.fp, job.layout, job.chunks, Options{})
+	if err == nil || !strings.Contains(err.Error(), inTheWay) || !strings.Contains(err.Error(), "not a directory") {
+		t.Error(err)
+	}
+	if os.Getuid() == 0 {
+		t.Skip("root may write anywhere")
+	}
+	closed := filepath.Join(t.TempDir(), "closed")
+	if err := os.Mkdir(closed, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Create(ctx, filepath.Join(closed, "out"), job.fp, job.layout, job.chunks, Options{})
+	if err == nil || !strings.Contains(err.Error(), closed) || !strings.Contains(err.Error(), "give a folder that you may write to with --output") {
+		t.Error(err)
+	}
+}
+
+// TestBadRows: the list at the end has every bad row of every rank and start, in the order of the rows.
+func TestBadRows(t *testing.T) {
+	layout := Layout{Task: Generate, ID: v15.Field{Name: "key", Type: v15.PrimitiveTypes.Int64}}
+	chunks := cut(3, 4, 5)
+	out, first := begin(t, layout, chunks, Options{})
+	second, err := Join(context.Background(), "/out", out.Start(), 1, layout, first.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, w := range map[int]*Writer{2: first, 0: second, 1: first} {
+		if err := w.Commit(context.Background(), chunks[i], recordsOf(chunks[i]), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := out.Finish(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	table, err := openTable(context.Background(), first.options.fs, "/out/_dsbatch/bad-rows.parquet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	if err := table.each(context.Background(), func(batch arrow.RecordBatch, _ int64) error {
+		for i := range int(batch.NumRows()) {
+			line := ""
+			for c, f := range batch.Schema().Fields() {
+				line += f.Name + "=" + batch.Column(c).ValueStr(i) + " "
+			}
+			got = append(got, line)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"row=2 id=20 part=part-0000000.parquet error=row 2: prompt is null ",
+		"row=6 id=60 part=part-0000001.parquet error=row 6: prompt is null ",
+		"row=10 id=100 part=part-0000002.parquet error=row 10: prompt is null ",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -119,5 +119,8 @@ func diskError(what, path string, err error) error {
 	case errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EROFS):
 		return fmt.Errorf("%s %s: %w; give a folder that you may write to with --output", what, path, err)
 	}
+	if errors.Is(err, syscall.ENOTDIR) {
+		return fmt.Errorf("%s %s: %w; a file is in the way: give a folder with --output", what, path, err)
+	}
 	return fmt.Errorf("%s %s: %w", what, path, err)
 }

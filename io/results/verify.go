@@ -62,7 +62,7 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 	}
 	problems := make([][]string, len(job.Chunks))
 	v := verifier{fs: o.fs, dir: dir, quick: o.Quick, samples: job.Samples}
-	err = inParallel(ctx, o.Readers, len(job.Chunks), func(i int) error {
+	err = inParallel(ctx, o.Readers, len(job.Chunks), func(i int) (err error) {
 		problems[i], err = v.chunk(ctx, job.Chunks[i], l.lines[i])
 		return err
 	})

@@ -129,7 +129,7 @@ func (w *Writer) complete(chunk Chunk, records []Record) (all []Record, bad []ba
 			if r.Error != "" {
 				if failed == "" {
 					failed = validText(r.Error)
-					bad = append(bad, badRow{row, r.ID, failed})
+					bad = append(bad, badRow{row, w.idOf(r), failed})
 				}
 			}
 			all = append(all, r)
@@ -147,6 +147,14 @@ func (w *Writer) complete(chunk Chunk, records []Record) (all []Record, bad []ba
 		return nil, nil, fmt.Errorf("%d records more than its %d rows have", len(records)-next, chunk.Rows())
 	}
 	return all, bad, nil
+}
+
+// idOf is what bad-rows.parquet shows beside the row's number: its id, where the output has one.
+func (w *Writer) idOf(r Record) any {
+	if id, ok := w.columns[0].of(&r).(*any); ok {
+		return *id
+	}
+	return nil
 }
 
 // adoptCarry checks the carried columns against the layout and takes them over without copying.
