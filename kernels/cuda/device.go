@@ -73,6 +73,7 @@ type Device struct {
 	programs *programs
 	fault    *faultWord
 	graphs   bool
+	trace    *trace // nil: none
 }
 
 var _ kernels.Device = (*Device)(nil)
@@ -97,7 +98,7 @@ func New(o Options) (*Device, error) {
 	if d.ctx, err = retainContext(o.Ordinal); err != nil {
 		return nil, fmt.Errorf("cuda:%d %s: %w", o.Ordinal, c.name, err)
 	}
-	d.memory = newPool(d.ctx)
+	d.memory, d.trace = newPool(d.ctx), newTrace(d.ctx)
 	if d.fault, err = newFaultWord(d.ctx); err == nil {
 		d.programs, err = newPrograms(d.ctx, c, o.CacheDir)
 	}
@@ -165,6 +166,9 @@ func (d *Device) Activations(w kernels.DType) kernels.DType {
 func (d *Device) Close() error {
 	if d.ctx == 0 {
 		return nil
+	}
+	if d.trace != nil {
+		d.trace.close()
 	}
 	var errs []error
 	if d.programs != nil {

@@ -101,6 +101,9 @@ type replay struct {
 
 func (s *Stream) submit() (uint32, error) {
 	ctx, q := s.dev.ctx, s.queue
+	if s.dev.trace != nil {
+		return s.dev.trace.run(s.handle, q)
+	}
 	if !s.dev.graphs || len(q) < fewRecords {
 		return runQueue(ctx, s.handle, q)
 	}
