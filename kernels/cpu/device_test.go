@@ -33,7 +33,7 @@ func TestNewRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close() //nolint:errcheck // never fails
+	defer d.Close()
 	if d.Arch() != "cpu/reference" || d.Name() != "cpu reference, 2 threads" {
 		t.Errorf("%s, %s", d.Arch(), d.Name())
 	}

@@ -17,7 +17,7 @@ func TestOps(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer d.Close() //nolint:errcheck // never fails
+			defer d.Close()
 			optest.Run(t, d, tolerances)
 		})
 	}

@@ -74,7 +74,7 @@ func TestOrderDependentSumsAreFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dev.Close() //nolint:errcheck // never fails
+	defer dev.Close()
 	for name, check := range map[string]func(*kit) error{"norm": invariantNorm, "score": invariantScore} {
 		if err := check(newKit(t, dev, Tolerances{}, name)); err != nil {
 			t.Errorf("%s: %v", name, err)

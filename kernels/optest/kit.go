@@ -46,7 +46,6 @@ type buffer struct {
 	kernels.Tensor
 	whole kernels.Tensor
 	was   []byte // the whole as it was written
-	left  int    // columns before the view
 }
 
 // Rows and columns of poison around a view.
