@@ -165,12 +165,13 @@ const (
 	Sigmoid
 )
 
-// Gate chooses K of Experts for each token from its logits. Ties go to the lower expert index.
+// Gate chooses the K of Experts with the largest logits for each token, in falling order. Ties go to the lower expert
+// index; a NaN is below everything.
 type Gate struct {
 	Experts     int
 	K           int
 	Score       GateScore
-	Renormalise bool    // the K weights are divided by their sum
+	Renormalise bool    // the K weights are divided by their sum, at least 2⁻²³
 	Scale       float32 // then multiplied by it; 0 stands for 1
 }
 
@@ -178,7 +179,7 @@ type Gate struct {
 // experts; a slot is a kept choice, in expert order, stable in the order of choices. Tensors are I32 but Weight.
 //
 // Invariants after Stream.Table: Offsets ascends from 0 to the number of slots; Choices[i] ascends inside an expert,
-// none stands twice; Place[Choices[i]] = i and Place of a dropped choice is -1.
+// none stands twice and those beyond the slots are -1; Place[Choices[i]] = i and Place of a dropped choice is -1.
 type Routing struct {
 	K       int
 	Experts int
@@ -205,12 +206,12 @@ type Capacity struct {
 	// SecondAfterFirst: an expert's places go to all first choices before any second one, dropped ones counted
 	// (DeepSpeed's top-2); else in token order, whatever the rank of the choice (its top-k).
 	SecondAfterFirst bool
-	Renormalise      bool // the weights of a token's kept choices are divided by their sum
+	Renormalise      bool // the weights of a token's kept choices are divided by their sum, at least 2⁻²³ (DeepSpeed's clamp)
 }
 
 // Sampling is one draw for each row of logits. Tensors have a row an output row; all F32 but those marked I32.
 type Sampling struct {
-	Temperature Tensor // [rows, 1]; 0: argmax, ties to the lower id, and the filters are not looked at
+	Temperature Tensor // [rows, 1]; 0: argmax after the penalty, ties to the lower id; the filters are not looked at
 	TopK        Tensor // [rows, 1] I32; 0: off
 	TopP        Tensor // [rows, 1]; 1: off
 	MinP        Tensor // [rows, 1]; 0: off
