@@ -1,0 +1,184 @@
+package cuda
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// TestNewWithoutDriver: what a machine without a GPU says must tell the cause, and be known as such.
+func TestNewWithoutDriver(t *testing.T) {
+	if _, err := Count(); err == nil {
+		t.Skip("there is a driver here")
+	}
+	if _, err := New(Options{}); !errors.Is(err, ErrDriver) || !strings.Contains(err.Error(), "libcuda") && !strings.Contains(err.Error(), "cgo") {
+		t.Errorf("New: %v", err)
+	}
+	if lines := Describe(); len(lines) != 1 || !strings.Contains(lines[0], "none") {
+		t.Errorf("Describe: %q", lines)
+	}
+}
+
+func TestRefusedOrdinal(t *testing.T) {
+	open(t, Options{})
+	n, err := Count()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ordinal := range []int{-1, n} {
+		if _, err := New(Options{Ordinal: ordinal}); err == nil {
+			t.Errorf("GPU %d of %d was opened", ordinal, n)
+		}
+	}
+}
+
+// TestOutOfMemory asks for more than there is: the message says who wanted how much, and the device goes on.
+func TestOutOfMemory(t *testing.T) {
+	d := open(t, Options{})
+	_, total := d.Memory()
+	_, err := d.Alloc("a tensor of the test", kernels.F32, 1<<10, int(total>>11))
+	if !errors.Is(err, ErrMemory) || !strings.Contains(err.Error(), "a tensor of the test") || !strings.Contains(err.Error(), "free") {
+		t.Errorf("%v", err)
+	}
+	x, err := d.Alloc("a small one", kernels.F32, 4, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.Mem.Free()
+}
+
+// TestFault: an index out of range is told by Sync, and nothing is read or written there.
+func TestFault(t *testing.T) {
+	d := open(t, Options{})
+	s, err := d.NewStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close() //nolint:errcheck // its error is the test's own
+	x, _ := d.Alloc("x", kernels.F32, 4, 4)
+	index, err := d.Alloc("index", kernels.I32, 1, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Write(index, []byte{1, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0})
+	s.Select(x, x, index, 1)
+	if err := s.Sync(); err == nil || !strings.Contains(err.Error(), "select: index 9 at 1") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestGraphReplay runs one sequence of ops again and again, outputs poisoned and inputs changed between: as graphs and
+// without, the bits must be the same.
+func TestGraphReplay(t *testing.T) {
+	var want [][]byte
+	for _, o := range []Options{{NoGraphs: true}, {}} {
+		d := open(t, o)
+		stream, err := d.newStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		const rows, in, out = 5, 64, 64
+		data := randomBytes(kernels.BF16, in*out)
+		w, err := d.Pack("weights", kernels.WeightSpec{DType: kernels.BF16, Experts: []kernels.Linear{{Parts: []kernels.Matrix{{DType: kernels.BF16, Rows: out, Cols: in, Data: data}}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, _ := d.Alloc("x", kernels.BF16, rows, in)
+		y, err := d.Alloc("y", kernels.BF16, rows, out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got [][]byte
+		for round := range 5 {
+			result, poison := make([]byte, y.Bytes()), bytes.Repeat([]byte{0xff}, int(y.Bytes()))
+			stream.Write(y, poison)
+			stream.Write(x, data[2*round:2*round+int(x.Bytes())])
+			for range 8 { // enough to be worth a graph
+				stream.Linear(y, x, w, kernels.Epilogue{Act: kernels.SiLU})
+			}
+			stream.Read(result, y)
+			if err := stream.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, result)
+		}
+		graphs := 0
+		for _, r := range stream.replays {
+			if r.graph != 0 {
+				graphs++
+			}
+		}
+		if o.NoGraphs != (graphs == 0) {
+			t.Errorf("%+v: %d graphs", o, graphs)
+		}
+		for round := range want {
+			if !bytes.Equal(got[round], want[round]) {
+				t.Errorf("round %d: a graph gives other bits", round)
+			}
+		}
+		want = got
+		w.Free()
+		if err := stream.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestWriteAside: many ranks that start together write one file whole, and leave nothing else.
+func TestWriteAside(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	path, image := filepath.Join(dir, "k.cubin"), bytes.Repeat([]byte("image"), 1<<16)
+	var ranks sync.WaitGroup
+	for range 8 {
+		ranks.Go(func() {
+			for range 20 {
+				if err := writeAside(path, image); err != nil {
+					t.Error(err)
+				}
+				if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, image) {
+					t.Errorf("%d bytes, %v", len(b), err)
+				}
+			}
+		})
+	}
+	ranks.Wait()
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("%v, %v", left, err)
+	}
+}
+
+// TestCacheNames: what changes machine code changes the name of its file.
+func TestCacheNames(t *testing.T) {
+	h100 := &programs{arch: "sm_90a", driver: 13000, dir: "d"}
+	names := map[string]string{}
+	for what, g := range map[string]func() (string, error){
+		"gemm":         func() (string, error) { return h100.cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.BF16}) },
+		"another type": func() (string, error) { return h100.cached(program{file: "gemm.cu", a: kernels.F16, b: kernels.F16}) },
+		"another file": func() (string, error) { return h100.cached(program{file: "copy.cu", a: kernels.BF16, b: kernels.BF16}) },
+		"another card": func() (string, error) {
+			return (&programs{arch: "sm_80", driver: 13000, dir: "d"}).cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.BF16})
+		},
+		"another driver": func() (string, error) {
+			return (&programs{arch: "sm_90a", driver: 12080, dir: "d"}).cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.BF16})
+		},
+		"int8 by groups": func() (string, error) {
+			return h100.cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.I8, groups: true})
+		},
+		"int8 whole rows": func() (string, error) { return h100.cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.I8}) },
+	} {
+		name, err := g()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other, ok := names[name]; ok {
+			t.Errorf("%s and %s are both %s", what, other, name)
+		}
+		names[name] = what
+	}
+}
