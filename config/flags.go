@@ -109,7 +109,7 @@ var Flags = []Flag{
 		field: func(j *Job) any { return &j.ChunkRows }},
 	{Name: "kv-memory", Category: speed, Unit: "bytes", Default: "auto", Zero: "auto", Help: "`SIZE` of the KV blocks of a rank, as 16GiB",
 		field: func(j *Job) any { return &j.KVMemory }},
-	{Name: "threads", Category: speed, Unit: "threads", Default: "auto", Zero: "auto", Range: "[1, )", Help: "`N` threads a rank (auto: the host's cores over its ranks)",
+	{Name: "threads", Category: speed, Unit: "threads", Default: "auto", Zero: "auto", Range: "[1, )", Help: "`N` threads a rank (auto: the cores that it may run on, shared evenly with the ranks that may too)",
 		field: func(j *Job) any { return &j.Threads }},
 	{Name: "reference", Category: speed, Default: "false", Bits: true, Help: "plain unfused operations on one rank, to compare with",
 		field: func(j *Job) any { return &j.Reference }},

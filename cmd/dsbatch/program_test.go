@@ -22,7 +22,6 @@ var (
 	withMPI  string // why there is no dsbatch-mpi beside it; "": it is there
 	bundled  = absolute("../../examples/austen-prmoe")
 	prompts  = absolute("../../examples/prompts.parquet")
-	passages = absolute("../../examples/passages.parquet")
 	goldens  = absolute("../../model/testdata/golden")
 )
 

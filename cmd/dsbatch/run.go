@@ -97,7 +97,7 @@ func allocationEnd() (time.Time, bool) {
 
 // setLog makes the job's log: text for people, JSON for collectors.
 func setLog(job *config.Job, w io.Writer) {
-	var h slog.Handler = tint.NewHandler(w, &tint.Options{TimeFormat: time.TimeOnly, NoColor: !isTerminal(w)})
+	var h slog.Handler = tint.NewTextHandler(w, &tint.Options{TimeFormat: time.TimeOnly, NoColor: !isTerminal(w)})
 	if job.LogFormat == "json" {
 		h = slog.NewJSONHandler(w, nil)
 	}
