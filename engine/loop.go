@@ -116,6 +116,13 @@ func (l *loop) agree(ctx context.Context, busy bool) (comm.Votes, error) {
 	if l.failed == nil {
 		l.failed = l.committer.failed()
 	}
+	if l.run.output != nil && l.failed == nil {
+		select {
+		case <-l.run.output.Lost():
+			l.failed = fmt.Errorf("%s: %w; what was committed stays", l.job.Output, results.ErrLost)
+		default:
+		}
+	}
 	flag(voteBusy, busy)
 	flag(voteWants, !l.queue.empty() && l.pending == 0 && s.backlog() < s.seqs)
 	flag(voteStop, l.options.Stop.Reason() != "")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 
 	"github.com/apache/arrow/go/v15/arrow"
 
@@ -185,7 +186,7 @@ func (r *run) open(ctx context.Context) ([]shard.Chunk, error) {
 	if r.start, err = share(ctx, r.world, s, err); err != nil || r.start.Finished {
 		return nil, err
 	}
-	r.writer, err = results.Join(ctx, r.job.Output, r.start.Number, r.world.Rank(), r.layout, results.Options{AcceptVersion: r.job.AcceptVersion})
+	r.writer, err = results.Join(ctx, r.job.Output, r.start.Number, r.world.Rank(), r.layout, results.Options{AcceptVersion: r.job.AcceptVersion, Log: slog.Default()})
 	if err := r.together(ctx, err); err != nil {
 		return nil, err
 	}
@@ -236,7 +237,7 @@ func (r *run) create(ctx context.Context, fp results.Fingerprint, chunks []shard
 	for i, c := range chunks {
 		list[i] = results.Chunk(c)
 	}
-	r.output, err = results.Create(ctx, r.job.Output, fp, r.layout, list, results.Options{AcceptVersion: r.job.AcceptVersion})
+	r.output, err = results.Create(ctx, r.job.Output, fp, r.layout, list, results.Options{AcceptVersion: r.job.AcceptVersion, Log: slog.Default()})
 	if err != nil {
 		return start{}, err
 	}
