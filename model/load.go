@@ -29,8 +29,9 @@ type LoadOptions struct {
 	Progress func(layers, of int)
 }
 
-// Load reads the tensors that p names out of c into packed weights on d. Each tensor is checked against the config
-// before its bytes are looked at; of the experts only this rank's are read.
+// Load reads the tensors that p names out of c into packed weights on d. All tensors are checked against the config
+// before the first byte of one is looked at; of the experts only this rank's are read. Tensors are read while others
+// are packed, and a packed one's pages are let go of, so that no weight is in memory twice.
 func Load(ctx context.Context, c *ckpt.Checkpoint, p Policy, config Config, d kernels.Device, o LoadOptions) (*Model, error) {
 	if err := config.check(); err != nil {
 		return nil, err
@@ -47,7 +48,8 @@ func Load(ctx context.Context, c *ckpt.Checkpoint, p Policy, config Config, d ke
 	return l.model, nil
 }
 
-// loader loads one model; the first error ends it.
+// loader loads one model, in two passes over the same code: the first names and checks every tensor, the second packs
+// what is read in that order. The first error ends it.
 type loader struct {
 	ckpt    *ckpt.Checkpoint
 	policy  Policy
@@ -57,9 +59,41 @@ type loader struct {
 	model   *Model
 	used    map[string]bool
 	err     error
+
+	ctx       context.Context // of Load
+	surveying bool
+	wanted    []ckpt.Tensor // by the first pass, in order
+	read      *fetcher      // the second pass's
+	held      []ckpt.Tensor // whose bytes the weights at hand are packed from
+	spread    map[int]part  // by the number of experts of a layer
+}
+
+// part is this rank's part of the experts of a layer.
+type part struct {
+	exchange *moe.Exchange
+	from, to int
 }
 
 func (l *loader) load(ctx context.Context) error {
+	l.spreadExperts()
+	l.surveying = true
+	l.all(ctx)
+	if l.err == nil {
+		l.err = l.leftOver()
+	}
+	if l.err != nil {
+		return l.err
+	}
+	l.surveying = false
+	l.read = fetch(ctx, l.wanted)
+	defer l.read.close()
+	l.all(ctx)
+	return l.err
+}
+
+// all makes every part of the model.
+func (l *loader) all(ctx context.Context) {
+	l.ctx = ctx
 	c, m := l.config, l.model
 	table := l.tableType()
 	m.embed = l.upload("embed", 0, table, c.Vocab, c.Hidden)
@@ -70,15 +104,16 @@ func (l *loader) load(ctx context.Context) error {
 	if c.Rope != nil {
 		m.rope = l.rope()
 	}
+	m.layers = m.layers[:0]
 	for i := range c.Layers {
 		if l.err == nil {
 			l.err = ctx.Err()
 		}
 		if l.err != nil {
-			return l.err
+			return
 		}
 		m.layers = append(m.layers, l.layer(i))
-		if l.options.Progress != nil {
+		if l.options.Progress != nil && !l.surveying {
 			l.options.Progress(i+1, c.Layers)
 		}
 	}
@@ -89,10 +124,28 @@ func (l *loader) load(ctx context.Context) error {
 	}
 	head := kernels.WeightSpec{DType: l.headType(), Experts: []kernels.Linear{{Parts: []kernels.Matrix{l.matrix(name, 0, 0, c.Vocab, c.Hidden)}}}}
 	m.head = l.pack("head", head)
-	if l.err != nil {
-		return l.err
+}
+
+// spreadExperts settles which experts of the layers are here.
+func (l *loader) spreadExperts() {
+	l.spread = map[int]part{}
+	for _, m := range l.config.MoE {
+		experts := m.Gate.Experts
+		if _, known := l.spread[experts]; known || experts == 0 || l.err != nil {
+			continue
+		}
+		mine := part{to: experts}
+		if l.options.Experts != nil {
+			if mine.exchange, l.err = l.options.Experts(experts); l.err == nil && mine.exchange != nil {
+				var spread shard.Experts
+				spread, l.err = shard.Spread(experts, mine.exchange.Ranks)
+				if l.err == nil {
+					mine.from, mine.to = spread.Range(mine.exchange.Rank)
+				}
+			}
+		}
+		l.spread[experts] = mine
 	}
-	return l.leftOver()
 }
 
 func (l *loader) layer(i int) layer {
@@ -123,17 +176,9 @@ func (l *loader) moe(i int, m MoE) *moe.Layer {
 	y := &moe.Layer{Gate: m.Gate, Act: c.Act, Capacity: l.options.Capacity}
 	y.Logits = l.pack(fmt.Sprintf("layer %d gate", i), kernels.WeightSpec{DType: kernels.F32,
 		Experts: []kernels.Linear{l.linear("moe.gate", i, 0, m.Gate.Experts, c.Hidden, false)}})
-	from, to := 0, m.Gate.Experts
-	if l.options.Experts != nil && l.err == nil {
-		y.Exchange, l.err = l.options.Experts(m.Gate.Experts)
-		if y.Exchange != nil && l.err == nil {
-			var spread shard.Experts
-			spread, l.err = shard.Spread(m.Gate.Experts, y.Exchange.Ranks)
-			if l.err == nil {
-				from, to = spread.Range(y.Exchange.Rank)
-			}
-		}
-	}
+	mine := l.spread[m.Gate.Experts]
+	from, to := mine.from, mine.to
+	y.Exchange = mine.exchange
 	y.Up, y.Down = l.mlp(fmt.Sprintf("layer %d experts %d to %d", i, from, to-1), "expert", i, from, to, m.FFN, c.Bias.MLP, c.Bias.MLP && m.OutputBias)
 	l.useExperts(i, m)
 	if m.Residual {
@@ -196,7 +241,7 @@ func (l *loader) qkv(i, heads, kv int) kernels.Linear {
 		return y
 	}
 	y := l.linear("attn.qkv", i, 0, heads+2*kv, c.Hidden, c.Bias.QKV)
-	if l.policy.QKV == QKVByHead && l.err == nil {
+	if l.policy.QKV == QKVByHead && l.err == nil && !l.surveying {
 		y.Parts = byHead(y.Parts[0], c.Heads, c.HeadDim)
 		if c.Bias.QKV {
 			y.Bias = byHead(kernels.Matrix{DType: y.Bias[0].DType, Rows: heads + 2*kv, Cols: 1, Data: y.Bias[0].Data}, c.Heads, c.HeadDim)
@@ -244,6 +289,8 @@ func (l *loader) rope() *kernels.Rope {
 	frequencies, err := r.frequencies()
 	if err != nil {
 		l.fail(err)
+	}
+	if l.err != nil || l.surveying {
 		return nil
 	}
 	cos, sin := ropeTables(frequencies, l.config.Window)
@@ -260,9 +307,10 @@ func (l *loader) upload(canonical string, layer int, d kernels.DType, rows, cols
 }
 
 func (l *loader) put(what string, d kernels.DType, m kernels.Matrix) kernels.Tensor {
-	if l.err != nil {
+	if l.err != nil || l.surveying {
 		return kernels.Tensor{}
 	}
+	l.held = l.held[:0] // the memory may serve in place
 	t, err := l.device.Upload(what, d, m)
 	if err != nil {
 		l.fail(err)
@@ -274,7 +322,7 @@ func (l *loader) put(what string, d kernels.DType, m kernels.Matrix) kernels.Ten
 }
 
 func (l *loader) pack(what string, s kernels.WeightSpec) kernels.Weights {
-	if l.err != nil {
+	if l.err != nil || l.surveying {
 		return nil
 	}
 	w, err := l.device.Pack(what, s)
@@ -282,6 +330,10 @@ func (l *loader) pack(what string, s kernels.WeightSpec) kernels.Weights {
 		l.fail(err)
 		return nil
 	}
+	for _, t := range l.held {
+		t.Release()
+	}
+	l.held = l.held[:0]
 	l.model.owned = append(l.model.owned, w)
 	l.model.bytes += w.Bytes()
 	return w
@@ -292,10 +344,32 @@ func (l *loader) matrix(canonical string, layer, expert, rows, cols int) kernels
 	return l.named(l.policy.Tensors.name(canonical, layer, expert), rows, cols)
 }
 
+// named is a tensor of the checkpoint: on the first pass checked, on the second with its bytes.
 func (l *loader) named(name string, rows, cols int) kernels.Matrix {
 	if l.err != nil {
 		return kernels.Matrix{}
 	}
+	var t ckpt.Tensor
+	var data []byte
+	if l.surveying {
+		t, l.err = l.find(name, rows, cols)
+		l.wanted = append(l.wanted, t)
+	} else {
+		t, data, l.err = l.read.take(l.ctx)
+		l.held = append(l.held, t)
+	}
+	if l.err != nil {
+		return kernels.Matrix{}
+	}
+	d, err := dtypeOf(t)
+	if err != nil {
+		l.fail(err)
+	}
+	return kernels.Matrix{DType: d, Rows: rows, Cols: cols, Data: data}
+}
+
+// find looks a tensor up and checks its shape.
+func (l *loader) find(name string, rows, cols int) (ckpt.Tensor, error) {
 	t, ok := l.ckpt.Tensor(name)
 	if !ok {
 		// The hub's oldest GPT-2 files have no prefix.
@@ -306,8 +380,7 @@ func (l *loader) named(name string, rows, cols int) kernels.Matrix {
 		}
 	}
 	if !ok {
-		l.fail(fmt.Errorf("%w: tensor %s is missing; is the checkpoint whole, and of the architecture that its config names?", ErrTensor, name))
-		return kernels.Matrix{}
+		return t, fmt.Errorf("%w: tensor %s is missing; is the checkpoint whole, and of the architecture that its config names?", ErrTensor, name)
 	}
 	l.use(name)
 	want := []int64{int64(rows), int64(cols)}
@@ -315,20 +388,9 @@ func (l *loader) named(name string, rows, cols int) kernels.Matrix {
 		want = want[1:]
 	}
 	if !slices.Equal(t.Shape, want) {
-		l.fail(fmt.Errorf("%w: tensor %s is %v, but the config asks for %v", ErrTensor, name, t.Shape, want))
-		return kernels.Matrix{}
+		return t, fmt.Errorf("%w: tensor %s is %v, but the config asks for %v", ErrTensor, name, t.Shape, want)
 	}
-	d, err := dtypeOf(t)
-	if err != nil {
-		l.fail(err)
-		return kernels.Matrix{}
-	}
-	data, err := t.Bytes()
-	if err != nil {
-		l.fail(fmt.Errorf("tensor %s: %w", name, err))
-		return kernels.Matrix{}
-	}
-	return kernels.Matrix{DType: d, Rows: rows, Cols: cols, Data: data}
+	return t, nil
 }
 
 func (l *loader) use(name string) { l.used[name] = true }

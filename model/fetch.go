@@ -1,0 +1,96 @@
+package model
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/dsbatch/dsbatch/ckpt"
+)
+
+const (
+	fetchers   = 4         // tensors read at once: storage is fastest with several requests under way
+	fetchAhead = 256 << 20 // bytes that may be read before they are asked for, one tensor at least
+)
+
+// fetcher reads tensors in a known order, ahead of the one who asks for them, so that storage and packing work at the
+// same time.
+type fetcher struct {
+	tensors []ckpt.Tensor
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+
+	mu     sync.Mutex
+	change sync.Cond
+	read   []fetched
+	next   int   // first tensor that no fetcher has begun
+	asked  int   // tensors handed out
+	ahead  int64 // bytes of tensors begun and not handed out
+}
+
+type fetched struct {
+	data []byte
+	err  error
+	done bool
+}
+
+// fetch begins to read tensors. Close it.
+func fetch(ctx context.Context, tensors []ckpt.Tensor) *fetcher {
+	f := &fetcher{tensors: tensors, read: make([]fetched, len(tensors))}
+	f.change.L = &f.mu
+	ctx, f.stop = context.WithCancel(ctx)
+	for range min(fetchers, len(tensors)) {
+		f.done.Go(func() { f.work(ctx) })
+	}
+	context.AfterFunc(ctx, f.change.Broadcast)
+	return f
+}
+
+func (f *fetcher) work(ctx context.Context) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		for f.next < len(f.tensors) && f.ahead > 0 && f.ahead+f.tensors[f.next].Size() > fetchAhead && ctx.Err() == nil {
+			f.change.Wait()
+		}
+		if f.next == len(f.tensors) || ctx.Err() != nil {
+			return
+		}
+		i := f.next
+		f.next++
+		f.ahead += f.tensors[i].Size()
+		f.mu.Unlock()
+		data, err := f.tensors[i].Bytes()
+		f.mu.Lock()
+		f.read[i] = fetched{data, err, true}
+		f.change.Broadcast()
+	}
+}
+
+// take returns the next tensor and its bytes, in the order in which they were named.
+func (f *fetcher) take(ctx context.Context) (ckpt.Tensor, []byte, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := f.asked
+	for !f.read[i].done && ctx.Err() == nil {
+		f.change.Wait()
+	}
+	if err := ctx.Err(); err != nil {
+		return ckpt.Tensor{}, nil, err
+	}
+	f.asked++
+	f.ahead -= f.tensors[i].Size()
+	f.change.Broadcast()
+	got, t := f.read[i], f.tensors[i]
+	f.read[i].data = nil
+	if got.err != nil {
+		return t, nil, fmt.Errorf("tensor %s: %w", t.Name, got.err)
+	}
+	return t, got.data, nil
+}
+
+// close ends reading; what was read and not taken is dropped.
+func (f *fetcher) close() {
+	f.stop()
+	f.done.Wait()
+}
