@@ -145,6 +145,9 @@ func (e *Engine) Config() model.Config { return e.model.Config }
 // Device is what the model runs on.
 func (e *Engine) Device() kernels.Device { return e.device }
 
+// DType is the type of the weights.
+func (e *Engine) DType() kernels.DType { return e.dtype }
+
 // Memory is the bytes of the weights and of the KV cache.
 func (e *Engine) Memory() (weights, kv int64) { return e.model.Bytes(), e.steps.cache.Spec().Bytes() }
 

@@ -1,0 +1,285 @@
+package benchmarks
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// KernelOptions of Kernels. The zero value measures every op.
+type KernelOptions struct {
+	Only string // groups whose names contain it; "": all
+}
+
+// bench measures ops on one device. The first error ends it.
+type bench struct {
+	ctx     context.Context
+	device  kernels.Device
+	stream  kernels.Stream
+	ceiling *ceilings
+	random  *rand.Rand
+	owned   []interface{ Free() } // of the group at hand
+	groups  []Group
+	pending []limited
+	err     error
+}
+
+// limited is a figure whose bound is settled at the end, when the ceilings have been measured often.
+type limited struct {
+	group, figure int
+	weights       kernels.DType
+	flops, bytes  float64
+	one           int // figure of one op of the same rows, which bounds it too; 0: none
+}
+
+// Kernels measures the ops of a device at sizes of real models.
+func Kernels(ctx context.Context, d kernels.Device, o KernelOptions) ([]Group, error) {
+	stream, err := d.NewStream()
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{ctx: ctx, device: d, stream: stream, ceiling: newCeilings(d), random: rand.New(rand.NewPCG(1, 2))}
+	for _, g := range []struct {
+		name, note string
+		run        func(*Group)
+	}{
+		{"linear", "y = x·Wᵀ, N = K = 2048, weights from memory", b.linear},
+		{"grouped", "16 experts of 1024×1024 with 1 to 64 tokens each; the bound is the larger of the weights' bytes and of one linear op of the same rows", b.grouped},
+		{"attention", "over a paged cache of blocks of 16 tokens in random order", b.attention},
+		{"routing", "1024 tokens of hidden 1024, 64 experts; each op's part of the whole MoE layer, which gathers tokens inside its grouped op", b.routing},
+		{"memory", "1024 tokens of hidden 2048: ops that move and scale rows", b.memory},
+		{"vocabulary", "64 rows of 50304 logits", b.vocabulary},
+	} {
+		if b.err == nil {
+			b.err = ctx.Err()
+		}
+		if b.err != nil || !strings.Contains(g.name, o.Only) {
+			continue
+		}
+		b.groups = append(b.groups, Group{Name: g.name, Note: g.note})
+		g.run(&b.groups[len(b.groups)-1])
+		b.free()
+	}
+	b.settle()
+	if b.err == nil {
+		b.err = stream.Close()
+	}
+	if b.err != nil {
+		return nil, b.err
+	}
+	return append([]Group{{Name: "ceilings", Note: "the most that was measured of this machine in this run", Figures: b.ceiling.figures()}}, b.groups...), nil
+}
+
+// op adds the figure of an op that does flops operations on weights of type w and touches bytes.
+func (b *bench) op(g *Group, name string, w kernels.DType, flops, bytes float64, op func()) {
+	if b.err == nil {
+		b.err = b.ctx.Err()
+	}
+	if b.err == nil {
+		b.err = b.ceiling.measure(w)
+	}
+	if b.err != nil {
+		return
+	}
+	times, err := timed(b.stream, op)
+	if err != nil {
+		b.err = fmt.Errorf("%s, %s: %w", g.Name, name, err)
+		return
+	}
+	unit, work := "GFLOP/s", flops/1e9
+	if flops == 0 {
+		unit, work = "GB/s", bytes/1e9
+	}
+	b.pending = append(b.pending, limited{group: len(b.groups) - 1, figure: len(g.Figures), weights: w, flops: flops, bytes: bytes})
+	g.Figures = append(g.Figures, rate(name, unit, work, times, 0, ""))
+}
+
+// settle puts bounds to the figures.
+func (b *bench) settle() {
+	for _, l := range b.pending {
+		figures := b.groups[l.group].Figures
+		f := &figures[l.figure]
+		least, by := b.ceiling.bound(l.weights, l.flops, l.bytes)
+		f.limit(cmp.Or(l.flops, l.bytes)/1e9, least, by)
+		if l.one > 0 && (f.Bound == 0 || figures[l.one].Best < f.Bound) {
+			f.limit(1, 1/figures[l.one].Best, "by one op")
+		}
+	}
+}
+
+// Weights enough that no cache holds them from one call to the next.
+const coldBytes = 192 << 20
+
+var weightTypes = []kernels.DType{kernels.F32, kernels.BF16, kernels.I8}
+
+func (b *bench) linear(g *Group) {
+	const n = 2048
+	for _, w := range weightTypes {
+		weights := b.cold(w, 1, n, n, false)
+		for _, m := range []int{1, 16, 64, 256} {
+			x, y, i := b.floats(m, n), b.floats(m, n), 0
+			b.op(g, fmt.Sprintf("%v M=%d", w, m), w, 2*float64(m)*n*n, b.bytes(weights), func() {
+				b.stream.Linear(y, x, weights[i%len(weights)], kernels.Epilogue{})
+				i++
+			})
+		}
+		b.free()
+	}
+}
+
+func (b *bench) grouped(g *Group) {
+	const n, experts = 1024, 16
+	offsets := []int32{0}
+	for range experts {
+		offsets = append(offsets, offsets[len(offsets)-1]+1+b.random.Int32N(64))
+	}
+	slots := int(offsets[experts])
+	for _, w := range weightTypes {
+		at := b.ints(offsets...)
+		weights, single := b.cold(w, experts, n, n, false), b.cold(w, 1, n, n, false)
+		x, y, flops, i := b.floats(slots, n), b.floats(slots, n), 2*float64(slots)*n*n, 0
+		b.op(g, fmt.Sprintf("%v, one expert of %d tokens", w, slots), w, flops, b.bytes(single), func() {
+			b.stream.Linear(y, x, single[i%len(single)], kernels.Epilogue{})
+			i++
+		})
+		b.op(g, fmt.Sprintf("%v, 16 experts", w), w, flops, b.bytes(weights), func() {
+			b.stream.Grouped(y, x, weights[i%len(weights)], at, kernels.Tensor{}, 1, kernels.Epilogue{})
+			i++
+		})
+		if b.err == nil {
+			l := &b.pending[len(b.pending)-1]
+			l.one = l.figure - 1
+		}
+		b.free()
+	}
+}
+
+func (b *bench) attention(g *Group) {
+	const block = 16
+	for _, c := range []struct {
+		seqs, tokens, context, heads, kvHeads, dim int
+		cache                                      kernels.DType
+	}{
+		{8, 512, 512, 16, 16, 64, kernels.BF16},
+		{8, 512, 512, 32, 8, 128, kernels.BF16},
+		{64, 1, 512, 16, 16, 64, kernels.F32},
+		{64, 1, 512, 16, 16, 64, kernels.BF16},
+		{64, 1, 512, 32, 8, 128, kernels.BF16},
+		{1, 1, 8192, 32, 8, 128, kernels.BF16},
+	} {
+		if b.err != nil {
+			return
+		}
+		// A layer a call, in turn, so that no cache holds K and V from one call to the next.
+		spec := kernels.CacheSpec{DType: c.cache, Layers: 1, Blocks: c.seqs * c.context / block, BlockTokens: block, KVHeads: c.kvHeads, HeadDim: c.dim}
+		spec.Layers = int(coldBytes/spec.Bytes()) + 1
+		cache, err := b.device.NewCache(spec)
+		if err != nil {
+			b.err = err
+			return
+		}
+		all := c.seqs * c.context
+		kv, slots := b.floats(all, c.kvHeads*c.dim), b.count(all)
+		for layer := range spec.Layers {
+			b.stream.Store(cache, layer, kv, kv, kv, kernels.Batch{Tokens: all, Slot: slots}, nil)
+		}
+		n := c.seqs * c.tokens
+		q, out := b.floats(n, c.heads*c.dim), b.floats(n, c.heads*c.dim)
+		table := make([]int32, 0, spec.Blocks)
+		for _, i := range b.random.Perm(spec.Blocks) {
+			table = append(table, int32(i))
+		}
+		batch := kernels.Batch{Tokens: n, Seqs: c.seqs, MaxContext: c.context, Blocks: b.ints(table...).Reshape(c.seqs, c.context/block),
+			Position: b.each(n, func(i int) int32 { return int32(c.context - c.tokens + i%c.tokens) }),
+			Seq:      b.each(n, func(i int) int32 { return int32(i / c.tokens) }),
+			Start:    b.each(c.seqs+1, func(i int) int32 { return int32(i * c.tokens) })}
+		how := kernels.AttentionSpec{Heads: c.heads, KVHeads: c.kvHeads, HeadDim: c.dim, Scale: 0.1, Causal: true}
+		pairs := float64(n) * (float64(c.context) - float64(c.tokens-1)/2) // of a token and a position it sees
+		layer := 0
+		b.op(g, fmt.Sprintf("%d×%d of %d, %d heads of %d over %d, %v", c.seqs, c.tokens, c.context, c.heads, c.dim, c.kvHeads, c.cache),
+			kernels.F32, 4*pairs*float64(c.heads*c.dim), float64(spec.Bytes())/float64(spec.Layers), func() {
+				b.stream.Attention(out, q, cache, layer%spec.Layers, batch, how)
+				layer++
+			})
+		cache.Free()
+		b.free()
+	}
+}
+
+func (b *bench) memory(g *Group) {
+	const tokens, hidden, heads, dim, choices = 1024, 2048, 16, 128, 2
+	x, y, delta, weight := b.floats(tokens, hidden), b.floats(tokens, hidden), b.floats(tokens, hidden), b.f32s(1, hidden)
+	half := b.alloc(kernels.BF16, tokens, hidden)
+	table := b.alloc(kernels.BF16, 50000, hidden)
+	ids, positions := b.each(tokens, func(i int) int32 { return int32(i * 37 % 50000) }), b.count(tokens)
+	coef := b.f32s(tokens, 2)
+	if b.err != nil {
+		return
+	}
+	cache, err := b.device.NewCache(kernels.CacheSpec{DType: kernels.BF16, Layers: 1, Blocks: tokens / 16, BlockTokens: 16, KVHeads: heads, HeadDim: dim})
+	if err != nil {
+		b.err = err
+		return
+	}
+	b.owned = append(b.owned, cache)
+	batch := kernels.Batch{Tokens: tokens, Position: positions, Slot: positions}
+	angles := b.f32s(tokens, dim/2)
+	rope := &kernels.Rope{Cos: angles, Sin: angles, Dim: dim}
+	s, row, none := b.stream, float64(tokens*hidden*4), kernels.Tensor{}
+	for _, c := range []struct {
+		name  string
+		bytes float64
+		op    func()
+	}{
+		{"Embed, bf16 table", 1.5 * row, func() { s.Embed(y, ids, table, none, none) }},
+		{"Norm, RMS", 2 * row, func() { s.Norm(y, x, none, kernels.Norm{Kind: kernels.RMSNorm, Weight: weight, Eps: 1e-5}) }},
+		{"Norm, RMS of x + delta", 4 * row, func() { s.Norm(y, x, delta, kernels.Norm{Kind: kernels.RMSNorm, Weight: weight, Eps: 1e-5}) }},
+		{"Norm, layer", 2 * row, func() { s.Norm(y, x, none, kernels.Norm{Weight: weight, Bias: weight, Eps: 1e-5}) }},
+		{"Store, rotary, bf16 cache", 6 * row, func() { s.Store(cache, 0, x, y, delta, batch, rope) }},
+		{"Add", 3 * row, func() { s.Add(y, delta) }},
+		{"Mix", 3 * row, func() { s.Mix(y, x, delta, coef) }},
+		{"Select", 2 * row, func() { s.Select(y, x, ids.Reshape(1, tokens), 50) }},
+		{"Copy, fp32 to bf16", 1.5 * row, func() { s.Copy(half, x) }},
+	} {
+		b.op(g, c.name, kernels.F32, 0, c.bytes, c.op)
+	}
+}
+
+func (b *bench) vocabulary(g *Group) {
+	const rows, vocab = 64, 50304
+	logits, ids := b.f32s(rows, vocab), b.each(rows, func(i int) int32 { return int32(i * 700) }).Reshape(rows, 1)
+	column := func(v func() float32) kernels.Tensor {
+		x := make([]float32, rows)
+		for i := range x {
+			x[i] = v()
+		}
+		return b.values(rows, 1, x)
+	}
+	all := func(v float32) kernels.Tensor { return column(func() float32 { return v }) }
+	token, logprob, u := b.count(rows).Reshape(rows, 1), all(0), column(b.random.Float32)
+	sample := func(temperature, topP float32, topK int32, top int) func() {
+		draw := kernels.Sampling{Temperature: all(temperature), TopP: all(topP), MinP: all(0), Penalty: all(1), U: u,
+			TopK: b.each(rows, func(int) int32 { return topK }).Reshape(rows, 1), Vocab: vocab, Top: top, Token: token, Logprob: logprob}
+		if top > 0 {
+			draw.TopID, draw.TopLogprob = b.count(rows*top).Reshape(rows, top), b.f32s(rows, top)
+		}
+		return func() { b.stream.Sample(logits, draw) }
+	}
+	for _, c := range []struct {
+		name string
+		op   func()
+	}{
+		{"Score", func() { b.stream.Score(logprob, token, logits, ids, vocab) }},
+		{"Sample, greedy", sample(0, 1, 0, 0)},
+		{"Sample, greedy, 20 reported", sample(0, 1, 0, 20)},
+		{"Sample, top-k 40", sample(0.8, 1, 40, 0)},
+		{"Sample, top-p 0.95", sample(0.8, 0.95, 0, 0)},
+		{"Sample, no filter", sample(1, 1, 0, 0)},
+	} {
+		b.op(g, c.name, kernels.F32, 0, 4*rows*vocab, c.op)
+	}
+}

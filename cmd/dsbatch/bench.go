@@ -1,0 +1,171 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/dsbatch/dsbatch/benchmarks"
+	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/kernels/cpu"
+)
+
+func benchCommand() *cli.Command {
+	return &cli.Command{
+		Name: "bench", Usage: "measure this machine and what dsbatch reaches of it",
+		Subcommands: []*cli.Command{benchKernelsCommand(), benchEngineCommand(), benchIOCommand()},
+	}
+}
+
+var jsonFlag = &cli.BoolFlag{Name: "json", Usage: "print JSON for programs, not a table"}
+
+func benchKernelsCommand() *cli.Command {
+	return &cli.Command{
+		Name: "kernels", Usage: "every op at sizes of real models, beside the machine's measured peak",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "device", Value: "cpu", Usage: "`cpu`"},
+			&cli.IntFlag{Name: "threads", Usage: "`N` threads (0: every core)"},
+			&cli.StringFlag{Name: "only", Usage: "groups of ops whose names contain `TEXT`"},
+			jsonFlag,
+		},
+		Action: func(c *cli.Context) (err error) {
+			if device := c.String("device"); device != "cpu" {
+				return usageErrorf("--device %q: kernels are measured on cpu", device)
+			}
+			d, err := cpu.New(cpu.Options{Threads: c.Int("threads")})
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, d.Close()) }()
+			r := newReport(d.Name())
+			if r.Groups, err = benchmarks.Kernels(c.Context, d, benchmarks.KernelOptions{Only: c.String("only")}); err != nil {
+				return err
+			}
+			return printBench(c, r)
+		},
+	}
+}
+
+func benchEngineCommand() *cli.Command {
+	shape := benchmarks.DefaultShape()
+	values := config.Values{}
+	flags := []cli.Flag{
+		&cli.StringFlag{Name: "prefill", Value: "8x512", Usage: "batches of prompts as `ROWSxTOKENS`,…"},
+		&cli.StringFlag{Name: "decode", Value: "1,8,32,128", Usage: "`ROWS`,… that generate together"},
+		&cli.IntFlag{Name: "prompt", Value: 128, Usage: "`TOKENS` of a prompt before decoding"},
+		&cli.IntFlag{Name: "tokens", Value: 32, Usage: "`TOKENS` that a row generates"},
+		&cli.IntFlag{Name: "rounds", Value: 3, Usage: "repetitions `N`"},
+		&cli.BoolFlag{Name: "load", Value: true, Usage: "measure loading too"},
+		jsonFlag,
+	}
+	for _, f := range []struct {
+		name, usage string
+		to          *int
+	}{
+		{"hidden", "hidden size", &shape.Hidden}, {"layers", "layers", &shape.Layers}, {"heads", "attention heads", &shape.Heads},
+		{"experts", "experts a layer", &shape.Experts}, {"active", "experts a token", &shape.Active},
+		{"ffn", "ffn size of an expert", &shape.FFN}, {"vocab", "vocabulary", &shape.Vocab}, {"window", "most positions", &shape.Window},
+	} {
+		flags = append(flags, &cli.IntFlag{Name: f.name, Category: "the random model, where no --model is given", Value: *f.to, Destination: f.to, Usage: f.usage})
+	}
+	for _, f := range jobFlags(values) {
+		switch f.Names()[0] {
+		case "model", "tag", "device", "dtype", "threads", "max-batch-tokens", "max-seqs", "kv-memory", "reference":
+			flags = append(flags, f)
+		}
+	}
+	return &cli.Command{
+		Name: "engine", Usage: "loading, prefill and decoding of a model, by default one of random weights",
+		Flags: flags,
+		Action: func(c *cli.Context) (err error) {
+			o := benchmarks.EngineOptions{Prompt: c.Int("prompt"), Tokens: c.Int("tokens"), Rounds: c.Int("rounds"), Load: c.Bool("load")}
+			if o.Prefill, o.Decode, err = parseLoads(c.String("prefill"), c.String("decode")); err != nil {
+				return err
+			}
+			if o.Job, _, err = config.Load(values); err != nil {
+				return err
+			}
+			if o.Job.Model == "" {
+				folder, err := os.MkdirTemp("", "dsbatch-bench-*")
+				if err != nil {
+					return err
+				}
+				defer os.RemoveAll(folder) //nolint:errcheck // a temporary folder
+				if err := benchmarks.RandomModel(folder, shape, 1); err != nil {
+					return err
+				}
+				o.Job.Model = folder
+			}
+			r := newReport("")
+			if r.Groups, r.Machine.Device, err = benchmarks.Engine(c.Context, o); err != nil {
+				return err
+			}
+			return printBench(c, r)
+		},
+	}
+}
+
+// parseLoads reads lists such as "8x512,1x512" and "1,8".
+func parseLoads(prefill, decode string) (batches []benchmarks.Batch, rows []int, err error) {
+	for _, text := range strings.FieldsFunc(prefill, isComma) {
+		r, t, _ := strings.Cut(text, "x")
+		n, errRows := strconv.Atoi(r)
+		tokens, errTokens := strconv.Atoi(t)
+		if errRows != nil || errTokens != nil || n < 1 || tokens < 1 {
+			return nil, nil, usageErrorf("--prefill %q: give ROWSxTOKENS, as 8x512", text)
+		}
+		batches = append(batches, benchmarks.Batch{Rows: n, Tokens: tokens})
+	}
+	for _, text := range strings.FieldsFunc(decode, isComma) {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return nil, nil, usageErrorf("--decode %q: give numbers of rows, as 1,8,32", text)
+		}
+		rows = append(rows, n)
+	}
+	return batches, rows, nil
+}
+
+func isComma(r rune) bool { return r == ',' }
+
+func benchIOCommand() *cli.Command {
+	return &cli.Command{
+		Name: "io", Usage: "rows from Parquet to Parquet, and what files cost of a run",
+		Flags: []cli.Flag{
+			&cli.Int64Flag{Name: "rows", Value: 1_000_000, Usage: "`N` rows"},
+			&cli.IntFlag{Name: "bytes", Value: 200, Usage: "`N` bytes of text a row"},
+			&cli.StringFlag{Name: "model", Usage: "run this model `FOLDER` too, and tell what reading and writing rows costs of it"},
+			&cli.StringFlag{Name: "input", Usage: "data set `FILE` for that run"},
+			&cli.StringFlag{Name: "folder", Usage: "where files are written and removed again: `FOLDER` (default: the system's temporary one)"},
+			jsonFlag,
+		},
+		Action: func(c *cli.Context) error {
+			folder, err := os.MkdirTemp(c.String("folder"), "dsbatch-bench-*")
+			if err != nil {
+				return err
+			}
+			defer os.RemoveAll(folder) //nolint:errcheck // a temporary folder
+			r := newReport("")
+			o := benchmarks.IOOptions{Folder: folder, Rows: c.Int64("rows"), Bytes: c.Int("bytes"), Model: c.String("model"), Input: c.String("input")}
+			if r.Groups, err = benchmarks.IO(c.Context, o); err != nil {
+				return err
+			}
+			return printBench(c, r)
+		},
+	}
+}
+
+func newReport(device string) *benchmarks.Report {
+	return &benchmarks.Report{Command: strings.Join(os.Args, " "), Version: "dsbatch " + version, Time: time.Now(), Machine: benchmarks.ThisMachine(device)}
+}
+
+func printBench(c *cli.Context, r *benchmarks.Report) error {
+	if c.Bool("json") {
+		return r.JSON(c.App.Writer)
+	}
+	return r.Table(c.App.Writer)
+}
