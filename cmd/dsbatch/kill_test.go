@@ -69,14 +69,11 @@ func TestKilledAnywhere(t *testing.T) {
 			if try > 12 { // let it end
 				after = patience
 			}
-			gone := make(chan struct{})
-			stop := time.AfterFunc(after, func() {
-				kill(c.Process.Pid, random.IntN(2) == 0)
-				close(gone)
-			})
+			which, killed := random.Uint64(), make(chan []int, 1)
+			stop := time.AfterFunc(after, func() { killed <- kill(c.Process.Pid, which) })
 			e := wait()
 			if !stop.Stop() {
-				<-gone
+				waitForEnd(t, <-killed)
 			}
 			if e.status == done {
 				break
@@ -95,17 +92,29 @@ func TestKilledAnywhere(t *testing.T) {
 	}
 }
 
-// kill kills a process and its children, or one child alone, such as one of mpirun's ranks. It returns when they are
-// gone, so that the next start finds no job that is about to die.
-func kill(pid int, one bool) {
-	victims := children(pid)
-	if !one || len(victims) == 0 {
-		victims = append(victims, pid)
-	} else {
-		victims = victims[:1]
+// kill kills a process and all its children, or it alone, or one child alone, such as one of mpirun's ranks. It
+// returns all that have to end of it.
+func kill(pid int, which uint64) []int {
+	all := append(children(pid), pid)
+	victims := all
+	if one := which / 3 % uint64(len(all)); which%3 > 0 {
+		victims = all[one : one+1]
 	}
 	for _, p := range victims {
 		_ = syscall.Kill(p, syscall.SIGKILL) // it may have ended
+	}
+	return all
+}
+
+// waitForEnd returns when processes are gone. Ranks whose launcher or neighbour was killed have 30 s for it.
+func waitForEnd(t testing.TB, pids []int) {
+	t.Helper()
+	for _, pid := range pids {
+		for deadline := time.Now().Add(30 * time.Second); syscall.Kill(pid, 0) == nil; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("process %d does not end, though others of its job were killed", pid)
+			}
+		}
 	}
 }
 
