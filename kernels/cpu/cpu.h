@@ -38,6 +38,11 @@ typedef struct gemm_output { /* what becomes of the sums */
     int32_t gated, activation, add;
 } gemm_output;
 
+typedef struct gemm_fetch { /* memory to bring into L2 meanwhile, pace bytes (up to 128) for each unit of k */
+    const char *from;
+    int64_t pace;
+} gemm_fetch;
+
 typedef struct gemm_task gemm_task;
 typedef void gemm_pack_fn(void *packed, const float *const *x, int rows, const gemm_depth *d);
 typedef void gemm_finish_fn(const gemm_output *o, float *sums, int rows, int64_t row, int64_t panel);
@@ -51,9 +56,9 @@ typedef struct gemm_kernel {
     /* packs rows of x (row i at x[i], k values) for multiply */
     gemm_pack_fn *pack;
     /* sums [rows][32] (+)= packed x · panel, for one tile and one panel, or a block of k of both where weights are
-     * float; what lies ahead bytes beyond is fetched into L2 on the way (0: nothing). Or NULL, and */
+     * float. Or NULL, and */
     void (*multiply)(float *sums, const void *packed, const void *panel, int rows, const gemm_depth *d, int more,
-                     int64_t ahead);
+                     gemm_fetch f);
     /* the whole of a task, where one panel at a time would not do */
     void (*run)(const gemm_task *t);
     /* stores rows of sums, the first of them row of y; overwrites sums */

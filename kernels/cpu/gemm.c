@@ -70,27 +70,32 @@ static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static void run_rows(const gemm_task *t, int64_t tile0, int64_t tile1) {
     float sums[BLOCK_PANELS][BLOCK_ROWS * GEMM_PANEL] __attribute__((aligned(64)));
     const gemm_kernel *const kernel = t->kernel;
-    const int64_t first = gemm_tile_row(t, tile0), rows = gemm_tile_row(t, tile1) - first, k = t->depth.padded;
-    const int64_t unit = GEMM_PANEL * unit_bytes(kernel->type) / unit_values(kernel->type); /* bytes of one k in a panel */
+    const int64_t first = gemm_tile_row(t, tile0), rows = gemm_tile_row(t, tile1) - first;
+    const int64_t k = t->depth.groups * t->depth.padded, line = GEMM_PANEL * unit_bytes(kernel->type);
     int64_t block = BLOCK_BYTES / (rows * kernel->x_bytes) / BLOCK_MULTIPLE * BLOCK_MULTIPLE;
     if (block >= k || kernel->type == GEMM_I8) block = k;
     const int64_t panels = block < k ? BLOCK_PANELS : 1;
     for (int64_t panel = t->panel0; panel < t->panel1; panel += panels) {
         const int64_t count = smaller(panels, t->panel1 - panel);
-        const char *const w = t->panels + panel * t->panel_bytes;
         int64_t from = 0;
         do {
+            const int64_t some = smaller(block, k - from), units = some / unit_values(kernel->type);
+            const char *const w = t->panels + panel * t->panel_bytes + from / unit_values(kernel->type) * line;
             gemm_depth d = t->depth;
-            if (block < k) d.padded = smaller(block, k - from);
+            if (block < k) d.padded = some;
             for (int64_t p = 0; p < count; p++) {
-                /* what is read next: this block of the next panel, or the next block of the first one */
-                const int64_t next = p + 1 < count || block == k ? t->panel_bytes : d.padded * unit - p * t->panel_bytes;
-                for (int64_t tile = tile0; tile < tile1; tile++) {
+                /* What is read next is fetched by all tiles together, each its share: this block of the next panel, else
+                 * the next block of the first one, else what the next panels begin with; none where the task ends. */
+                const char *next = w + (p + 1) * t->panel_bytes;
+                if (p + 1 == count) next = from + block < k ? w + units * line : next - (w - t->panels - panel * t->panel_bytes);
+                const int ends = p + 1 == count && from + block >= k && panel + count == t->panel1;
+                gemm_fetch f = {next, line / (tile1 - tile0)};
+                if (ends) f = (gemm_fetch){w, 0};
+                for (int64_t tile = tile0; tile < tile1; tile++, f.from += f.pace * units) {
                     const int64_t row = gemm_tile_row(t, tile);
                     const int n = (int)(gemm_tile_row(t, tile + 1) - row);
                     const char *const x = (const char *)gemm_tile_packed(t, tile) + from * kernel->x_bytes * n;
-                    kernel->multiply(sums[p] + (row - first) * GEMM_PANEL, x, w + p * t->panel_bytes + from * unit, n, &d,
-                                     from > 0, tile == tile1 - 1 ? next : 0);
+                    kernel->multiply(sums[p] + (row - first) * GEMM_PANEL, x, w + p * t->panel_bytes, n, &d, from > 0, f);
                 }
             }
             from += block;

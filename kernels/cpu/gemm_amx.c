@@ -7,9 +7,10 @@
  *         Up to 16 rows: the two halves of a panel side by side; more: two halves of the rows, one half of a panel.
  * Order   an accumulator an output, k ascending. Sums rest in memory between blocks of k, which changes no bit. A group
  *         of int8 is exact; groups ascending, fused, in float32, then times the scale of the row.
- * Memory  above 16 rows, blocks of 8 steps of x (16 KiB, L1) meet 8 panels (128 KiB, L2); else panels stream once.
- * Speed   Sapphire Rapids, one core beside busy ones, M=256: bf16 520–780 GFLOP/s, int8 1100–1540, where float32 has 145;
- *         M <= 16: 12–14 GB/s of weights, all that the memory there gives. The same of two cores: 860 and 1570.
+ * Memory  above 16 rows, blocks of 8 steps of x (16 KiB, L1) meet 4 panels (64 KiB, L2), while all tiles together fetch
+ *         the next ones; else panels stream once.
+ * Speed   Sapphire Rapids, one core beside busy ones, N=K=2048, M=256: bf16 510–830 GFLOP/s, int8 1100–1600, where
+ *         float32 has 160; M=64: 430–565; M<=16: 14 GB/s of weights. Two cores: bf16 890, int8 1590, M=1 20 to 22 GB/s.
  * Border  configuring, computing and releasing are one call, so no goroutine ever changes threads with live tiles. */
 #include "cpu.h"
 #if defined(__x86_64__)
@@ -18,7 +19,7 @@
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,amx-tile,amx-bf16,amx-int8")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
-enum { STEP = 64, ROWS = 32, PANEL_STEP = 16 * GEMM_PANEL * 4, X_STEP = ROWS * STEP, BLOCK_STEPS = 8, BLOCK_PANELS = 8 };
+enum { STEP = 64, ROWS = 32, PANEL_STEP = 16 * GEMM_PANEL * 4, X_STEP = ROWS * STEP, BLOCK_STEPS = 8, BLOCK_PANELS = 4 };
 enum { SUMS = ROWS * GEMM_PANEL }; /* of one tile and one panel */
 
 /* Tiles as text: gcc 12's intrinsics tell the compiler of 8 of the 64 bytes of a configuration and of no memory at all. */
@@ -66,8 +67,20 @@ INLINE void few_rows(const int type, void *sums, const char *x, const char *w, i
     TILE_STORE(1, (char *)sums + 64, 128);
 }
 
-/* The same for 17 to 32 rows, 16 outputs after the other 16; what lies ahead bytes further is fetched into L2. */
-INLINE void many_rows(const int type, void *sums, const char *x, const char *w, int64_t steps, int more, int64_t ahead) {
+/* Memory to bring into L2 meanwhile, pace bytes for each step of each half. */
+typedef struct stream {
+    const char *from, *end;
+    int pace;
+} stream;
+
+INLINE void fetch(stream *f) {
+    if (f->from >= f->end) return;
+    for (int line = 0; line < f->pace; line += 64) _mm_prefetch(f->from + line, _MM_HINT_T1);
+    f->from += f->pace;
+}
+
+/* The same for 17 to 32 rows, 16 outputs after the other 16. */
+INLINE void many_rows(const int type, void *sums, const char *x, const char *w, int64_t steps, int more, stream *f) {
     for (int half = 0; half < 128; half += 64) {
         char *const top = (char *)sums + half, *const bottom = top + 16 * 128;
         if (more) {
@@ -78,9 +91,7 @@ INLINE void many_rows(const int type, void *sums, const char *x, const char *w, 
             TILE_ZERO(1);
         }
         for (int64_t i = 0; i < steps; i++) {
-            for (int line = 0; line < PANEL_STEP && ahead && !half; line += 64) {
-                _mm_prefetch(w + i * PANEL_STEP + ahead + line, _MM_HINT_T1);
-            }
+            fetch(f);
             TILE_LOAD(3, w + i * PANEL_STEP + half, 128);
             TILE_LOAD(2, x + i * X_STEP, STEP);
             TILE_DOT(type, 0, 2, 3);
@@ -111,13 +122,14 @@ TARGET static void scale_rows(float *sums, const float *scale, int rows) {
     }
 }
 
-/* All of k for one tile of rows and some adjacent panels, block by block; fresh panels are not in the cache yet. */
+/* All of k for one tile of rows and some adjacent panels, block by block. Where f is NULL the panels are not in the
+ * cache yet, and each fetches the next of them. */
 INLINE void multiply(const int type, float (*sums)[SUMS], const char *x, const char *panels, int64_t count, int rows,
-                     int fresh, const gemm_task *t) {
+                     stream *f, const gemm_task *t) {
     int32_t dots[BLOCK_PANELS][SUMS] __attribute__((aligned(64)));
     const gemm_depth *const d = &t->depth;
     const int64_t steps = d->padded / (type == GEMM_BF16 ? 32 : 64);
-    const int64_t block = rows > 16 ? BLOCK_STEPS : steps;
+    const int64_t block = rows > 16 ? BLOCK_STEPS : steps; /* few rows: panels stream whole */
     const int64_t group_bytes = steps * PANEL_STEP + (type == GEMM_I8 ? 8 * GEMM_PANEL : 0);
     for (int64_t g = 0; g < d->groups; g++) {
         for (int64_t s = 0; s < steps; s += block) {
@@ -126,7 +138,8 @@ INLINE void multiply(const int type, float (*sums)[SUMS], const char *x, const c
             for (int64_t p = 0; p < count; p++) {
                 void *const to = type == GEMM_BF16 ? (void *)sums[p] : (void *)dots[p];
                 const char *const w = panels + p * t->panel_bytes + g * group_bytes + s * PANEL_STEP;
-                if (rows > 16) many_rows(type, to, from, w, n, s > 0, fresh && p + 1 < count ? t->panel_bytes : 0);
+                stream next = {w + t->panel_bytes, p + 1 < count ? w + t->panel_bytes + n * PANEL_STEP : NULL, PANEL_STEP / 2};
+                if (rows > 16) many_rows(type, to, from, w, n, s > 0, f ? f : &next);
                 else few_rows(type, to, from, w, n, s > 0);
             }
         }
@@ -143,13 +156,16 @@ INLINE void multiply(const int type, float (*sums)[SUMS], const char *x, const c
 INLINE void run(const int type, const gemm_task *t) {
     float sums[BLOCK_PANELS][SUMS] __attribute__((aligned(64)));
     configure(4);
-    for (int64_t panel = t->panel0; panel < t->panel1; panel += BLOCK_PANELS) {
-        const int64_t count = t->panel1 - panel < BLOCK_PANELS ? t->panel1 - panel : BLOCK_PANELS;
+    const int64_t tiles = t->tile1 - t->tile0, chunk = tiles == 1 ? 1 : BLOCK_PANELS;
+    const int pace = (int)(PANEL_STEP / 2 / tiles + 63) / 64 * 64; /* all tiles together fetch the next chunk */
+    for (int64_t panel = t->panel0; panel < t->panel1; panel += chunk) {
+        const int64_t left = t->panel1 - panel, count = left < chunk ? left : chunk;
+        const char *const panels = t->panels + panel * t->panel_bytes, *const next = panels + count * t->panel_bytes;
+        stream f = {next, next + (left - count < chunk ? left - count : chunk) * t->panel_bytes, pace};
         for (int64_t tile = t->tile0; tile < t->tile1; tile++) {
             const int64_t row = gemm_tile_row(t, tile);
-            const int rows = (int)(gemm_tile_row(t, tile + 1) - row);
-            const char *const panels = t->panels + panel * t->panel_bytes;
-            multiply(type, sums, gemm_tile_packed(t, tile), panels, count, rows, tile == t->tile0, t);
+            const int rows = (int)(gemm_tile_row(t, tile + 1) - row), cold = panel == t->panel0 && tile == t->tile0;
+            multiply(type, sums, gemm_tile_packed(t, tile), panels, count, rows, cold && count > 1 ? NULL : &f, t);
             for (int64_t p = 0; p < count; p++) t->kernel->finish(&t->output, sums[p], rows, row, panel + p);
         }
     }

@@ -15,10 +15,10 @@ static float from_bits(uint32_t b) {
 }
 
 #define MULTIPLY(name)                                                                                                 \
-    static void name(float *sums, const void *packed, const void *panel, int rows, const gemm_depth *d, int more, int64_t ahead)
+    static void name(float *sums, const void *packed, const void *panel, int rows, const gemm_depth *d, int more, gemm_fetch f)
 
 MULTIPLY(multiply_f32) {
-    (void)ahead;
+    (void)f;
     for (int r = 0; r < rows; r++, sums += GEMM_PANEL) {
         const float *x = (const float *)packed + r;
         const float *w = panel;
@@ -32,7 +32,7 @@ MULTIPLY(multiply_f32) {
 }
 
 MULTIPLY(multiply_bf16) {
-    (void)ahead;
+    (void)f;
     for (int r = 0; r < rows; r++, sums += GEMM_PANEL) {
         const float *x = (const float *)packed + r;
         const uint32_t *w = panel;
@@ -47,7 +47,7 @@ MULTIPLY(multiply_bf16) {
 }
 
 MULTIPLY(multiply_f16) {
-    (void)ahead;
+    (void)f;
     for (int r = 0; r < rows; r++, sums += GEMM_PANEL) {
         const float *x = (const float *)packed + r;
         const uint16_t *w = panel;
@@ -66,7 +66,7 @@ MULTIPLY(multiply_f16) {
 }
 
 MULTIPLY(multiply_i8) {
-    (void)more, (void)ahead;
+    (void)more, (void)f;
     const int64_t k = d->groups * d->padded;
     const int8_t *x = packed;
     for (int r = 0; r < rows; r++, sums += GEMM_PANEL) {
