@@ -38,7 +38,7 @@ func (s *Stream) Gate(r kernels.Routing, logits kernels.Tensor, g kernels.Gate) 
 	if g.Scale == 0 {
 		a.scale = 1
 	}
-	s.rows(logits.Rows, float64(g.Experts*(3+g.K)), func(from, to int) { s.dev.kernels.gate(a, from, to) })
+	s.rows(logits.Rows, float64(g.Experts*(1+g.K))/2, func(from, to int) { s.dev.kernels.gate(a, from, to) })
 }
 
 // checkRouting checks what all routing ops share: r.Expert is [tokens, K].

@@ -108,6 +108,7 @@ func hostMemory() (free, total int64) {
 			continue
 		}
 		used, _ := readNumber(dir + "/memory.current")
+		used -= fileCache(dir)
 		free, total = min(free, max(0, limit-used)), min(total, limit)
 	}
 	return free, total
@@ -149,6 +150,23 @@ func controlGroup() string {
 		}
 	}
 	return ""
+}
+
+// fileCache is the pages of files in a group's memory, such as a mapped checkpoint's, which the kernel takes back when
+// it needs them.
+func fileCache(dir string) (size int64) {
+	b, err := os.ReadFile(dir + "/memory.stat")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		field := strings.Fields(line)
+		if len(field) == 2 && (field[0] == "active_file" || field[0] == "inactive_file") {
+			n, _ := strconv.ParseInt(field[1], 10, 64)
+			size += n
+		}
+	}
+	return size
 }
 
 func parent(dir string) string {

@@ -9,8 +9,7 @@ import (
 // counted into buckets of close weights, and only the buckets that a cut or a draw falls into are sorted.
 type ranking struct {
 	weight []float32 // of each token, the largest being 1
-	count  []int32   // tokens of each bucket
-	mass   []float64 // their sum
+	bucket []bucket
 
 	list []candidate // the sorted tokens of bucket open, or a caller's
 	open int         // -1: none
@@ -23,22 +22,45 @@ const (
 	bucketCount = (127<<23)>>bucketShift + 1
 )
 
+// bucket counts tokens and sums their weights.
+type bucket struct {
+	mass  float64
+	count int
+	odd   struct { // those of odd ids, while they are counted: neighbours that are alike do not wait for each other
+		mass  float64
+		count int
+	}
+}
+
 func bucketOf(weight float32) int { return int(math.Float32bits(weight) >> bucketShift) }
 
 // rank takes the logits of a row; top is the largest.
 func (r *ranking) rank(k *kernelSet, logits []float32, top, temperature float32) {
-	if r.count == nil {
-		r.count, r.mass = make([]int32, bucketCount), make([]float64, bucketCount)
+	if r.bucket == nil {
+		r.bucket = make([]bucket, bucketCount)
 	}
-	clear(r.count)
-	clear(r.mass)
-	r.weight = slices.Grow(r.weight[:0], len(logits))[:len(logits)]
+	clear(r.bucket)
+	n := len(logits)
+	r.weight = slices.Grow(r.weight[:0], n)[:n]
 	r.open = -1
 	k.tokenWeights(r.weight, logits, top, temperature)
-	for _, w := range r.weight {
-		b := bucketOf(w)
-		r.count[b]++
-		r.mass[b] += float64(w)
+	for i := 0; i < n-1; i += 2 {
+		even, odd := r.weight[i], r.weight[i+1]
+		b, c := &r.bucket[bucketOf(even)], &r.bucket[bucketOf(odd)].odd
+		b.mass += float64(even)
+		c.mass += float64(odd)
+		b.count++
+		c.count++
+	}
+	if n%2 == 1 {
+		b := &r.bucket[bucketOf(r.weight[n-1])]
+		b.mass += float64(r.weight[n-1])
+		b.count++
+	}
+	for i := range r.bucket {
+		b := &r.bucket[i]
+		b.mass += b.odd.mass
+		b.count += b.odd.count
 	}
 }
 
@@ -75,10 +97,10 @@ func (r *ranking) drawFromBuckets(f filters, u float64) int {
 	target := u * c.mass
 	var sum float64
 	for b := bucketCount - 1; b > c.bucket; b-- {
-		if r.count[b] > 0 && sum+r.mass[b] > target {
+		if r.bucket[b].count > 0 && sum+r.bucket[b].mass > target {
 			return int(walk(r.sorted(b), sum, target).id)
 		}
-		sum += r.mass[b]
+		sum += r.bucket[b].mass
 	}
 	return int(walk(r.sorted(c.bucket)[:c.n], sum, target).id)
 }
@@ -87,8 +109,8 @@ func (r *ranking) drawFromBuckets(f filters, u float64) int {
 func (r *ranking) all() cut {
 	c := cut{bucket: bucketCount}
 	for b := bucketCount - 1; b >= 0; b-- {
-		if r.count[b] > 0 {
-			c = cut{b, int(r.count[b]), c.mass + r.mass[b]}
+		if r.bucket[b].count > 0 {
+			c = cut{b, r.bucket[b].count, c.mass + r.bucket[b].mass}
 		}
 	}
 	return c
@@ -99,10 +121,10 @@ func (r *ranking) first(k int, c cut) cut {
 	var n int
 	var mass float64
 	for b := bucketCount - 1; b > c.bucket; b-- {
-		if n+int(r.count[b]) >= k {
+		if n+r.bucket[b].count >= k {
 			return r.cutInside(b, k-n, mass)
 		}
-		n, mass = n+int(r.count[b]), mass+r.mass[b]
+		n, mass = n+r.bucket[b].count, mass+r.bucket[b].mass
 	}
 	if n+c.n <= k {
 		return c
@@ -114,16 +136,16 @@ func (r *ranking) first(k int, c cut) cut {
 func (r *ranking) likely(f filters, c cut) cut {
 	var mass float64
 	for b := bucketCount - 1; b > c.bucket; b-- {
-		if r.count[b] == 0 {
+		if r.bucket[b].count == 0 {
 			continue
 		}
-		inside := (f.topP >= 1 || mass+r.mass[b] < f.topP*c.mass) && bucketOf(float32(f.minP)) < b
+		inside := (f.topP >= 1 || mass+r.bucket[b].mass < f.topP*c.mass) && bucketOf(float32(f.minP)) < b
 		if !inside {
-			if d := r.keepInside(f, b, len(r.sorted(b)), mass, c.mass); d.n < int(r.count[b]) {
+			if d := r.keepInside(f, b, len(r.sorted(b)), mass, c.mass); d.n < r.bucket[b].count {
 				return d
 			}
 		}
-		mass += r.mass[b]
+		mass += r.bucket[b].mass
 	}
 	return r.keepInside(f, c.bucket, c.n, mass, c.mass)
 }

@@ -50,7 +50,7 @@ func (s *Stream) Sample(logits kernels.Tensor, p kernels.Sampling) {
 		topID: view[int32](p.TopID), topLogprob: view[float32](p.TopLogprob),
 	}
 	if s.openSeen(op, a, p); s.err == nil {
-		s.rows(n, float64(3*p.Vocab), func(from, to int) {
+		s.rows(n, float64(p.Vocab), func(from, to int) {
 			var r ranking
 			for i := from; i < to; i++ {
 				s.dev.kernels.sampleRow(a, &r, i)

@@ -33,7 +33,7 @@ func (s *Stream) Score(logprob, greedy, logits, target kernels.Tensor, vocab int
 	}
 	s.checkIndex(op, "target", a.target, vocab)
 	if s.err == nil {
-		s.rows(logits.Rows, float64(vocab), func(from, to int) { s.dev.kernels.score(a, from, to) })
+		s.rows(logits.Rows, 0.5*float64(vocab), func(from, to int) { s.dev.kernels.score(a, from, to) })
 	}
 }
 

@@ -225,6 +225,11 @@ func (k *kit) sampleFrequencies() {
 	k.release()
 }
 
+// besideMinP is logits of weights 1, 0.2, 0 and w.
+func besideMinP(w float64) []float64 {
+	return []float64{0, math.Log(0.2), -100, math.Log(w), -100}
+}
+
 // sampleEdges are draws whose answer is exact.
 func (k *kit) sampleEdges() {
 	const last = 1 - 0x1p-24
@@ -241,7 +246,12 @@ func (k *kit) sampleEdges() {
 		"min-p 1 keeps all of the largest":           {func(d *draw) { d.minP, d.u = 1, last }, 4},
 		"a tiny temperature":                         {func(d *draw) { d.temperature, d.u = 1e-30, last }, 4},
 		"greedy looks at no filter but the penalty":  {func(d *draw) { d.temperature, d.penalty, d.seen, d.u = 0, 10, []int32{2}, last }, 4},
-		"a penalty counts a token once":              {func(d *draw) { d.temperature, d.penalty, d.seen = 0, 1.5, []int32{2, 4, 4, 4, 2} }, 2},
+		"a penalty lowers what is below 0": {func(d *draw) {
+			d.temperature, d.penalty, d.seen, d.logits = 0, 1.5, []int32{1}, []float64{-2, -0.5, -0.7, -2, -2}
+		}, 2},
+		"min-p keeps what is just above": {func(d *draw) { d.minP, d.u, d.logits = 0.05, last, besideMinP(0.0501) }, 3},
+		"min-p drops what is just below": {func(d *draw) { d.minP, d.u, d.logits = 0.05, last, besideMinP(0.0499) }, 1},
+		"a penalty counts a token once":  {func(d *draw) { d.temperature, d.penalty, d.seen = 0, 1.5, []int32{2, 4, 4, 4, 2} }, 2},
 	} {
 		d := base
 		d.logits = slices.Clone(base.logits)
