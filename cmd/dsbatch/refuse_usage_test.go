@@ -22,6 +22,7 @@ func TestMisspelt(t *testing.T) {
 	}{
 		{"a command", badUsage, []string{"rnu"}, []string{`"rnu"`, "run?"}},
 		{"a command of a command", badUsage, []string{"ckpt", "inspct"}, []string{`"inspct"`, "inspect?"}},
+		{"what to measure", badUsage, []string{"bench", "kernls"}, []string{`"kernls"`, "kernels?"}},
 		{"a flag of run", badUsage, job(out(), "--temprature", "1"), []string{"--temprature", "--temperature?"}},
 		{"a flag of verify", badUsage, []string{"verify", "x", "--quik"}, []string{"dsbatch verify", "--quick?"}},
 		{"a flag of ckpt inspect", badUsage, []string{"ckpt", "inspect", "x", "--tga", "y"}, []string{"dsbatch ckpt inspect", "--tag?"}},

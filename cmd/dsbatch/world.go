@@ -88,5 +88,5 @@ func become(kind string) error {
 		return fmt.Errorf("%s is not linked with MPI; %s", other, install)
 	}
 	err = syscall.Exec(other, append([]string{other}, os.Args[1:]...), append(os.Environ(), "DSBATCH_BECAME=1"))
-	return fmt.Errorf("%s cannot be started: %v; %s", other, err, install) // not wrapped: no input is missing
+	return fmt.Errorf("%s cannot be started: %s; %s", other, err.Error(), install) // not wrapped: no input is missing
 }
