@@ -111,7 +111,9 @@ func TestSpoiledModelsAreRefused(t *testing.T) {
 			default:
 				s.write(t, path)
 			}
-			refused(t, badConfig, args(folder, filepath.Join(t.TempDir(), "out")), c.say...)
+			output := filepath.Join(t.TempDir(), "out")
+			refused(t, badConfig, args(folder, output), c.say...)
+			dsbatch(t, args(whole, output)...).want(t, done) // mended: the same command goes on
 		})
 	}
 }

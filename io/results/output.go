@@ -91,10 +91,27 @@ func (out *Output) compare() (there bool, err error) {
 		return false, err
 	}
 	if _, err := was.match(out.dir, out.job, out.options.AcceptVersion); err != nil {
-		return false, err
+		return false, out.unlessUnbegun(err)
 	}
 	out.job.Versions = was.Versions
 	return true, nil
+}
+
+// unlessUnbegun forgives a mismatch with a job that has left nothing behind, such as one whose model was then found to
+// be damaged: nothing is lost when another takes its place.
+func (out *Output) unlessUnbegun(mismatch error) error {
+	for _, folder := range []string{out.dir, filepath.Join(out.dir, stateFolder)} {
+		names, err := out.options.fs.ReadDir(folder)
+		if err != nil {
+			return errors.Join(mismatch, err)
+		}
+		for _, name := range names {
+			if strings.HasSuffix(name, ".parquet") || name == successName {
+				return mismatch
+			}
+		}
+	}
+	return nil
 }
 
 // refuseForeign keeps a new job from mixing its parts with those of somebody else.
@@ -134,10 +151,13 @@ func (out *Output) resume(ctx context.Context) error {
 		return err
 	}
 	if !changed {
-		if changed, err = was.match(out.dir, out.job, out.options.AcceptVersion); err != nil {
+		if changed, err = was.match(out.dir, out.job, out.options.AcceptVersion); err == nil {
+			out.job.Versions = was.Versions
+		} else if err = out.unlessUnbegun(err); err != nil {
 			return err
+		} else {
+			changed = true
 		}
-		out.job.Versions = was.Versions
 	}
 	if changed {
 		if err := out.job.write(fsys, out.dir, state(out.dir, out.temporary("job.json")), out.held); err != nil {
