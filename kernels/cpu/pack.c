@@ -1,10 +1,11 @@
 /* Weights into panels, once, at load: one pass over the source (two for int8, the first for its scales), one over the
  * panel. Rounds to nearest, ties to even; see cpu.h for how a panel lies. The same for every level.
  * Sixteen units of up to 32 outputs go through a block in L1, since rows of the source are often a power of two apart
- * and would push each other out of the cache. About 2 GB/s of source a core. */
+ * and would push each other out of the cache.
+ * Speed  one core of a busy Zen 4, GB/s of source: float32 and bf16 as they are 2.5 to 3.6, float32 to bf16 3.4, to int8
+ *        4, bf16 to int8 1.5, float16 1 to 2; half to a third of that where the source is transposed. */
 #include "cpu.h"
 
-#include <math.h>
 #include <string.h>
 
 enum { BLOCK = 16 };
@@ -27,11 +28,11 @@ static uint32_t to_bits(float v) {
     return b;
 }
 
+/* A half's magnitude moved up is the half times 2⁻¹¹²; infinities and NaN need their exponent filled. */
 static float widen_f16(uint16_t h) {
-    const uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 0x3ff;
-    if (exponent == 31) return from_bits(sign | 0x7f800000 | fraction << 13);
-    if (exponent == 0) return from_bits(sign | to_bits((float)fraction * 0x1p-24f));
-    return from_bits(sign | (exponent + 112) << 23 | fraction << 13);
+    const uint32_t sign = (uint32_t)(h & 0x8000) << 16, magnitude = (uint32_t)(h & 0x7fff) << 13;
+    const uint32_t finite = to_bits(from_bits(magnitude) * 0x1p112f);
+    return from_bits(sign | (magnitude >= 0x0f800000 ? magnitude | 0x70000000 : finite));
 }
 
 static uint16_t round_bf16(float v) {
@@ -55,17 +56,15 @@ static void read_f32(float *to, const matrix *m, int64_t output, int64_t from, i
     const int64_t have = k - from < n ? (k > from ? k - from : 0) : n;
     const float *const f = (const float *)m->source + at;
     const uint16_t *const h = (const uint16_t *)m->source + at;
-    switch (m->type) {
-    case GEMM_F32:
+    if (m->type == GEMM_F32) {
         if (step == 1) memcpy(to, f, have * sizeof *to);
         else for (int64_t i = 0; i < have; i++) to[i] = f[i * step];
-        break;
-    case GEMM_BF16:
-        for (int64_t i = 0; i < have; i++) to[i] = from_bits((uint32_t)h[i * step] << 16);
-        break;
-    case GEMM_F16:
-        for (int64_t i = 0; i < have; i++) to[i] = widen_f16(h[i * step]);
-        break;
+    } else if (m->type == GEMM_BF16) {
+        if (step == 1) for (int64_t i = 0; i < have; i++) to[i] = from_bits((uint32_t)h[i] << 16);
+        else for (int64_t i = 0; i < have; i++) to[i] = from_bits((uint32_t)h[i * step] << 16);
+    } else {
+        if (step == 1) for (int64_t i = 0; i < have; i++) to[i] = widen_f16(h[i]);
+        else for (int64_t i = 0; i < have; i++) to[i] = widen_f16(h[i * step]);
     }
     for (int64_t i = have; i < n; i++) to[i] = 0;
 }
@@ -114,16 +113,22 @@ static void pack_floats(int type, char *panel, int64_t outputs, const matrix *m,
 
 static uint32_t magnitude_of(const matrix *m, int64_t output, int64_t from, int64_t n) {
     float wide[256];
-    uint32_t most = 0;
+    int32_t most = 0;
     for (int64_t p = 0; p < n; p += 256) {
         const int64_t some = n - p < 256 ? n - p : 256;
         read_f32(wide, m, output, from + p, some, from + n);
         for (int64_t i = 0; i < some; i++) {
-            const uint32_t b = to_bits(wide[i]) & 0x7fffffff;
+            const int32_t b = (int32_t)(to_bits(wide[i]) & 0x7fffffff);
             most = b > most ? b : most;
         }
     }
-    return most;
+    return (uint32_t)most;
+}
+
+/* Whole numbers of magnitude up to 127 nearest to value·inverse, ties to even: where the last bit of the sum with 1.5·2²³
+ * is worth 1, its low byte is the number. */
+static void quantize(int8_t *q, const float *value, float inverse, int64_t n) {
+    for (int64_t i = 0; i < n; i++) q[i] = (int8_t)to_bits(value[i] * inverse + 0x1.8p23f);
 }
 
 /* One group: its quads, then the scales and offsets of its outputs. column counts from the panel's start. */
@@ -139,10 +144,9 @@ static void pack_group(char *panel, int64_t column, int64_t outputs, const matri
             int8_t *const q = (int8_t *)block[c];
             int32_t sum = 0;
             read_f32(wide, m, c, from + 4 * u, 4 * n, from + d->group);
-            for (int64_t i = 0; i < 4 * n; i++) {
-                q[i] = inverse[c] == 0 ? 0 : (int8_t)lrintf(wide[i] * inverse[c]);
-                sum += q[i];
-            }
+            if (inverse[c] == 0) memset(wide, 0, sizeof wide); /* infinities and NaN among them */
+            quantize(q, wide, inverse[c], 4 * n);
+            for (int64_t i = 0; i < 4 * n; i++) sum += q[i];
             offset[c] -= 128 * sum;
         }
         scatter_32((uint32_t *)panel + u * GEMM_PANEL + column, block, outputs, n);
