@@ -25,7 +25,7 @@ func TestNarrowWeights(t *testing.T) {
 			var want [][]float32
 			every := heldoutSample
 			if !fast(exact) || testing.Short() {
-				every *= 8
+				every = len(h.ids) // the first
 			}
 			for i := 0; i < len(h.ids); i += every {
 				windows, want = append(windows, h.ids[i]), append(want, exact.score(h.ids[i]))
