@@ -1,75 +1,99 @@
 package benchmarks
 
 import (
+	"errors"
 	"time"
 
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/cpu"
 )
 
-// ceilings are what a device can do at most, the best of what was measured so far.
+// ceilings are what a device can do at most, looked at again and again: on a machine that others use too, only a ratio
+// to what it could do at that moment says anything.
 type ceilings struct {
-	device   kernels.Device
-	products map[kernels.DType]float64 // operations a second
-	read     float64                   // bytes a second
+	look     looker // nil: the device cannot tell
+	products map[kernels.DType][]float64
+	reads    []float64
+
+	now struct{ products, read float64 } // what the last look saw
 }
 
-// measurer is a device that can tell its ceilings; one that cannot gets figures without fractions.
-type measurer interface {
-	PeakProducts(weights kernels.DType) float64
-	PeakRead() (float64, error)
+// looker measures for some milliseconds the operations that a device does in a second on weights of a type, and the
+// bytes that it reads from memory.
+type looker interface {
+	Products(weights kernels.DType) float64
+	Read() float64
+	Close()
 }
 
-func newCeilings(d kernels.Device) *ceilings {
-	return &ceilings{device: d, products: map[kernels.DType]float64{}}
-}
-
-// measure looks again at the ceilings for weights of type w.
-func (c *ceilings) measure(w kernels.DType) error {
-	d, ok := c.device.(measurer)
+func newCeilings(d kernels.Device) (*ceilings, error) {
+	c := &ceilings{products: map[kernels.DType][]float64{}}
+	p, ok := d.(*cpu.Device)
 	if !ok {
-		return nil
+		return c, nil
 	}
-	read, err := d.PeakRead()
-	if err != nil {
-		return err
+	look, err := p.NewCeilings()
+	if errors.Is(err, errors.ErrUnsupported) { // a build without C
+		return c, nil
 	}
-	c.read, c.products[w] = max(c.read, read), max(c.products[w], d.PeakProducts(w))
-	return nil
+	c.look = look
+	return c, err
 }
 
-// bound is the seconds that so much work on weights of type w takes at least, and which ceiling says so.
-func (c *ceilings) bound(w kernels.DType, flops, bytes float64) (seconds float64, by string) {
-	if c.read > 0 && bytes > 0 {
-		seconds, by = bytes/c.read, "by bytes"
+func (c *ceilings) close() {
+	if c.look != nil {
+		c.look.Close()
 	}
-	if peak := c.products[w]; peak > 0 && flops/peak > seconds {
-		seconds, by = flops/peak, "by products"
-	}
-	return seconds, by
 }
 
-// figures are the ceilings themselves.
-func (c *ceilings) figures() []Figure {
-	var f []Figure
-	for _, w := range []kernels.DType{kernels.F32, kernels.BF16, kernels.I8} {
-		if p := c.products[w]; p > 0 {
-			f = append(f, Figure{Name: "products, " + w.String() + " weights", Value: p / 1e9, Best: p / 1e9, Unit: "GFLOP/s"})
+// measure looks at the ceilings for work on weights of type w: products of it, or none where the work has none.
+func (c *ceilings) measure(w kernels.DType, products bool) {
+	if c.look == nil {
+		return
+	}
+	c.now.read = c.look.Read()
+	c.reads = append(c.reads, c.now.read)
+	if c.now.products = 0; products {
+		c.now.products = c.look.Products(w)
+		c.products[w] = append(c.products[w], c.now.products)
+	}
+}
+
+// bound is the seconds that so much work took at least by the last look, and which ceiling says so.
+func (c *ceilings) bound(flops, bytes float64) (least float64, by string) {
+	if c.now.read > 0 && bytes > 0 {
+		least, by = bytes/c.now.read, "by bytes"
+	}
+	if c.now.products > 0 && flops/c.now.products > least {
+		least, by = flops/c.now.products, "by products"
+	}
+	return least, by
+}
+
+// group is the ceilings as figures.
+func (c *ceilings) group() Group {
+	g := Group{Name: "ceilings", Note: "of this machine, looked at beside every round"}
+	add := func(name, unit string, seen []float64) {
+		if len(seen) > 0 {
+			low, mid, high := spread(seen)
+			g.Figures = append(g.Figures, Figure{Name: name, Value: mid / 1e9, Worst: low / 1e9, Best: high / 1e9, Unit: unit})
 		}
 	}
-	if c.read > 0 {
-		f = append(f, Figure{Name: "read from memory", Value: c.read / 1e9, Best: c.read / 1e9, Unit: "GB/s"})
+	for _, w := range weightTypes {
+		add("products, "+w.String()+" weights", "GFLOP/s", c.products[w])
 	}
-	return f
+	add("read from memory", "GB/s", c.reads)
+	return g
 }
 
 const (
 	roundTime = 10 * time.Millisecond // of a round at least, so that the clock and Sync count little
-	rounds    = 25
+	rounds    = 15
 )
 
-// timed runs op in rounds, each of as many calls as fill its time, and returns the time of a call in each.
-func timed(s kernels.Stream, op func()) ([]time.Duration, error) {
-	round := func(calls int) (time.Duration, error) {
+// timed runs op in rounds, each of as many calls as fill its time and with a look at what bounds a call before it.
+func timed(s kernels.Stream, op func(), bound func() (least float64, by string)) ([]round, error) {
+	run := func(calls int) (time.Duration, error) {
 		begin := time.Now()
 		for range calls {
 			op()
@@ -77,12 +101,12 @@ func timed(s kernels.Stream, op func()) ([]time.Duration, error) {
 		err := s.Sync()
 		return time.Since(begin), err
 	}
-	calls := 1
-	if _, err := round(calls); err != nil { // what is made at the first call
+	if _, err := run(1); err != nil { // what is made at the first call
 		return nil, err
 	}
+	calls := 1
 	for {
-		took, err := round(calls)
+		took, err := run(calls)
 		if err != nil {
 			return nil, err
 		}
@@ -91,13 +115,14 @@ func timed(s kernels.Stream, op func()) ([]time.Duration, error) {
 		}
 		calls = max(calls+1, int(float64(calls)*min(10, float64(roundTime)/float64(max(took, 1)))))
 	}
-	times := make([]time.Duration, rounds)
-	for i := range times {
-		took, err := round(calls)
+	all := make([]round, rounds)
+	for i := range all {
+		all[i].least, all[i].by = bound()
+		took, err := run(calls)
 		if err != nil {
 			return nil, err
 		}
-		times[i] = took / time.Duration(calls)
+		all[i].seconds = took.Seconds() / float64(calls)
 	}
-	return times, nil
+	return all, nil
 }

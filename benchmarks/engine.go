@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"github.com/dsbatch/dsbatch/config"
@@ -66,7 +65,6 @@ func Engine(ctx context.Context, o EngineOptions) (groups []Group, device string
 		}
 	}()
 	b.dtype = b.engine.DType()
-	b.ceiling = newCeilings(b.engine.Device())
 	work, err := b.work(ctx)
 	if err != nil {
 		return nil, "", err
@@ -74,8 +72,7 @@ func Engine(ctx context.Context, o EngineOptions) (groups []Group, device string
 	if o.Load {
 		groups = append(groups, start)
 	}
-	groups = append(groups, Group{Name: "ceilings", Note: "the most that was measured of this machine in this run", Figures: b.ceiling.figures()})
-	return append(groups, work...), b.engine.Device().Name(), nil
+	return append(append(groups, b.ceiling.group()), work...), b.engine.Device().Name(), nil
 }
 
 // load measures how fast the model is read, from storage and from the system's cache, and how soon it has drawn a token.
@@ -86,7 +83,8 @@ func (b *engineBench) load(ctx context.Context) (Group, error) {
 		return g, err
 	}
 	for _, from := range []string{"from storage", "from the page cache"} {
-		var plain, load, first []time.Duration
+		var load []round
+		var first []float64
 		for range b.o.Rounds {
 			if from == "from storage" {
 				if err := forget(files); err != nil {
@@ -97,7 +95,6 @@ func (b *engineBench) load(ctx context.Context) (Group, error) {
 			if err != nil {
 				return g, err
 			}
-			plain = append(plain, took)
 			if from == "from storage" {
 				if err := forget(files); err != nil {
 					return g, err
@@ -107,12 +104,12 @@ func (b *engineBench) load(ctx context.Context) (Group, error) {
 			if err != nil {
 				return g, err
 			}
-			load, first = append(load, loaded), append(first, token)
+			load = append(load, round{loaded.Seconds(), took.Seconds(), "by a plain read"})
+			first = append(first, token.Seconds())
 		}
-		fastest := sorted(plain)[0]
-		read := rate("model read and packed, "+from, "GB/s", float64(bytes)/1e9, load, fastest, "by a plain read")
-		soon := sorted(first)
-		g.Figures = append(g.Figures, read, Figure{Name: "first token, " + from, Value: soon[len(soon)/2], Best: soon[0], Unit: "s"})
+		token := Figure{Name: "first token, " + from, Unit: "s"}
+		token.Best, token.Value, token.Worst = spread(first)
+		g.Figures = append(g.Figures, rate("model read and packed, "+from, "GB/s", float64(bytes)/1e9, load...), token)
 	}
 	return g, nil
 }
@@ -165,37 +162,34 @@ func (b *engineBench) work(ctx context.Context) ([]Group, error) {
 		}
 	}
 	memory := b.memory()
+	var err error
+	if b.ceiling, err = newCeilings(b.engine.Device()); err != nil { // which takes memory
+		return nil, err
+	}
+	defer b.ceiling.close()
 	sections := Group{Name: "sections", Note: "where the time of the steps above goes, by the work of the best round; host is the time between sections: batches, schedules, settling"}
 	for _, l := range loads {
-		var took []time.Duration
-		var best map[string]time.Duration
-		var tokens int
-		var bounds []float64
-		var by string
+		var all []round
+		var fastest meter
 		for range b.o.Rounds {
-			if err := b.ceiling.measure(b.dtype); err != nil {
-				return nil, err
-			}
+			b.ceiling.measure(b.dtype, true)
 			var m meter
 			b.engine.Observe(m.observer(l.count, b.o.Tokens, l.to == &decode))
 			if err := b.generate(ctx, l.rows, l.len, l.new); err != nil {
 				return nil, err
 			}
 			if m.tokens == 0 {
-				return nil, fmt.Errorf("%s %s: no step had all rows in it; raise max_seqs or KV memory", l.to.Name, l.name)
+				return nil, fmt.Errorf("%s %s: no step had all rows in it; raise --max-seqs or --kv-memory", l.to.Name, l.name)
 			}
-			var bound float64
-			bound, by = m.bound(b.ceiling, b.dtype)
-			bounds = append(bounds, bound)
-			tokens = m.tokens
-			took = append(took, m.took)
-			if m.took == slices.Min(took) {
-				best = m.sections
+			least, by := m.bound(b.ceiling)
+			all = append(all, round{m.took.Seconds(), least, by})
+			if fastest.tokens == 0 || m.took < fastest.took {
+				fastest = m
 			}
 		}
 		b.engine.Observe(engine.Observer{})
-		l.to.Figures = append(l.to.Figures, rate(l.name, "tokens/s", float64(tokens), took, slices.Min(bounds), by))
-		sections.Figures = append(sections.Figures, shares(l.to.Name+" "+l.name, best, slices.Min(took))...)
+		l.to.Figures = append(l.to.Figures, rate(l.name, "tokens/s", float64(fastest.tokens), all...))
+		sections.Figures = append(sections.Figures, shares(l.to.Name+" "+l.name, fastest.sections, fastest.took)...)
 	}
 	return []Group{memory, prefill, decode, sections}, nil
 }
@@ -208,10 +202,10 @@ func (b *engineBench) memory() Group {
 	const mb = 1e6
 	bound := 1.15*float64(weights) + float64(kv) + 350*mb
 	return Group{Name: "memory", Note: "resident at most since the model was opened, files that are mapped included; the bound is weights × 1.15 + planned KV + 350 MB", Figures: []Figure{
-		{Name: "weights", Value: float64(weights) / mb, Best: float64(weights) / mb, Unit: "MB"},
-		{Name: "planned KV", Value: float64(kv) / mb, Best: float64(kv) / mb, Unit: "MB"},
+		plain("weights", "MB", float64(weights)/mb),
+		plain("planned KV", "MB", float64(kv)/mb),
 		cost("resident at most", "MB", float64(most)/mb, bound/mb, "weights and KV"),
-		{Name: "of it not mapped from files, now", Value: float64(anonymous) / mb, Best: float64(anonymous) / mb, Unit: "MB"},
+		plain("of it not mapped from files, now", "MB", float64(anonymous)/mb),
 	}}
 }
 
@@ -260,10 +254,10 @@ func (m *meter) observer(count func(stats.Step) int, most int, limited bool) eng
 }
 
 // bound is the least time of the steps, each by the tighter ceiling, and which of them bound most.
-func (m *meter) bound(c *ceilings, w kernels.DType) (seconds float64, by string) {
+func (m *meter) bound(c *ceilings) (seconds float64, by string) {
 	votes := map[string]int{}
 	for _, s := range m.steps {
-		least, why := c.bound(w, s.FLOPs, s.Bytes)
+		least, why := c.bound(s.FLOPs, s.Bytes)
 		seconds += least
 		votes[why]++
 	}
@@ -277,16 +271,13 @@ func (m *meter) bound(c *ceilings, w kernels.DType) (seconds float64, by string)
 
 // shares tells the parts of a time.
 func shares(name string, sections map[string]time.Duration, all time.Duration) []Figure {
-	line := Figure{Name: name, Unit: "ms a run", Value: all.Seconds() * 1e3, Best: all.Seconds() * 1e3}
-	figures, rest := []Figure{line}, all
+	figures, rest := []Figure{plain(name, "ms a run", all.Seconds()*1e3)}, all
 	for p := stats.Attention; p <= stats.Head; p++ {
 		d := sections[p.String()]
 		rest -= d
 		if d > 0 {
-			v := 100 * d.Seconds() / all.Seconds()
-			figures = append(figures, Figure{Name: p.String(), Value: v, Best: v, Unit: "%"})
+			figures = append(figures, plain(p.String(), "%", 100*d.Seconds()/all.Seconds()))
 		}
 	}
-	v := 100 * rest.Seconds() / all.Seconds()
-	return append(figures, Figure{Name: "host", Value: v, Best: v, Unit: "%"})
+	return append(figures, plain("host", "%", 100*rest.Seconds()/all.Seconds()))
 }

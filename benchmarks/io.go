@@ -65,14 +65,14 @@ func passRows(ctx context.Context, o IOOptions) (g Group, err error) {
 	}
 	took := time.Since(begin)
 	most, _ := residentMost()
-	both := []time.Duration{took}
+	thousands := float64(o.Rows) / 1e3
 	g.Figures = []Figure{
-		rate("rows", "k rows/s", float64(o.Rows)/1e3, both, 0, ""),
-		rate("text", "MB/s", float64(o.Rows)*float64(o.Bytes)/1e6, both, 0, ""),
-		rate("reading alone", "k rows/s", float64(o.Rows)/1e3, []time.Duration{read}, 0, ""),
-		rate("committing alone", "k rows/s", float64(o.Rows)/1e3, []time.Duration{wrote}, 0, ""),
+		rate("rows", "k rows/s", thousands, round{seconds: took.Seconds()}),
+		rate("text", "MB/s", thousands*float64(o.Bytes)/1e3, round{seconds: took.Seconds()}),
+		rate("reading, by itself", "k rows/s", thousands, round{seconds: read.Seconds()}),
+		rate("committing, by itself", "k rows/s", thousands, round{seconds: wrote.Seconds()}),
 		cost("resident at most", "MB", float64(most)/1e6, 500, "as promised"),
-		{Name: "input file", Value: float64(info.Size()) / 1e6, Best: float64(info.Size()) / 1e6, Unit: "MB"},
+		plain("input file", "MB", float64(info.Size())/1e6),
 	}
 	return g, nil
 }
@@ -225,10 +225,11 @@ func shareOfRun(ctx context.Context, o IOOptions) (g Group, err error) {
 	}
 	for _, p := range report.Phases {
 		if p.Phase == stats.Read.String() || p.Phase == stats.Commit.String() {
-			share := 100 * p.Mean / report.Rates.Seconds
-			g.Figures = append(g.Figures, Figure{Name: p.Phase, Value: share, Best: share, Unit: "% of the run", Seconds: p.Mean})
+			f := plain(p.Phase, "% of the run", 100*p.Mean/report.Rates.Seconds)
+			f.Seconds = p.Mean
+			g.Figures = append(g.Figures, f)
 		}
 	}
-	g.Figures = append(g.Figures, Figure{Name: "the run, loading left out", Value: report.Rates.Seconds, Best: report.Rates.Seconds, Unit: "s"})
+	g.Figures = append(g.Figures, plain("the run, loading left out", "s", report.Rates.Seconds))
 	return g, nil
 }

@@ -1,11 +1,11 @@
 package benchmarks
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"time"
 
 	"github.com/dsbatch/dsbatch/kernels"
 )
@@ -24,16 +24,7 @@ type bench struct {
 	random  *rand.Rand
 	owned   []interface{ Free() } // of the group at hand
 	groups  []Group
-	pending []limited
 	err     error
-}
-
-// limited is a figure whose bound is settled at the end, when the ceilings have been measured often.
-type limited struct {
-	group, figure int
-	weights       kernels.DType
-	flops, bytes  float64
-	one           int // figure of one op of the same rows, which bounds it too; 0: none
 }
 
 // Kernels measures the ops of a device at sizes of real models.
@@ -42,7 +33,12 @@ func Kernels(ctx context.Context, d kernels.Device, o KernelOptions) ([]Group, e
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{ctx: ctx, device: d, stream: stream, ceiling: newCeilings(d), random: rand.New(rand.NewPCG(1, 2))}
+	ceiling, err := newCeilings(d)
+	if err != nil {
+		return nil, err
+	}
+	defer ceiling.close()
+	b := &bench{ctx: ctx, device: d, stream: stream, ceiling: ceiling, random: rand.New(rand.NewPCG(1, 2))}
 	for _, g := range []struct {
 		name, note string
 		run        func(*Group)
@@ -64,28 +60,32 @@ func Kernels(ctx context.Context, d kernels.Device, o KernelOptions) ([]Group, e
 		g.run(&b.groups[len(b.groups)-1])
 		b.free()
 	}
-	b.settle()
 	if b.err == nil {
 		b.err = stream.Close()
 	}
 	if b.err != nil {
 		return nil, b.err
 	}
-	return append([]Group{{Name: "ceilings", Note: "the most that was measured of this machine in this run", Figures: b.ceiling.figures()}}, b.groups...), nil
+	return append([]Group{b.ceiling.group()}, b.groups...), nil
 }
 
 // op adds the figure of an op that does flops operations on weights of type w and touches bytes.
 func (b *bench) op(g *Group, name string, w kernels.DType, flops, bytes float64, op func()) {
+	b.bounded(g, name, flops, bytes, op, func() (float64, string) {
+		b.ceiling.measure(w, flops > 0)
+		return b.ceiling.bound(flops, bytes)
+	})
+}
+
+// bounded is op with a bound of its own.
+func (b *bench) bounded(g *Group, name string, flops, bytes float64, op func(), bound func() (float64, string)) {
 	if b.err == nil {
 		b.err = b.ctx.Err()
-	}
-	if b.err == nil {
-		b.err = b.ceiling.measure(w)
 	}
 	if b.err != nil {
 		return
 	}
-	times, err := timed(b.stream, op)
+	all, err := timed(b.stream, op, bound)
 	if err != nil {
 		b.err = fmt.Errorf("%s, %s: %w", g.Name, name, err)
 		return
@@ -94,21 +94,7 @@ func (b *bench) op(g *Group, name string, w kernels.DType, flops, bytes float64,
 	if flops == 0 {
 		unit, work = "GB/s", bytes/1e9
 	}
-	b.pending = append(b.pending, limited{group: len(b.groups) - 1, figure: len(g.Figures), weights: w, flops: flops, bytes: bytes})
-	g.Figures = append(g.Figures, rate(name, unit, work, times, 0, ""))
-}
-
-// settle puts bounds to the figures.
-func (b *bench) settle() {
-	for _, l := range b.pending {
-		figures := b.groups[l.group].Figures
-		f := &figures[l.figure]
-		least, by := b.ceiling.bound(l.weights, l.flops, l.bytes)
-		f.limit(cmp.Or(l.flops, l.bytes)/1e9, least, by)
-		if l.one > 0 && (f.Bound == 0 || figures[l.one].Best < f.Bound) {
-			f.limit(1, 1/figures[l.one].Best, "by one op")
-		}
-	}
+	g.Figures = append(g.Figures, rate(name, unit, work, all...))
 }
 
 // Weights enough that no cache holds them from one call to the next.
@@ -142,18 +128,24 @@ func (b *bench) grouped(g *Group) {
 		at := b.ints(offsets...)
 		weights, single := b.cold(w, experts, n, n, false), b.cold(w, 1, n, n, false)
 		x, y, flops, i := b.floats(slots, n), b.floats(slots, n), 2*float64(slots)*n*n, 0
-		b.op(g, fmt.Sprintf("%v, one expert of %d tokens", w, slots), w, flops, b.bytes(single), func() {
+		one := func() {
 			b.stream.Linear(y, x, single[i%len(single)], kernels.Epilogue{})
 			i++
-		})
-		b.op(g, fmt.Sprintf("%v, 16 experts", w), w, flops, b.bytes(weights), func() {
+		}
+		b.op(g, fmt.Sprintf("%v, one expert of %d tokens", w, slots), w, flops, b.bytes(single), one)
+		b.bounded(g, fmt.Sprintf("%v, 16 experts", w), flops, b.bytes(weights), func() {
 			b.stream.Grouped(y, x, weights[i%len(weights)], at, kernels.Tensor{}, 1, kernels.Epilogue{})
 			i++
+		}, func() (float64, string) {
+			b.ceiling.measure(w, false)
+			least, by := b.ceiling.bound(0, b.bytes(weights))
+			begin := time.Now()
+			one()
+			if b.err = b.stream.Sync(); time.Since(begin).Seconds() > least {
+				least, by = time.Since(begin).Seconds(), "by one op"
+			}
+			return least, by
 		})
-		if b.err == nil {
-			l := &b.pending[len(b.pending)-1]
-			l.one = l.figure - 1
-		}
 		b.free()
 	}
 }

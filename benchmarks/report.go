@@ -2,8 +2,8 @@
 // ops (Kernels), the engine on a model (Engine), the files (IO). It reproduces every figure that results/ publishes.
 //
 // A figure is one measured number with its bound, a round one timed repetition, a ceiling the rate that no op of this
-// machine exceeds, measured in the same run. Machines are noisy: the value of a figure is the median of its rounds, and
-// its fraction compares the best round with the best ceiling, since whatever else runs disturbs both alike.
+// machine exceeds. Machines are noisy: a ceiling is looked at beside each round, a fraction compares the two, and what is
+// told is the median of the rounds.
 package benchmarks
 
 import (
@@ -36,51 +36,61 @@ type Group struct {
 type Figure struct {
 	Name    string  `json:"name"`
 	Value   float64 `json:"value"` // median of the rounds
-	Best    float64 `json:"best"`  // best round
+	Best    float64 `json:"best"`  // and the best and the worst of them
+	Worst   float64 `json:"worst"`
 	Unit    string  `json:"unit"`
 	Seconds float64 `json:"seconds,omitempty"` // median time of one repetition
-	// Bound is the same unit at the ceiling that By names, 0 where nothing bounds it; Fraction is Best over Bound, or
-	// Bound over Best where less is better: 1 is as good as it can be.
+	// Bound is the same unit at the ceiling that By names, the median of the rounds' own, 0 where nothing bounds it.
+	// Fraction is the median of the rounds' shares of their bounds: 1 is as good as it can be.
 	Bound    float64 `json:"bound,omitempty"`
 	By       string  `json:"bound_by,omitempty"`
 	Fraction float64 `json:"fraction,omitempty"`
 }
 
-// rate is a figure of which more is better: work units of it are done in each of the rounds, and least is the seconds
-// that the ceiling named by allows for them; 0: no ceiling.
-func rate(name, unit string, work float64, rounds []time.Duration, least float64, by string) Figure {
-	took := sorted(rounds)
-	median, best := took[len(took)/2], took[0]
-	f := Figure{Name: name, Unit: unit, Value: work / median, Best: work / best, Seconds: median}
-	f.limit(work, least, by)
+// round is one timed repetition: its seconds, and those that the ceiling named by allowed for it then; 0: none is known.
+type round struct {
+	seconds, least float64
+	by             string
+}
+
+// rate is a figure of which more is better: work units of it are done in each of the rounds.
+func rate(name, unit string, work float64, all ...round) Figure {
+	var rates, shares, bounds []float64
+	for _, r := range all {
+		rates = append(rates, work/r.seconds)
+		if r.least > 0 {
+			shares, bounds = append(shares, r.least/r.seconds), append(bounds, work/r.least)
+		}
+	}
+	f := Figure{Name: name, Unit: unit}
+	f.Worst, f.Value, f.Best = spread(rates)
+	f.Seconds = work / f.Value
+	if len(shares) > 0 {
+		_, f.Fraction, _ = spread(shares)
+		_, f.Bound, _ = spread(bounds)
+		f.By = all[len(all)/2].by
+	}
 	return f
 }
 
-// limit says that work takes least seconds at the ceiling named by; 0: no ceiling.
-func (f *Figure) limit(work, least float64, by string) {
-	if least > 0 {
-		f.Bound, f.By = work/least, by
-		f.Fraction = f.Best / f.Bound
-	}
+// plain is a figure that was measured once.
+func plain(name, unit string, value float64) Figure {
+	return Figure{Name: name, Unit: unit, Value: value, Best: value, Worst: value}
+}
+
+// spread is the least, the median and the most of some numbers.
+func spread(x []float64) (least, median, most float64) {
+	x = slices.Sorted(slices.Values(x))
+	return x[0], x[len(x)/2], x[len(x)-1]
 }
 
 // cost is a figure of which less is better, with the most that it should be; 0: nothing is said.
 func cost(name, unit string, value, most float64, by string) Figure {
-	f := Figure{Name: name, Unit: unit, Value: value, Best: value}
+	f := plain(name, unit, value)
 	if most > 0 && value > 0 {
 		f.Bound, f.By, f.Fraction = most, by, most/value
 	}
 	return f
-}
-
-// sorted is rounds in seconds, ascending.
-func sorted(rounds []time.Duration) []float64 {
-	s := make([]float64, len(rounds))
-	for i, d := range rounds {
-		s[i] = d.Seconds()
-	}
-	slices.Sort(s)
-	return s
 }
 
 // JSON writes the report for programs.
@@ -107,7 +117,7 @@ func (g *Group) table(w io.Writer) error {
 		fmt.Fprintf(w, "  %s\n", g.Note)
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "\ttime\tmedian\tbest\tbound\tof bound\t")
+	fmt.Fprintln(t, "\ttime\tmedian\tworst – best\tbound\tof bound\t")
 	for _, f := range g.Figures {
 		bound, fraction := "", ""
 		if f.Bound > 0 {
@@ -117,11 +127,11 @@ func (g *Group) table(w io.Writer) error {
 		if f.Seconds > 0 {
 			took = duration(f.Seconds)
 		}
-		best := ""
-		if f.Best != f.Value {
-			best = number(f.Best)
+		extent := ""
+		if f.Best != f.Worst {
+			extent = number(f.Worst) + " – " + number(f.Best)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s %s\t%s\t%s\t%s\t\n", f.Name, took, number(f.Value), f.Unit, best, bound, fraction)
+		fmt.Fprintf(t, "%s\t%s\t%s %s\t%s\t%s\t%s\t\n", f.Name, took, number(f.Value), f.Unit, extent, bound, fraction)
 	}
 	return t.Flush()
 }

@@ -2,7 +2,6 @@ package benchmarks
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/dsbatch/dsbatch/kernels"
@@ -58,7 +57,7 @@ func (b *bench) share(g *Group, name string, l *moe.Layer, y, x kernels.Tensor, 
 		}
 		section, since = next, now
 	}
-	var whole []time.Duration
+	var whole []float64
 	parts := map[string][]float64{}
 	for round := range rounds + 1 {
 		clear(spent)
@@ -78,19 +77,19 @@ func (b *bench) share(g *Group, name string, l *moe.Layer, y, x kernels.Tensor, 
 		for _, d := range spent {
 			all += d
 		}
-		whole = append(whole, all)
+		whole = append(whole, all.Seconds())
 		for s, d := range spent {
 			parts[s] = append(parts[s], d.Seconds()/all.Seconds())
 		}
 		parts["all"] = append(parts["all"], 1-spent[moe.Experts].Seconds()/all.Seconds())
 	}
 	share := func(what string) Figure {
-		p := parts[what]
-		slices.Sort(p)
-		return Figure{Value: 100 * p[len(p)/2], Best: 100 * p[0], Unit: "% of the layer"}
+		least, median, most := spread(parts[what])
+		return Figure{Value: 100 * median, Best: 100 * least, Worst: 100 * most, Unit: "% of the layer"}
 	}
 	all := share("all")
-	all.Name, all.Seconds = name+": gate, tables, combine", sorted(whole)[len(whole)/2]
+	all.Name = name + ": gate, tables, combine"
+	_, all.Seconds, _ = spread(whole)
 	g.Figures = append(g.Figures, all)
 	for _, s := range []string{moe.Route, moe.Combine} {
 		f := share(s)

@@ -112,7 +112,7 @@ func (l *loop) ceilings() error {
 }
 
 // measureAfter is when a job is long enough for its ceilings to be measured.
-const measureAfter = 5 * time.Second
+const measureAfter = 30 * time.Second
 
 // report gathers the ranks' statistics and writes stats.json and report.html, also when the job ends early.
 func (r *run) report(ctx context.Context, ended error) error {
