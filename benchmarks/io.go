@@ -97,7 +97,11 @@ func writeTexts(path string, rows int64, size int) (err error) {
 		for i := range n { // no two rows alike
 			copy(texts[i], fmt.Sprintf("%012d ", at+i))
 		}
-		column, err := w.AppendRowGroup().NextColumn()
+		rows, err := w.AppendRowGroupChecked()
+		if err != nil {
+			return err
+		}
+		column, err := rows.NextColumn()
 		if err != nil {
 			return err
 		}

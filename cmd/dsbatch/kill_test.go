@@ -136,7 +136,7 @@ func children(pid int) (pids []int) {
 // finished rows of open chunks, exits 75, and goes on when started again, on another number of ranks.
 func TestAskedToStop(t *testing.T) {
 	undisturbed := filepath.Join(t.TempDir(), "undisturbed")
-	long := []string{"--max-new-tokens", "96", "--max-seqs", "2"}
+	long := []string{"--max-new-tokens", "96", "--max-seqs", "2", "--n", "4"} // long enough for a signal to find it at work
 	dsbatch(t, job(undisturbed, long...)...).want(t, done)
 	for _, c := range []struct {
 		by     launcher

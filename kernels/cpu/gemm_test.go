@@ -203,7 +203,7 @@ func TestGroupedIsItsReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer reference.Close() //nolint:errcheck // always nil
+	defer reference.Close()
 	const tokens, div = 23, 3
 	counts := []int{0, 1, 13, 0, 40, 2}
 	offsets := []int32{0}
@@ -217,7 +217,7 @@ func TestGroupedIsItsReference(t *testing.T) {
 	}
 	compute := func(t *testing.T, d *Device, c randomWeights, e kernels.Epilogue) []float32 {
 		s := &Stream{dev: d}
-		defer s.Close() //nolint:errcheck // always nil
+		defer s.Close()
 		w := c.pack(t, d, 4)
 		defer w.Free()
 		x := tensorOf(t, d, normals(rand.New(rand.NewPCG(1, 1)), tokens*c.in, 1), tokens, c.in, c.in+1)
@@ -347,7 +347,7 @@ func TestPackRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close() //nolint:errcheck // always nil
+	defer d.Close()
 	m := func(rows, cols int) kernels.Matrix { return matrixOf(make([]float32, rows*cols), rows, cols) }
 	one := func(parts ...kernels.Matrix) []kernels.Linear { return []kernels.Linear{{Parts: parts}} }
 	short := m(2, 3)

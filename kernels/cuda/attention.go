@@ -11,7 +11,7 @@ type attentionArgs struct {
 	cache, position, seq, context, fault             handle
 	tokens, heads, kvHeads, dim, blockTokens, window int32
 	scale                                            float32
-	op, cacheBlocks, mostContext                     int32
+	op, cacheBlocks, _                               int32 // the last one fills the row up
 }
 
 // attentionDims are the head sizes that attention.cu has kernels for: the next larger one serves.

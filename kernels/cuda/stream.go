@@ -24,7 +24,6 @@ type Stream struct {
 	replays map[uint64]*replay
 	flushes int
 
-	scratch kernels.Tensor // working memory of attention
 }
 
 var _ kernels.Stream = (*Stream)(nil)
@@ -69,9 +68,6 @@ func (s *Stream) Close() error {
 		if r.graph != 0 {
 			errs = append(errs, graphFree(s.dev.ctx, r.graph))
 		}
-	}
-	if !s.scratch.None() {
-		s.scratch.Mem.Free()
 	}
 	errs = append(errs, s.stage.close(), streamFree(s.dev.ctx, s.handle))
 	s.handle, s.replays = 0, nil
@@ -141,25 +137,3 @@ func sizeText(n int) string {
 }
 
 func ceilDiv(a, b int) int { return (a + b - 1) / b }
-
-// scratchOf is working memory of at least n floats, good until the next op that asks. Growing waits for the GPU.
-func (s *Stream) scratchOf(op opNumber, n int) handle {
-	if s.scratch.None() || s.scratch.Cols < n {
-		s.flush()
-		if err := streamWait(s.dev.ctx, s.handle); err != nil {
-			s.fail("%s: %w", op, err)
-			return 0
-		}
-		if !s.scratch.None() {
-			s.scratch.Mem.Free()
-			s.scratch = kernels.Tensor{}
-		}
-		t, err := s.dev.Alloc(op.String()+": working memory", kernels.F32, 1, n)
-		if err != nil {
-			s.fail("%w", err)
-			return 0
-		}
-		s.scratch = t
-	}
-	return address(s.scratch)
-}
