@@ -23,7 +23,6 @@ type Stream struct {
 	seed    maphash.Seed
 	replays map[uint64]*replay
 	flushes int
-
 }
 
 var _ kernels.Stream = (*Stream)(nil)
