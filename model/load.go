@@ -1,6 +1,7 @@
 package model
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,28 @@ type LoadOptions struct {
 // before the first byte of one is looked at; of the experts only this rank's are read. Tensors are read while others
 // are packed, and a packed one's pages are let go of, so that no weight is in memory twice.
 func Load(ctx context.Context, c *ckpt.Checkpoint, p Policy, config Config, d kernels.Device, o LoadOptions) (*Model, error) {
+	l, err := survey(ctx, c, p, config, d, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.load(ctx); err != nil {
+		l.model.Close()
+		return nil, err
+	}
+	return l.model, nil
+}
+
+// Survey checks as Load does, and reads no weight. The model that it returns has none and cannot run; it knows what it
+// will take: Bytes (of packed weights without their padding), CacheSpec, WorkspaceBytes.
+func Survey(ctx context.Context, c *ckpt.Checkpoint, p Policy, config Config, d kernels.Device, o LoadOptions) (*Model, error) {
+	l, err := survey(ctx, c, p, config, d, o)
+	if err != nil {
+		return nil, err
+	}
+	return l.model, nil
+}
+
+func survey(ctx context.Context, c *ckpt.Checkpoint, p Policy, config Config, d kernels.Device, o LoadOptions) (*loader, error) {
 	if err := config.check(); err != nil {
 		return nil, err
 	}
@@ -41,11 +64,13 @@ func Load(ctx context.Context, c *ckpt.Checkpoint, p Policy, config Config, d ke
 	}
 	l := &loader{ckpt: c, policy: p, config: &config, device: d, options: o, used: map[string]bool{},
 		model: &Model{Config: config, DType: o.DType, device: d}}
-	if err := l.load(ctx); err != nil {
-		l.model.Close()
-		return nil, err
+	l.spreadExperts()
+	l.surveying = true
+	l.all(ctx)
+	if l.err == nil {
+		l.err = l.leftOver()
 	}
-	return l.model, nil
+	return l, l.err
 }
 
 // loader loads one model, in two passes over the same code: the first names and checks every tensor, the second packs
@@ -75,16 +100,7 @@ type part struct {
 }
 
 func (l *loader) load(ctx context.Context) error {
-	l.spreadExperts()
-	l.surveying = true
-	l.all(ctx)
-	if l.err == nil {
-		l.err = l.leftOver()
-	}
-	if l.err != nil {
-		return l.err
-	}
-	l.surveying = false
+	l.surveying, l.model.bytes = false, 0
 	l.read = fetch(ctx, l.wanted)
 	defer l.read.close()
 	l.all(ctx)
@@ -290,6 +306,9 @@ func (l *loader) rope() *kernels.Rope {
 	if err != nil {
 		l.fail(err)
 	}
+	if l.surveying {
+		l.model.bytes += int64(2 * kernels.F32.Size() * l.config.Window * len(frequencies))
+	}
 	if l.err != nil || l.surveying {
 		return nil
 	}
@@ -308,6 +327,7 @@ func (l *loader) upload(canonical string, layer int, d kernels.DType, rows, cols
 
 func (l *loader) put(what string, d kernels.DType, m kernels.Matrix) kernels.Tensor {
 	if l.err != nil || l.surveying {
+		l.model.bytes += int64(m.Rows) * int64(m.Cols) * int64(d.Size())
 		return kernels.Tensor{}
 	}
 	l.held = l.held[:0] // the memory may serve in place
@@ -323,6 +343,7 @@ func (l *loader) put(what string, d kernels.DType, m kernels.Matrix) kernels.Ten
 
 func (l *loader) pack(what string, s kernels.WeightSpec) kernels.Weights {
 	if l.err != nil || l.surveying {
+		l.model.bytes += packedBytes(s)
 		return nil
 	}
 	w, err := l.device.Pack(what, s)
@@ -337,6 +358,27 @@ func (l *loader) pack(what string, s kernels.WeightSpec) kernels.Weights {
 	l.model.owned = append(l.model.owned, w)
 	l.model.bytes += w.Bytes()
 	return w
+}
+
+// packedBytes is what packed weights take, but for the padding of tiles: elements, scales of int8 ones, float32 biases.
+func packedBytes(s kernels.WeightSpec) (bytes int64) {
+	for _, x := range s.Experts {
+		for _, m := range x.Parts {
+			out, in := int64(m.Rows), int64(m.Cols)
+			if x.Transposed {
+				out, in = in, out
+			}
+			bytes += out * in * int64(s.DType.Size())
+			if s.DType == kernels.I8 {
+				group := cmp.Or(int64(s.Group), in)
+				bytes += 4 * out * ((in + group - 1) / group)
+			}
+		}
+		for _, m := range x.Bias {
+			bytes += 4 * int64(m.Rows) * int64(m.Cols)
+		}
+	}
+	return bytes
 }
 
 // matrix is the tensor that the policy names, checked to be [rows, cols].
