@@ -2,6 +2,7 @@ package comm
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 
 	"github.com/dsbatch/dsbatch/mpi"
@@ -36,30 +37,34 @@ type Traffic struct {
 	Messages int64
 }
 
-// counts of one exchange, as every algorithm needs them.
-type rowCounts struct {
-	group    mpi.World
-	local    int     // experts of each rank
-	rows     [][]int // [source][local]
-	flat     []int   // rows' elements
-	to, from []int   // rows for and from each rank
-	sum      [2]int  // of to and from
-	out, in  []byte  // the counts on their way
-	counted  bool
+// tally is what every algorithm keeps: the counts of one exchange, and the traffic of all.
+type tally struct {
+	group        mpi.World
+	local        int     // experts of each rank
+	rows         [][]int // [source][local]
+	flat         []int   // rows' elements
+	to, from     []int   // rows for and from each rank
+	sum          [2]int  // of to and from
+	out, in      []byte  // the counts on their way
+	counted      bool    // there are counts
+	sends, recvs []int64 // bytes of one hop, a rank each
+	traffic      Traffic
 }
 
-func (c *rowCounts) total(sent bool) int {
-	if sent {
-		return c.sum[0]
-	}
-	return c.sum[1]
+func newTally(group mpi.World) tally {
+	p := group.Size()
+	return tally{group: group, to: make([]int, p), from: make([]int, p), sends: make([]int64, p), recvs: make([]int64, p)}
 }
 
-// take checks sendRows and sums it up by rank.
-func (c *rowCounts) take(sendRows []int) error {
+// Traffic returns what this rank has sent.
+func (c *tally) Traffic() Traffic { return c.traffic }
+
+// open takes the rows for each expert and makes of them the counts that travel.
+func (c *tally) open(sendRows []int) error {
+	c.counted = false
 	p := c.group.Size()
 	if len(sendRows)%p != 0 || len(sendRows) == 0 {
-		return fmt.Errorf("%s cannot be spread evenly over %s", count(len(sendRows), "expert"), count(p, "rank"))
+		return fmt.Errorf("all-to-all: %s cannot be spread evenly over %s", count(len(sendRows), "expert"), count(p, "rank"))
 	}
 	if local := len(sendRows) / p; c.local != local {
 		c.local = local
@@ -67,30 +72,75 @@ func (c *rowCounts) take(sendRows []int) error {
 		for s := range c.rows {
 			c.rows[s] = c.flat[s*local : (s+1)*local]
 		}
-		c.to, c.from = make([]int, p), make([]int, p)
 		c.out, c.in = make([]byte, 4*len(sendRows)), make([]byte, 4*len(sendRows))
 	}
 	for e, n := range sendRows {
 		if n < 0 || n > 1<<31-1 {
-			return fmt.Errorf("expert %d: %d rows", e, n)
+			return fmt.Errorf("all-to-all: expert %d: %d rows", e, n)
 		}
+		binary.LittleEndian.PutUint32(c.out[4*e:], uint32(n))
 	}
 	return nil
 }
 
-// check tells whether send and recv have the room that the counts say.
-func (c *rowCounts) check(recv, send []byte, rowBytes int, dispatch bool) error {
+// settle reads the counts that have come.
+func (c *tally) settle(sendRows []int) {
+	for i := range c.flat {
+		c.flat[i] = int(binary.LittleEndian.Uint32(c.in[4*i:]))
+	}
+	for r := range c.to {
+		c.to[r], c.from[r] = sum(sendRows[r*c.local:(r+1)*c.local]), sum(c.rows[r])
+	}
+	c.sum = [2]int{sum(c.to), sum(c.from)}
+	c.counted = true
+}
+
+func (c *tally) total(sent bool) int {
+	if sent {
+		return c.sum[0]
+	}
+	return c.sum[1]
+}
+
+// check tells whether send and recv have the room that the counts say, and notes the rows that leave this rank.
+func (c *tally) check(recv, send []byte, rowBytes int, dispatch bool) error {
+	what, to := "combine", c.from
+	if dispatch {
+		what, to = "dispatch", c.to
+	}
 	if !c.counted {
-		return fmt.Errorf("rows are moved before they are counted")
+		return fmt.Errorf("%s: rows are moved before they are counted", what)
 	}
 	if rowBytes < 1 {
-		return fmt.Errorf("rows of %d bytes", rowBytes)
+		return fmt.Errorf("%s: rows of %d bytes", what, rowBytes)
 	}
 	if n := c.total(dispatch) * rowBytes; len(send) != n {
-		return fmt.Errorf("%d bytes to send, the counts say %d", len(send), n)
+		return fmt.Errorf("%s: %d bytes to send, the counts say %d", what, len(send), n)
 	}
 	if n := c.total(!dispatch) * rowBytes; len(recv) != n {
-		return fmt.Errorf("%d bytes to receive, the counts say %d", len(recv), n)
+		return fmt.Errorf("%s: %d bytes to receive, the counts say %d", what, len(recv), n)
 	}
+	leave := int64(sum(to) - to[c.group.Rank()])
+	c.traffic.Rows += leave
+	c.traffic.Bytes += leave * int64(rowBytes)
 	return nil
+}
+
+// hop exchanges rows, sends[r] to and recvs[r] from each rank r. Ranks for which there are none get no message.
+func (c *tally) hop(ctx context.Context, recv []byte, recvs []int, send []byte, sends []int, rowBytes int) error {
+	for r := range sends {
+		c.sends[r], c.recvs[r] = int64(sends[r])*int64(rowBytes), int64(recvs[r])*int64(rowBytes)
+		if sends[r] > 0 && r != c.group.Rank() {
+			c.traffic.Sent += c.sends[r]
+			c.traffic.Messages++
+		}
+	}
+	return c.group.AllToAllV(ctx, send, c.sends, recv, c.recvs)
+}
+
+func sum(n []int) (all int) {
+	for _, x := range n {
+		all += x
+	}
+	return all
 }

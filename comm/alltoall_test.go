@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,8 +14,30 @@ import (
 	"github.com/dsbatch/dsbatch/mpi/mpitest"
 )
 
-// algorithms lists what must give equal bytes.
-var algorithms = map[string]func(mpi.World) AllToAll{"flat": NewFlat}
+// ways lists what must give equal bytes: algorithms, over ranks that live together, apart, and in uneven and interleaved
+// nodes.
+var ways = map[string]func(mpi.World) (AllToAll, error){
+	"flat":                     func(w mpi.World) (AllToAll, error) { return NewFlat(w), nil },
+	"hierarchical, 1 node":     onNodes(func(int) int { return 0 }),
+	"hierarchical, all apart":  onNodes(func(r int) int { return r }),
+	"hierarchical, pairs":      onNodes(func(r int) int { return r / 2 }),
+	"hierarchical, threes":     onNodes(func(r int) int { return r / 3 }),
+	"hierarchical, in turn":    onNodes(func(r int) int { return r % 2 }),
+	"hierarchical, one alone":  onNodes(func(r int) int { return min(r, 1) }),
+	"hierarchical, scattered":  onNodes(func(r int) int { return r * r % 5 }),
+	"hierarchical, last alone": onNodes(func(r int) int { return r / 5 }),
+}
+
+// onNodes makes hierarchical all-to-alls, also where NewAllToAll would see that flat does the same.
+func onNodes(node func(rank int) int) func(mpi.World) (AllToAll, error) {
+	return func(w mpi.World) (AllToAll, error) {
+		names := ascending(0, w.Size())
+		for i, r := range names {
+			names[i] = node(r)
+		}
+		return newHierarchical(w, nodesOf(names)), nil
+	}
+}
 
 // row is what the n-th row of one rank for one expert holds.
 func row(source, expert, n, size int) []byte {
@@ -99,8 +122,12 @@ func exchange(ctx context.Context, group mpi.World, x AllToAll, r *rand.Rand) er
 }
 
 // exchanges runs many layers over one AllToAll, whose buffers must not remember the last.
-func exchanges(ctx context.Context, group mpi.World, make func(mpi.World) AllToAll, seed uint64) error {
-	x, r := make(group), rand.New(rand.NewPCG(seed, 0))
+func exchanges(ctx context.Context, group mpi.World, make func(mpi.World) (AllToAll, error), seed uint64) error {
+	x, err := make(group)
+	if err != nil {
+		return err
+	}
+	r := rand.New(rand.NewPCG(seed, 0))
 	for layer := range 40 {
 		if err := exchange(ctx, group, x, r); err != nil {
 			return fmt.Errorf("seed %d, layer %d, rank %d of %d: %w", seed, layer, group.Rank(), group.Size(), err)
@@ -110,13 +137,13 @@ func exchanges(ctx context.Context, group mpi.World, make func(mpi.World) AllToA
 }
 
 func TestAllToAll(t *testing.T) {
-	for name, algorithm := range algorithms {
+	for name, way := range ways {
 		for p := 1; p <= 8; p++ {
-			for seed := range uint64(5) {
-				t.Run(fmt.Sprintf("%s/%d ranks/%d", name, p, seed), func(t *testing.T) {
-					mpitest.Run(t, p, func(w mpi.World) error { return exchanges(t.Context(), w, algorithm, seed) })
-				})
-			}
+			t.Run(fmt.Sprintf("%s/%d ranks", name, p), func(t *testing.T) {
+				for seed := range uint64(3) {
+					mpitest.Run(t, p, func(w mpi.World) error { return exchanges(t.Context(), w, way, seed) })
+				}
+			})
 		}
 	}
 }
@@ -132,7 +159,7 @@ func TestAllToAllInGroups(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if err := exchanges(t.Context(), g.Expert(4).EP, NewFlat, uint64(g.TP.Rank())); err != nil {
+		if err := exchanges(t.Context(), g.Expert(4).EP, ways["flat"], uint64(g.TP.Rank())); err != nil {
 			return err
 		}
 		return g.Close()
@@ -168,6 +195,67 @@ func TestAllToAllRefuses(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestHops counts messages and bytes of 64 ranks on 8 nodes, each of which has a row for each expert.
+func TestHops(t *testing.T) {
+	const p, rowBytes, local = 64, 24, 2
+	nodes, err := FakeNodes(p, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		how           Algorithm
+		counted, each Traffic // of Count and of Dispatch, or Combine
+	}{
+		{Flat, Traffic{Messages: 63, Sent: 63 * 4 * local},
+			Traffic{Rows: 63 * local, Bytes: 63 * local * rowBytes, Sent: 63 * local * rowBytes, Messages: 63}},
+		{Hierarchical, Traffic{Messages: 14, Sent: (7*8 + 7*8) * 4 * local}, // G + p/G = 16
+			Traffic{Rows: 63 * local, Bytes: 63 * local * rowBytes, Sent: (7*8 + 7*8) * local * rowBytes, Messages: 14}},
+	} {
+		mpitest.Run(t, p, func(w mpi.World) error {
+			ctx := t.Context()
+			x, err := NewAllToAll(&Group{World: w, Ranks: ascending(0, p)}, AllToAllOptions{Algorithm: c.how, Nodes: nodes})
+			if err != nil {
+				return err
+			}
+			if _, err := x.Count(ctx, slices.Repeat([]int{1}, p*local)); err != nil {
+				return err
+			}
+			if got := x.Traffic(); got != c.counted {
+				return fmt.Errorf("%v: counting is %+v, want %+v", c.how, got, c.counted)
+			}
+			send, recv := make([]byte, p*local*rowBytes), make([]byte, p*local*rowBytes)
+			for n, move := range []func(context.Context, []byte, []byte, int) error{x.Dispatch, x.Combine} {
+				if err := move(ctx, recv, send, rowBytes); err != nil {
+					return err
+				}
+				k := int64(n + 1)
+				want := Traffic{k * c.each.Rows, k * c.each.Bytes, c.counted.Sent + k*c.each.Sent, c.counted.Messages + k*c.each.Messages}
+				if got := x.Traffic(); got != want {
+					return fmt.Errorf("%v: after exchange %d %+v, want %+v", c.how, k, got, want)
+				}
+			}
+			return nil
+		})
+	}
+}
+
+// TestHierarchicalIsFlat where there is nothing to gain: to the last message.
+func TestHierarchicalIsFlat(t *testing.T) {
+	for _, nodes := range []int{1, 4} {
+		n, err := FakeNodes(4, nodes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mpitest.Run(t, 4, func(w mpi.World) error {
+			x, err := NewAllToAll(&Group{World: w, Ranks: ascending(0, 4)}, AllToAllOptions{Algorithm: Hierarchical, Nodes: n})
+			if _, ok := x.(*flat); err == nil && !ok {
+				err = fmt.Errorf("%v: %T", n, x)
+			}
+			return err
+		})
+	}
 }
 
 func TestAllToAllUnderMPI(t *testing.T) {

@@ -4,7 +4,9 @@ package comm
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -29,9 +31,18 @@ func rankOf(t testing.TB) mpi.World {
 func TestRankExchanges(t *testing.T) {
 	w := rankOf(t)
 	for seed := range uint64(5) {
-		if err := exchanges(t.Context(), w, NewFlat, seed); err != nil {
+		if err := exchanges(t.Context(), w, ways["flat"], seed); err != nil {
 			w.Abort(1, err.Error())
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(ways)) {
+		if err := exchanges(t.Context(), w, ways[name], 7); err != nil {
+			w.Abort(1, name+": "+err.Error())
+		}
+	}
+	nodes, err := FindNodes(t.Context(), w)
+	if err != nil || nodes.Count() != 1 {
+		t.Errorf("the ranks of this machine live on %v, %v", nodes, err)
 	}
 	l, err := Ranks(Sizes{World: w.Size(), Experts: []int{2, 3, 4}})
 	if err != nil {
@@ -42,7 +53,7 @@ func TestRankExchanges(t *testing.T) {
 		w.Abort(1, err.Error())
 	}
 	for _, e := range g.Experts {
-		if err := exchanges(t.Context(), e.EP, NewFlat, uint64(w.Rank()/e.EP.Size())); err != nil {
+		if err := exchanges(t.Context(), e.EP, ways["flat"], uint64(w.Rank()/e.EP.Size())); err != nil {
 			w.Abort(1, fmt.Sprintf("groups of %d: %v", e.EP.Size(), err))
 		}
 	}
@@ -63,7 +74,7 @@ func TestRankWatched(t *testing.T) {
 	}
 	w := x.World()
 	for range 100 {
-		if err := exchanges(t.Context(), w, NewFlat, 1); err != nil {
+		if err := exchanges(t.Context(), w, ways["flat"], 1); err != nil {
 			t.Error(err)
 		}
 	}
