@@ -71,23 +71,34 @@ func (s *Stream) checkGemm(op opNumber, y, x kernels.Tensor, w kernels.Weights, 
 	return p
 }
 
-// tiling is one of the kernels of gemm.cu.
+// tiling is one of the kernels of gemm.cu or sm90_gemm.cu.
 type tiling struct {
 	name         string
 	rows, tokens int // packed rows and tokens of a block
+	threads      int
 	shared       int // bytes, for weights of 2 bytes
 }
 
+// stage is the bytes of a row or a token in a stage.
+const stage = 64 * 2
+
 var tilings = [...]tiling{
-	{"gemm_16", 64, 16, 6 * (64 + 16) * 128},
-	{"gemm_32", 64, 32, 5 * (64 + 32) * 128},
-	{"gemm_64", 64, 64, 4 * (64 + 64) * 128},
-	{"gemm_128", 128, 128, 3 * (128 + 128) * 128},
+	{"gemm_16", 64, 16, 128, 6 * (64 + 16) * stage},
+	{"gemm_32", 64, 32, 128, 5 * (64 + 32) * stage},
+	{"gemm_64", 64, 64, 128, 4 * (64 + 64) * stage},
+	{"gemm_128", 128, 128, 128, 3 * (128 + 128) * stage},
+}
+
+var sm90Tilings = [...]tiling{
+	{"gemm_16", 64, 16, 128, 7 * (64 + 16) * stage},
+	{"gemm_32", 64, 32, 128, 6 * (64 + 32) * stage},
+	{"gemm_64", 64, 64, 128, 6 * (64 + 64) * stage},
+	{"gemm_128", 256, 128, 256, 4 * (256 + 128) * stage},
 }
 
 // tilingFor is the kernel for so many rows of y, spread over experts: the tile that an expert's share fills, unless
 // its blocks are then too few to keep the GPU busy. All give the same bits.
-func (s *Stream) tilingFor(w *weights, rows int) tiling {
+func (s *Stream) tilingFor(tilings []tiling, w *weights, rows int) tiling {
 	last := len(tilings) - 1
 	if w.group > 0 {
 		last-- // sums by group take twice the registers
@@ -135,12 +146,18 @@ func (s *Stream) gemm(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Ep
 		experts = 1
 	}
 	if w.dtype == kernels.F32 {
-		const tokens, rows = 8, 16
-		enqueue(s, op, kernelKey{program{file: "gemm_f32.cu", a: x.DType, b: y.DType}, "gemm_f32"},
-			grid{x: ceilDiv(w.paddedRows, rows), y: tiles(y.Rows, tokens, experts), threads: 128}, &a)
+		const tokens, rows, most = 8, 4, 4 // of a warp; warps of a block
+		g := grid{x: ceilDiv(w.paddedRows, rows), y: tiles(y.Rows, tokens, experts), threads: 32}
+		if g.x*g.y > 2*most*s.dev.card.processors { // else a multiprocessor for each warp
+			g.x, g.threads = ceilDiv(g.x, most), 32*most
+		}
+		enqueue(s, op, kernelKey{program{file: "gemm_f32.cu", a: x.DType, b: y.DType}, "gemm_f32"}, g, &a)
 		return
 	}
-	t := s.tilingFor(w, y.Rows)
-	p := program{file: "gemm.cu", a: x.DType, b: w.dtype, groups: w.group > 0}
-	enqueue(s, op, kernelKey{p, t.name}, grid{x: ceilDiv(w.paddedRows, t.rows), y: tiles(y.Rows, t.tokens, experts), threads: 128, shared: t.shared}, &a)
+	p, choice := program{file: "gemm.cu", a: x.DType, b: w.dtype, groups: w.group > 0}, tilings[:]
+	if w.dtype != kernels.I8 && s.dev.card.arch() == "sm_90a" {
+		p.file, choice = "sm90_gemm.cu", sm90Tilings[:]
+	}
+	t := s.tilingFor(choice, w, y.Rows)
+	enqueue(s, op, kernelKey{p, t.name}, grid{x: ceilDiv(w.paddedRows, t.rows), y: tiles(y.Rows, t.tokens, experts), threads: t.threads, shared: t.shared}, &a)
 }

@@ -3,7 +3,8 @@
 //         adjacent rows being four outputs, or two of gate and the same two of up.
 // Order   lane l sums k = 4l … 4l+3, 4l+128 …, ascending, fused; lanes meet pairwise, 16 apart first. The same for any
 //         number of rows and any place among them.
-// Tiles   a warp 4 packed rows × 8 tokens; a block 4 warps of packed rows. No tensor cores: they would round to tf32.
+// Tiles   a warp 4 packed rows × 8 tokens; a block 4 warps of packed rows, or one where there are few. No tensor cores:
+//         they would round to tf32.
 // Bound   FMA for many tokens, memory for few. Checked by optest.Linear and Grouped.
 #include "tiles.cuh"
 
@@ -21,24 +22,19 @@ struct gemm_args {
 
 enum { tokens_of_warp = 8 };
 
-inline void load4(float (&v)[4], const float* p, int n) {
-    if (n >= 4 && aligned(p)) {
-        const float4 a = *(const float4*)p;
-        v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
-        return;
-    }
+inline void load_whole(float (&v)[4], const float* p) {
+    const float4 a = *(const float4*)p;
+    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
+}
+
+template <class T> void load_whole(float (&v)[4], const T* p) {
+    const uint2 a = *(const uint2*)p;
+    const T e[4] = {{(u16)a.x}, {(u16)(a.x >> 16)}, {(u16)a.y}, {(u16)(a.y >> 16)}};
 #pragma unroll
-    for (int i = 0; i < 4; i++) v[i] = i < n ? p[i] : 0.0f;
+    for (int i = 0; i < 4; i++) v[i] = to_float(e[i]);
 }
 
 template <class T> void load4(float (&v)[4], const T* p, int n) {
-    if (n >= 4 && ((u64)p & 7) == 0) {
-        const uint2 a = *(const uint2*)p;
-        const T e[4] = {{(u16)a.x}, {(u16)(a.x >> 16)}, {(u16)a.y}, {(u16)(a.y >> 16)}};
-#pragma unroll
-        for (int i = 0; i < 4; i++) v[i] = to_float(e[i]);
-        return;
-    }
 #pragma unroll
     for (int i = 0; i < 4; i++) v[i] = i < n ? to_float(p[i]) : 0.0f;
 }
@@ -54,9 +50,32 @@ template <int HALF> void meet(float (&sum)[32], int lane) {
     if constexpr (HALF > 1) meet<HALF / 2>(sum, lane);
 }
 
-extern "C" __global__ void __launch_bounds__(128, 5) gemm_f32(const gemm_args a) {
+// A lane's share of 4 rows by 8 tokens. WHOLE: rows of x are aligned and no four inputs are cut, so that all loads of a
+// step are under way at once.
+template <bool WHOLE> void add_products(float (&sum)[32], const float* w, const A* const (&x)[tokens_of_warp], const gemm_args& a) {
+    for (int k = threadIdx.x % 32 * 4; k < a.padded_in; k += 128) {
+        float4 v[4];
+        float u[tokens_of_warp][4];
+#pragma unroll
+        for (int r = 0; r < 4; r++) v[r] = *(const float4*)(w + (i64)r * a.padded_in + k);
+#pragma unroll
+        for (int j = 0; j < tokens_of_warp; j++) {
+            if constexpr (WHOLE) load_whole(u[j], x[j] + k);
+            else load4(u[j], x[j] + k, a.in - k);
+        }
+#pragma unroll
+        for (int j = 0; j < tokens_of_warp; j++)
+#pragma unroll
+            for (int r = 0; r < 4; r++) {
+                float& s = sum[r * tokens_of_warp + j];
+                s = fmaf(u[j][0], v[r].x, s), s = fmaf(u[j][1], v[r].y, s), s = fmaf(u[j][2], v[r].z, s), s = fmaf(u[j][3], v[r].w, s);
+            }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(128, 4) gemm_f32(const gemm_args a) {
     const tile t = find_tile<tokens_of_warp>(a.offsets, a.experts, a.rows, blockIdx.y);
-    const int lane = threadIdx.x % 32, row4 = (blockIdx.x * 4 + threadIdx.x / 32) * 4;
+    const int lane = threadIdx.x % 32, row4 = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * 4;
     if (t.rows <= 0 || row4 >= a.padded_rows) return;
     const float* w = (const float*)a.w + ((i64)t.expert * a.padded_rows + row4) * a.padded_in;
     const A* x[tokens_of_warp];
@@ -71,21 +90,8 @@ extern "C" __global__ void __launch_bounds__(128, 5) gemm_f32(const gemm_args a)
         x[j] = row_of<A>(a.x, source);
     }
     float sum[4 * tokens_of_warp] = {};
-    for (int k = lane * 4; k < a.padded_in; k += 128) {
-        float4 v[4];
-#pragma unroll
-        for (int r = 0; r < 4; r++) v[r] = *(const float4*)(w + (i64)r * a.padded_in + k);
-#pragma unroll
-        for (int j = 0; j < tokens_of_warp; j++) {
-            float u[4];
-            load4(u, x[j] + k, a.in - k);
-#pragma unroll
-            for (int r = 0; r < 4; r++) {
-                float& s = sum[r * tokens_of_warp + j];
-                s = fmaf(u[0], v[r].x, s), s = fmaf(u[1], v[r].y, s), s = fmaf(u[2], v[r].z, s), s = fmaf(u[3], v[r].w, s);
-            }
-        }
-    }
+    if (a.aligned && a.in == a.padded_in) add_products<true>(sum, w, x, a);
+    else add_products<false>(sum, w, x, a);
     meet<16>(sum, lane);
     const int r = lane / tokens_of_warp, j = lane % tokens_of_warp;
     float v = sum[0];

@@ -23,14 +23,19 @@ template <int SIZE> int packed_row(const pack_args& a, int row) {
     return a.gated ? row / (SIZE / 2) * SIZE + a.row0 * (SIZE / 2) + row % (SIZE / 2) : a.row0 + row;
 }
 
-// Where the pair of inputs k, k+1 of a packed row lies, in elements: m16n8k16's A operand.
-inline i64 place_of(const pack_args& a, int row, int k) {
+// Where the inputs k, k+1 of a packed row lie, in elements: 64 rows by 16 inputs are 1024 elements; of 16 bits in pieces
+// of 8 rows × 8 inputs, as ldmatrix and wgmma want them; int8 in tiles of 16 rows, each lane's share of m16n8k16 together.
+template <class T> i64 place_of(const pack_args& a, int row, int k) {
+    const i64 at = ((i64)(row / 64) * (a.padded_in / 16) + k / 16) * 1024;
+    return at + k % 16 / 8 * 512 + row % 64 * 8 + k % 8;
+}
+template <> inline i64 place_of<i8>(const pack_args& a, int row, int k) {
     const int i = row % 16, r = k % 16, lane = i % 8 * 4 + r % 8 / 2, word = i / 8 + r / 8 * 2;
-    return (((i64)(row / 64) * (a.padded_in / 16) + k / 16) * 4 + row % 64 / 16) * 256 + lane * 8 + word * 2;
+    return ((i64)(row / 64) * (a.padded_in / 16) + k / 16) * 1024 + row % 64 / 16 * 256 + lane * 8 + word * 2;
 }
 
 template <class T> void put(const pack_args& a, int row, int k) {
-    T* w = (T*)a.w + place_of(a, packed_row<16>(a, row), k);
+    T* w = (T*)a.w + place_of<T>(a, packed_row<16>(a, row), k);
     w[0] = from_float<T>(value(a, row, k));
     w[1] = from_float<T>(value(a, row, k + 1));
 }
@@ -41,7 +46,7 @@ template <> inline void put<float>(const pack_args& a, int row, int k) {
 }
 template <> inline void put<i8>(const pack_args& a, int row, int k) {
     const int p = packed_row<16>(a, row);
-    i8* w = (i8*)a.w + place_of(a, p, k);
+    i8* w = (i8*)a.w + place_of<i8>(a, p, k);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         if (k + i >= a.in) continue;

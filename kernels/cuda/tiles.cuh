@@ -47,3 +47,9 @@ inline float activate(int act, float v) {
     }
     return v;
 }
+
+inline void activate8(int act, float (&v)[8]) {
+    if (act == 0) return;
+#pragma unroll
+    for (int j = 0; j < 8; j++) v[j] = activate(act, v[j]);
+}
