@@ -16,9 +16,8 @@ import (
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/io/tokenizer"
 	"github.com/dsbatch/dsbatch/kernels"
-	"github.com/dsbatch/dsbatch/kernels/cpu"
-	"github.com/dsbatch/dsbatch/kernels/cuda"
 	"github.com/dsbatch/dsbatch/model"
+	"github.com/dsbatch/dsbatch/moe"
 	"github.com/dsbatch/dsbatch/mpi"
 )
 
@@ -35,15 +34,18 @@ type Engine struct {
 	job        *config.Job
 	world      mpi.World
 	groups     *comm.Groups
-	traffic    []comm.AllToAll
+	layout     *comm.Layout
+	exchanges  map[int]*moe.Exchange // by the number of experts of the layers
 	device     kernels.Device
 	wrap       func(kernels.Device) kernels.Device // tests only
-	model      *model.Model
-	tokenizer  *tokenizer.Tokenizer // nil: ids in, ids out
+	processor  func() (processor, error)           // tests only
+	model      *model.Model                        // until load, one without weights, which knows what it will take
+	tokenizer  *tokenizer.Tokenizer                // nil: ids in, ids out
 	eos        []int32
 	window     int // most tokens of a row, output included
 	minOut     int
-	sharers    int // ranks that share the memory of this one's device
+	room       int64 // bytes of the device's memory that this rank may take in all
+	sharers    int   // ranks that share that memory
 	checkpoint *ckpt.Checkpoint
 	policy     model.Policy
 	shape      model.Config
@@ -73,14 +75,23 @@ func Open(ctx context.Context, world mpi.World, job *config.Job) (*Engine, error
 
 // Open is prepare, which refuses what cannot work, and then load, which reads the weights.
 func (e *Engine) open(ctx context.Context) error {
-	if err := e.prepare(ctx); err != nil {
+	if err := e.prepare(ctx, nil); err != nil {
 		return err
 	}
-	return e.load(ctx)
+	return together(ctx, e.world, e.load(ctx))
 }
 
+// load reads this rank's weights and takes the rest of the memory that was planned. The checkpoint stays mapped: on a
+// CPU the embedding is used where it lies in the file.
 func (e *Engine) load(ctx context.Context) error {
-	size, err := e.loadWeights(ctx)
+	loaded, err := model.Load(ctx, e.checkpoint, e.policy, e.shape, e.device, e.loadOptions())
+	if err != nil {
+		return fmt.Errorf("%s: %w", e.job.Model, err)
+	}
+	e.model = loaded
+	free, _ := e.device.Memory() // padding and what the driver took have come on top
+	e.room = min(e.room, free/int64(e.sharers)+loaded.Bytes())
+	size, err := e.plan()
 	if err != nil {
 		return err
 	}
@@ -89,51 +100,6 @@ func (e *Engine) load(ctx context.Context) error {
 	}
 	e.scheduler = newScheduler(size.blocks, size.tokens, size.seqs)
 	return nil
-}
-
-// openDevice is this rank's device: the GPU of its place among the ranks of its host, or its share of the host's
-// cores. Without --device it is a GPU where one is found.
-func (e *Engine) openDevice(ctx context.Context) (kernels.Device, error) {
-	node, err := e.world.Node(ctx)
-	if err != nil {
-		return nil, err
-	}
-	rank := node.Rank()
-	ranks := node.Size()
-	cores, err := coreShare(ctx, node)
-	if err := errors.Join(err, node.Close()); err != nil {
-		return nil, err
-	}
-	gpus, err := cuda.Count()
-	if e.job.Device == "cuda" || e.job.Device == "auto" && err == nil && gpus > 0 {
-		e.sharers = max(1, ranks/max(gpus, 1))
-		return e.openGPU(rank, gpus, err)
-	}
-	e.sharers = ranks
-	threads := e.job.Threads
-	if threads == 0 {
-		threads = cores
-	}
-	options := cpu.Options{Threads: threads}
-	if e.job.Reference || !e.job.Inference.Fused() {
-		options.Level = "reference"
-	}
-	return cpu.New(options)
-}
-
-// openGPU takes the rank's own GPU of those that this process sees.
-func (e *Engine) openGPU(rank, gpus int, err error) (kernels.Device, error) {
-	if err == nil && gpus == 0 {
-		err = errors.New("no GPU is visible; look at nvidia-smi and CUDA_VISIBLE_DEVICES")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: --device cuda: %w; use --device cpu, or see dsbatch doctor", ErrRefused, err)
-	}
-	if e.job.Reference || !e.job.Inference.Fused() {
-		return nil, fmt.Errorf("%w: plain operations run on the CPU only; use --device cpu with --reference or kernel_inject false", ErrRefused)
-	}
-	graphs := e.job.Inference.CUDAGraph
-	return cuda.New(cuda.Options{Ordinal: rank % gpus, NoGraphs: graphs != nil && !*graphs})
 }
 
 // Window is the most tokens of a row, prompt and output together.

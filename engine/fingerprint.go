@@ -8,7 +8,11 @@ import (
 	"github.com/dsbatch/dsbatch/io/results"
 )
 
-const chunkRowsSetting = "chunk rows"
+// Settings of the fingerprint that a later start looks at.
+const (
+	chunkRowsSetting = "chunk rows"
+	archSetting      = "back end"
+)
 
 // fingerprint lists what the bytes of an output depend on: a started output goes on only where all of it is the same.
 func (r *run) fingerprint(chunkRows int64) results.Fingerprint {
@@ -19,7 +23,7 @@ func (r *run) fingerprint(chunkRows int64) results.Fingerprint {
 	fp.Add("model", e.identity.model)
 	fp.Add("tokenizer", e.identity.tokenizer)
 	fp.Add("dtype", e.identity.dtype)
-	fp.Add("back end", e.identity.arch)
+	fp.Add(archSetting, e.identity.arch)
 	fp.Add("window", e.window)
 	fp.Add("end tokens", e.eos)
 	fp.Add(chunkRowsSetting, chunkRows)

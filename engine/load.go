@@ -21,15 +21,31 @@ import (
 	"github.com/dsbatch/dsbatch/moe"
 )
 
-// prepare opens device, checkpoint and tokenizer and forms the groups of ranks: all that can be refused is refused
-// here, before the first weight is read.
-func (e *Engine) prepare(ctx context.Context) (err error) {
-	if e.device, err = e.openDevice(ctx); err != nil {
+// prepare opens device, checkpoint and tokenizer, forms the groups of ranks and plans the memory: all that can be refused
+// is refused here, before the first weight is read. All ranks call it; an error of one, also one that it brings along, is
+// an error of all.
+func (e *Engine) prepare(ctx context.Context, mine error) error {
+	if mine == nil {
+		mine = e.inspect()
+	}
+	if err := together(ctx, e.world, mine); err != nil {
 		return err
 	}
-	if e.wrap != nil {
-		e.device = e.wrap(e.device)
+	if err := e.openDevice(ctx); err != nil {
+		return err
 	}
+	if err := together(ctx, e.world, e.inferenceFits()); err != nil {
+		return err
+	}
+	var err error
+	if e.groups, err = comm.Form(ctx, e.world, e.layout); err != nil {
+		return err
+	}
+	return together(ctx, e.world, e.survey(ctx))
+}
+
+// inspect settles what follows from the job and the checkpoint alone, without asking another rank.
+func (e *Engine) inspect() (err error) {
 	if e.checkpoint, err = ckpt.Open(e.job.Model, ckpt.Options{Tag: e.job.Tag, BaseDir: e.job.Inference.BaseDir}); err != nil {
 		return err
 	}
@@ -40,24 +56,22 @@ func (e *Engine) prepare(ctx context.Context) (err error) {
 	if err := e.readTokenizer(); err != nil {
 		return err
 	}
-	if err := errors.Join(e.inferenceFits(), e.limits()); err != nil {
+	if err := e.limits(); err != nil {
 		return err
 	}
-	if err := e.form(ctx); err != nil {
+	e.layout, err = e.ranks()
+	return err
+}
+
+// survey checks every tensor's name and shape, and whether the memory that the model would take is there.
+func (e *Engine) survey(ctx context.Context) (err error) {
+	if e.model, err = model.Survey(ctx, e.checkpoint, e.policy, e.shape, e.device, e.loadOptions()); err != nil {
+		return fmt.Errorf("%s: %w", e.job.Model, err)
+	}
+	if _, err := e.plan(); err != nil {
 		return err
 	}
 	return e.identify()
-}
-
-// loadWeights reads this rank's weights and plans the rest of the memory. The checkpoint stays mapped: on a CPU the
-// embedding is used where it lies in the file.
-func (e *Engine) loadWeights(ctx context.Context) (stepSize, error) {
-	var err error
-	e.model, err = model.Load(ctx, e.checkpoint, e.policy, e.shape, e.device, e.loadOptions())
-	if err != nil {
-		return stepSize{}, fmt.Errorf("%s: %w", e.job.Model, err)
-	}
-	return e.plan()
 }
 
 // describe finds the family and shape of a checkpoint, with what the job changes in it.
@@ -192,43 +206,29 @@ func readJSON(path string) (map[string]any, error) {
 	return v, nil
 }
 
-// form makes the groups of ranks that the layout asks for.
-func (e *Engine) form(ctx context.Context) error {
-	var experts []int
-	for _, m := range e.shape.MoE {
-		if m.Gate.Experts > 0 {
-			experts = append(experts, m.Gate.Experts)
-		}
-	}
+// ranks is the layout of the ranks that the job asks for.
+func (e *Engine) ranks() (*comm.Layout, error) {
+	experts, _ := expertCounts(&e.shape)
 	layout, err := comm.Ranks(comm.Sizes{World: e.world.Size(), TP: e.job.TP, PP: e.job.PP, EP: e.job.EP, ES: e.job.ES, Experts: experts})
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrRefused, err)
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	if layout.TP > 1 || layout.PP > 1 {
-		return fmt.Errorf("%w: tp %d and pp %d: slicing layers over ranks is not built yet; use --tp 1 --pp 1, ranks then take different rows and share experts", ErrRefused, layout.TP, layout.PP)
+		return nil, fmt.Errorf("%w: tp %d and pp %d: slicing layers over ranks is not built yet; use --tp 1 --pp 1, ranks then take different rows and share experts", ErrRefused, layout.TP, layout.PP)
 	}
 	for _, x := range layout.Experts {
 		if x.ES > 1 {
-			return fmt.Errorf("%w: es %d: slicing experts over ranks is not built yet; use --es 1", ErrRefused, x.ES)
+			return nil, fmt.Errorf("%w: es %d: slicing experts over ranks is not built yet; use --es 1", ErrRefused, x.ES)
 		}
 	}
 	if dp := e.job.DP; dp > 0 && dp != layout.DP {
-		return fmt.Errorf("%w: dp %d: %d ranks make %d replicas", ErrRefused, dp, e.world.Size(), layout.DP)
+		return nil, fmt.Errorf("%w: dp %d: %d ranks make %d replicas", ErrRefused, dp, e.world.Size(), layout.DP)
 	}
-	e.groups, err = comm.Form(ctx, e.world, layout)
-	return err
+	return layout, nil
 }
 
 func (e *Engine) loadOptions() model.LoadOptions {
-	o := model.LoadOptions{DType: e.dtype, Experts: func(experts int) (*moe.Exchange, error) {
-		group := e.groups.Expert(experts).EP
-		if group.Size() == 1 {
-			return nil, nil
-		}
-		rows := comm.NewFlat(group)
-		e.traffic = append(e.traffic, rows)
-		return &moe.Exchange{Rank: group.Rank(), Ranks: group.Size(), Rows: rows}, nil
-	}}
+	o := model.LoadOptions{DType: e.dtype, Experts: e.exchange}
 	if e.job.DropTokens {
 		o.Capacity = &moe.Capacity{Factor: e.job.CapacityFactor, Min: e.job.MinCapacity}
 		if e.job.DropPolicy == "probs" {
@@ -236,6 +236,23 @@ func (e *Engine) loadOptions() model.LoadOptions {
 		}
 	}
 	return o
+}
+
+// exchange is how the experts of the layers with so many are spread over the ranks; nil: all are here.
+func (e *Engine) exchange(experts int) (*moe.Exchange, error) {
+	if x, known := e.exchanges[experts]; known {
+		return x, nil
+	}
+	group := e.groups.Expert(experts).EP
+	if group.Size() == 1 {
+		return nil, nil
+	}
+	if e.exchanges == nil {
+		e.exchanges = map[int]*moe.Exchange{}
+	}
+	x := &moe.Exchange{Rank: group.Rank(), Ranks: group.Size(), Rows: comm.NewFlat(group)}
+	e.exchanges[experts] = x
+	return x, nil
 }
 
 // identify notes what the fingerprint needs to know of model and machine.

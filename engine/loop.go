@@ -47,7 +47,7 @@ func (r *run) work(ctx context.Context, chunks []shard.Chunk) error {
 	if reason != "" && l.failed == nil {
 		l.failed = l.save()
 	}
-	if err := r.together(ctx, l.failed); err != nil {
+	if err := together(ctx, r.world, l.failed); err != nil {
 		return err
 	}
 	if reason != "" {

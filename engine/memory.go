@@ -35,8 +35,8 @@ func (e *Engine) limits() error {
 	return nil
 }
 
-// plan sizes steps and KV cache for what memory is left beside the loaded weights, and refuses a plan that cannot
-// work, with the arithmetic.
+// plan sizes steps and KV cache for what memory is left beside the weights, and refuses a plan that cannot work, with
+// the arithmetic. Before the weights are read it goes by their sizes in the checkpoint, afterwards by what they take.
 func (e *Engine) plan() (stepSize, error) {
 	c := &e.model.Config
 	size := cpuSizing
@@ -48,21 +48,45 @@ func (e *Engine) plan() (stepSize, error) {
 	if e.job.MaxBatchTokens > 0 {
 		z.tokens, z.seqs = e.job.MaxBatchTokens, min(z.seqs, e.job.MaxBatchTokens)
 	}
-	free, _ := e.device.Memory()
 	block := e.model.CacheSpec(1, blockTokens).Bytes()
-	beside := e.model.WorkspaceBytes(z.tokens) + z.bytes(c)
+	weights, workspace, arriving := e.model.Bytes(), e.model.WorkspaceBytes(z.tokens)+z.bytes(c), e.exchangeBytes(z.tokens)
+	left := e.room - weights - workspace - arriving
 	all := int64(z.seqs) * int64(blocksFor(e.window))
 	budget := int64(e.job.KVMemory)
 	if budget == 0 {
-		budget = min(all*block, int64(size.cacheShare*float64(free/int64(e.sharers)-beside)))
+		budget = min(all*block, int64(size.cacheShare*float64(left)))
 	}
-	z.blocks = int(min(budget/block, all))
+	z.blocks = int(max(min(budget/block, all), 0))
+	arithmetic := fmt.Sprintf("weights %v, workspace of %d tokens %v, tokens of other ranks %v, of %v that the rank may take",
+		about(weights), z.tokens, about(workspace), about(arriving), about(e.room))
 	if least := blocksFor(e.window); z.blocks < least && (e.job.KVMemory > 0 || z.blocks < blocksFor(e.minOut+1)) {
-		return z, fmt.Errorf("%w: the KV cache gets %v, which holds %d tokens of %v each; one row of %d tokens needs %v (weights %v, workspace %v, free %v); raise --kv-memory or lower max_out_tokens",
-			ErrRefused, about(budget), z.blocks*blockTokens, about(block/blockTokens), e.window,
-			about(int64(least)*block), about(e.model.Bytes()), about(beside), about(free))
+		return z, fmt.Errorf("%w: the KV cache gets %v, which holds %d tokens of %v each; one row of %d tokens needs %v (%s); raise --kv-memory, lower max_out_tokens or --max-batch-tokens, or spread the model over more ranks",
+			ErrRefused, about(max(budget, 0)), z.blocks*blockTokens, about(block/blockTokens), e.window, about(int64(least)*block), arithmetic)
+	}
+	if kv := int64(z.blocks) * block; kv > max(left, 0) {
+		return z, fmt.Errorf("%w: --kv-memory %v is more than is left (%s); lower it or --max-batch-tokens, or spread the model over more ranks",
+			ErrRefused, about(budget), arithmetic)
 	}
 	return z, nil
+}
+
+// arrivals is how many times its own choices a rank's memory is planned for, of choices that other ranks send to its
+// experts: more than four is a routing that no gate keeps up, and then grows into what the KV cache leaves.
+const arrivals = 4
+
+// exchangeBytes bounds the memory of rows that other ranks send to this one's experts in a step of so many tokens each.
+func (e *Engine) exchangeBytes(tokens int) (most int64) {
+	act := int64(e.device.Activations(e.dtype).Size())
+	for _, m := range e.shape.MoE {
+		x := e.exchanges[m.Gate.Experts]
+		if x == nil {
+			continue
+		}
+		rows := int64(tokens) * int64(min(x.Ranks*min(m.Gate.K, m.Gate.Experts/x.Ranks), arrivals*m.Gate.K))
+		rows += rows / 4 // as the buffers grow
+		most = max(most, rows*(act*int64(2*e.shape.Hidden+m.FFN)+8))
+	}
+	return most
 }
 
 func about(bytes int64) string { return config.Bytes(bytes).About() }

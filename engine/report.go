@@ -120,8 +120,8 @@ func (r *run) report(ctx context.Context, ended error) error {
 	if ended != nil && !errors.Is(ended, ErrStopped) && !errors.As(ended, &lost) && r.loop.failed == nil {
 		return nil // the ranks no longer answer each other
 	}
-	for _, t := range r.engine.traffic {
-		traffic := t.Traffic()
+	for _, x := range r.engine.exchanges {
+		traffic := x.Rows.Traffic()
 		r.record.AddBytes(stats.WireUseful, traffic.Bytes)
 		r.record.AddBytes(stats.WireSent, traffic.Sent)
 	}

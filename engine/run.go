@@ -30,7 +30,8 @@ type RunOptions struct {
 	Stage    func(string)   // rank 0's: what it begins to do; nil: nobody looks
 	Notice   func(string)   // rank 0's lines for the user, such as what is resumed; nil: dropped
 
-	wrap func(kernels.Device) kernels.Device // tests put a device of theirs around the real one
+	wrap      func(kernels.Device) kernels.Device // tests put a device of theirs around the real one
+	processor func() (processor, error)           // tests say what the rank's CPU can do
 }
 
 // Progress is how far a job is, over all ranks.
@@ -87,7 +88,7 @@ type start struct {
 
 func (r *run) do(ctx context.Context) (results.Summary, error) {
 	r.stage("prepare")
-	if err := r.together(ctx, r.prepare(ctx)); err != nil {
+	if err := r.prepare(ctx); err != nil {
 		return results.Summary{}, err
 	}
 	chunks, err := r.open(ctx)
@@ -99,7 +100,7 @@ func (r *run) do(ctx context.Context) (results.Summary, error) {
 	}
 	r.stage("load")
 	load := r.record.Phase(stats.Load)
-	if err := r.together(ctx, r.engine.load(ctx)); err != nil {
+	if err := together(ctx, r.world, r.engine.load(ctx)); err != nil {
 		return results.Summary{}, err
 	}
 	load()
@@ -128,17 +129,19 @@ func (r *run) stage(name string) {
 	}
 }
 
-// prepare opens model and data set, without reading weights or rows.
-func (r *run) prepare(ctx context.Context) (err error) {
-	r.engine = &Engine{job: r.job, world: r.world}
+// prepare opens model and data set, without reading weights or rows: what cannot work is refused here, on all ranks
+// together, before the output is touched.
+func (r *run) prepare(ctx context.Context) error {
+	r.engine = &Engine{job: r.job, world: r.world, wrap: r.options.wrap, processor: r.options.processor}
+	return r.engine.prepare(ctx, r.openRows(ctx))
+}
+
+// openRows opens the data set and settles the columns of the output.
+func (r *run) openRows(ctx context.Context) (err error) {
 	if err := refuseUnbuilt(r.job); err != nil {
 		return err
 	}
 	if r.rows, err = dataset.Open(ctx, r.job.Input, columns(r.job)); err != nil {
-		return err
-	}
-	r.engine.wrap = r.options.wrap
-	if err := r.engine.prepare(ctx); err != nil {
 		return err
 	}
 	r.layout = results.Layout{Task: results.Task(r.job.Task), Logprobs: r.job.Logprobs, Samples: r.engine.samples(),
@@ -187,7 +190,7 @@ func (r *run) open(ctx context.Context) ([]shard.Chunk, error) {
 		return nil, err
 	}
 	r.writer, err = results.Join(ctx, r.job.Output, r.start.Number, r.world.Rank(), r.layout, results.Options{AcceptVersion: r.job.AcceptVersion, Log: slog.Default()})
-	if err := r.together(ctx, err); err != nil {
+	if err := together(ctx, r.world, err); err != nil {
 		return nil, err
 	}
 	var left []shard.Chunk
@@ -246,69 +249,6 @@ func (r *run) create(ctx context.Context, fp results.Fingerprint, chunks []shard
 		r.options.Notice(fmt.Sprintf("resuming %s: %d of %d rows are committed", r.job.Output, kept, r.total))
 	}
 	return s, nil
-}
-
-// together makes an error of any rank one of all: the rank that has it returns it whole, the others name that rank.
-func (r *run) together(ctx context.Context, mine error) error {
-	failed := int64(0)
-	if mine != nil {
-		failed = 1
-	}
-	v, err := comm.Agree(ctx, r.world, failed)
-	if mine != nil {
-		return mine
-	}
-	if err != nil {
-		return err
-	}
-	for rank := range r.world.Size() {
-		if v.Of(rank, 0) != 0 {
-			return &RankError{Rank: rank}
-		}
-	}
-	return nil
-}
-
-// RankError is a failure of another rank, which tells itself what went wrong.
-type RankError struct{ Rank int }
-
-func (e *RankError) Error() string {
-	return fmt.Sprintf("rank %d failed; its own message tells why", e.Rank)
-}
-
-// share gives rank 0's value to all ranks, or its error.
-func share[T any](ctx context.Context, w mpi.World, v T, mine error) (T, error) {
-	message := struct {
-		Value  T
-		Failed bool
-	}{v, mine != nil}
-	data, err := json.Marshal(message)
-	if err != nil {
-		return v, err
-	}
-	size := []int64{int64(len(data))}
-	if w.Rank() != 0 {
-		size[0] = 0
-	}
-	if err := w.AllReduceInt64(ctx, mpi.Sum, size); err != nil {
-		return v, errors.Join(mine, err)
-	}
-	if w.Rank() != 0 {
-		data = make([]byte, size[0])
-	}
-	if err := w.Bcast(ctx, 0, data); err != nil {
-		return v, errors.Join(mine, err)
-	}
-	if mine != nil {
-		return v, mine
-	}
-	if err := json.Unmarshal(data, &message); err != nil {
-		return v, err
-	}
-	if message.Failed {
-		return v, &RankError{Rank: 0}
-	}
-	return message.Value, nil
 }
 
 func (r *run) close() error {

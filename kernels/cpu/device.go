@@ -7,7 +7,6 @@ package cpu
 
 import (
 	"fmt"
-	"os"
 	"runtime"
 
 	"github.com/dsbatch/dsbatch/kernels"
@@ -31,17 +30,14 @@ var _ kernels.Device = (*Device)(nil)
 
 // New makes a Device. A level that this machine or this build lacks is refused with those that it has.
 func New(o Options) (*Device, error) {
-	name, from := o.Level, "level"
-	if name == "" {
-		name, from = os.Getenv("DSBATCH_CPU"), "DSBATCH_CPU"
+	l, err := Best()
+	if o.Level != "" {
+		if l, err = levelNamed(o.Level); err != nil {
+			err = fmt.Errorf("level: %w", err)
+		}
 	}
-	l, err := ParseLevel(name)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", from, err)
-	}
-	has := detect()
-	if l, err = has.choose(l); err != nil {
-		return nil, fmt.Errorf("%s: %w", from, err)
+		return nil, err
 	}
 	if o.Threads < 0 {
 		return nil, fmt.Errorf("threads %d: give at least 1, or 0 for all cores", o.Threads)
@@ -49,7 +45,7 @@ func New(o Options) (*Device, error) {
 	if o.Threads == 0 {
 		o.Threads = runtime.GOMAXPROCS(0)
 	}
-	return &Device{level: l, has: has, pool: newPool(o.Threads), kernels: kernelsOf(l)}, nil
+	return &Device{level: l, has: detect(), pool: newPool(o.Threads), kernels: kernelsOf(l)}, nil
 }
 
 // Name is "cpu avx512, 2 threads".

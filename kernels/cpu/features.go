@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 )
@@ -95,4 +96,25 @@ func (f features) choose(want Level) (Level, error) {
 		return 0, fmt.Errorf("instruction set %v is not to be had here, where CPU, system and build together have %v", want, can)
 	}
 	return want, nil
+}
+
+// Levels lists the levels that a Device can be made of here, weakest first.
+func Levels() []Level { return detect().levels() }
+
+// Best is the level of a Device that is told none: DSBATCH_CPU's, else the best of CPU, system and build.
+func Best() (Level, error) {
+	l, err := levelNamed(os.Getenv("DSBATCH_CPU"))
+	if err != nil {
+		return 0, fmt.Errorf("DSBATCH_CPU: %w", err)
+	}
+	return l, nil
+}
+
+// levelNamed is a level that is to be had here; the empty name is that of the best.
+func levelNamed(name string) (Level, error) {
+	l, err := ParseLevel(name)
+	if err != nil {
+		return 0, err
+	}
+	return detect().choose(l)
 }
