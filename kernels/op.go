@@ -230,6 +230,9 @@ type Sampling struct {
 	TopLogprob Tensor // [rows, Top], result
 }
 
+// MaxParts is the most parts that Stream.Reduce adds up.
+const MaxParts = 127
+
 // Stream is an ordered queue of ops on a device. An op returns at once; its tensors must live until the work is
 // done. The first error of an op (a wrong shape, a failed launch) sticks, ops after it do nothing, Sync returns it.
 //
@@ -275,6 +278,11 @@ type Stream interface {
 	Mix(y, moe, mlp, coef Tensor)
 	// Add: y += x.
 	Add(y, x Tensor)
+	// Reduce adds the partial results of a linear op whose inputs are cut: y[t] = Σ_p parts[p·T + t], or y +=, for n
+	// parts, 1 to MaxParts; parts [n·T, cols] F32. In float32, a balanced tree in the order of the parts, rounded once:
+	// pairs of neighbours, pairs of pairs, and what is left over, smaller trees to the right. So the sum of 2ⁱ
+	// neighbouring parts may have been made before, elsewhere. T is y.Rows.
+	Reduce(y, parts Tensor, n int, add bool)
 
 	// Select: dst[i] = src[index[i]/div]; index [1, rows] I32; -1 leaves the row as it is. Any type, I32 included.
 	Select(dst, src, index Tensor, div int)

@@ -199,6 +199,13 @@ typedef struct add_args {
     int64_t y_stride, x_stride, cols;
 } add_args;
 
+typedef struct reduce_args {
+    float *y;
+    const float *parts; /* [count·rows, cols] */
+    int64_t y_stride, parts_stride, rows, cols, count;
+    int32_t add;
+} reduce_args;
+
 typedef struct score_args {
     const float *logits;
     const int32_t *target;
@@ -217,6 +224,7 @@ typedef struct kernel_set {
     void (*combine)(const combine_args *a, int64_t from, int64_t to);
     void (*mix)(const mix_args *a, int64_t from, int64_t to);
     void (*add)(const add_args *a, int64_t from, int64_t to);
+    void (*reduce)(const reduce_args *a, int64_t from, int64_t to);
     void (*score)(const score_args *a, int64_t from, int64_t to);
     int64_t (*log_sum)(const float *x, int64_t n, double *result);
     void (*token_weights)(float *dst, const float *x, int64_t n, float top, float temperature);
@@ -235,6 +243,7 @@ void cpu_gate(int level, gate_args a, int64_t from, int64_t to, int32_t *key);
 void cpu_combine(int level, combine_args a, int64_t from, int64_t to);
 void cpu_mix(int level, mix_args a, int64_t from, int64_t to);
 void cpu_add(int level, add_args a, int64_t from, int64_t to);
+void cpu_reduce(int level, reduce_args a, int64_t from, int64_t to);
 void cpu_score(int level, score_args a, int64_t from, int64_t to);
 /* Returns the argmax of x and gives log Σ exp(x). */
 int64_t cpu_log_sum(int level, const float *x, int64_t n, double *result);

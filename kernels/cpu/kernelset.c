@@ -24,6 +24,8 @@ void cpu_mix(int level, mix_args a, int64_t from, int64_t to) { set_of(level)->m
 
 void cpu_add(int level, add_args a, int64_t from, int64_t to) { set_of(level)->add(&a, from, to); }
 
+void cpu_reduce(int level, reduce_args a, int64_t from, int64_t to) { set_of(level)->reduce(&a, from, to); }
+
 void cpu_score(int level, score_args a, int64_t from, int64_t to) { set_of(level)->score(&a, from, to); }
 
 void cpu_attention(int level, attention_args a, const attention_item *items, int64_t n, float *scratch) {

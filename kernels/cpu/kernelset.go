@@ -14,6 +14,7 @@ type kernelSet struct {
 	combine      func(a *combineArgs, from, to int)
 	mix          func(a *mixArgs, from, to int)
 	add          func(y, x matrix[float32], from, to int)
+	reduce       func(a *reduceArgs, from, to int)
 	score        func(a *scoreArgs, from, to int)
 	logSum       func(logits []float32) (argmax int, logSum float64)
 	tokenWeights func(dst, logits []float32, top, temperature float32)
@@ -35,6 +36,7 @@ func kernelsOf(l Level) kernelSet {
 		combine:      combineRows,
 		mix:          mixRows,
 		add:          addRows,
+		reduce:       reduceRows,
 		score:        scoreRows,
 		logSum:       logSumOf,
 		tokenWeights: tokenWeights,

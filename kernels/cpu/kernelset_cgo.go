@@ -20,6 +20,8 @@ package cpu
 // #cgo nocallback cpu_mix
 // #cgo noescape cpu_add
 // #cgo nocallback cpu_add
+// #cgo noescape cpu_reduce
+// #cgo nocallback cpu_reduce
 // #cgo noescape cpu_score
 // #cgo nocallback cpu_score
 // #cgo noescape cpu_log_sum
@@ -64,6 +66,7 @@ func nativeKernels(l Level) kernelSet {
 		combine:      n.combine,
 		mix:          n.mix,
 		add:          n.add,
+		reduce:       n.reduce,
 		score:        n.score,
 		logSum:       n.logSum,
 		tokenWeights: n.tokenWeights,
@@ -192,6 +195,13 @@ func (n *native) mix(a *mixArgs, from, to int) {
 func (n *native) add(y, x matrix[float32], from, to int) {
 	C.cpu_add(n.level, C.add_args{
 		y: floats(y.data), x: floats(x.data), y_stride: C.int64_t(y.stride), x_stride: C.int64_t(x.stride), cols: C.int64_t(y.cols),
+	}, C.int64_t(from), C.int64_t(to))
+}
+
+func (n *native) reduce(a *reduceArgs, from, to int) {
+	C.cpu_reduce(n.level, C.reduce_args{
+		y: floats(a.y.data), parts: floats(a.parts.data), y_stride: C.int64_t(a.y.stride), parts_stride: C.int64_t(a.parts.stride),
+		rows: C.int64_t(a.rows), cols: C.int64_t(a.y.cols), count: C.int64_t(a.n), add: flag(a.add),
 	}, C.int64_t(from), C.int64_t(to))
 }
 

@@ -5,6 +5,7 @@
 #include "attention.c"
 #include "gate.c"
 #include "combine.c"
+#include "reduce.c"
 #include "score.c"
 
 const kernel_set LEVEL = {
@@ -17,6 +18,7 @@ const kernel_set LEVEL = {
     .combine = combine_rows,
     .mix = mix_rows,
     .add = add_rows,
+    .reduce = reduce_rows,
     .score = score_rows,
     .log_sum = log_sum,
     .token_weights = token_weights,

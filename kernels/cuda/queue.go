@@ -166,6 +166,7 @@ const (
 	opCombine
 	opMix
 	opAdd
+	opReduce
 	opSelect
 	opScore
 	opSample
@@ -173,7 +174,7 @@ const (
 )
 
 var opNames = [...]string{"", "write", "read", "copy", "embed", "norm", "linear", "grouped", "store", "attention",
-	"gate", "drop", "table", "combine", "mix", "add", "select", "score", "sample", "pack"}
+	"gate", "drop", "table", "combine", "mix", "add", "reduce", "select", "score", "sample", "pack"}
 
 func (o opNumber) String() string {
 	if int(o) < len(opNames) {

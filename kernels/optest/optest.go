@@ -40,6 +40,7 @@ func Run(t *testing.T, dev kernels.Device, tol Tolerances) {
 	}{
 		{"Copy", testCopy},
 		{"Add", testAdd},
+		{"Reduce", testReduce},
 		{"Select", testSelect},
 		{"Embed", testEmbed},
 		{"Norm", testNorm},
