@@ -143,13 +143,15 @@ func (st *stepper) run(ctx context.Context, pieces []piece) error {
 	}
 	st.section(headSection)
 	st.rowsWanted = len(wanted)
-	if err := st.dump(hidden, pieces); err != nil {
+	if err := st.dump(ctx, hidden, pieces); err != nil {
 		return err
 	}
 	scored := st.place(wanted)
 	for from := 0; from < len(wanted); from += logitRows {
 		to := min(from+logitRows, len(wanted))
-		st.logitsOf(hidden, wanted, scored, from, to)
+		if err := st.logitsOf(ctx, hidden, wanted, scored, from, to); err != nil {
+			return err
+		}
 	}
 	st.readBack(len(wanted), scored)
 	if err := st.stream.Sync(); err != nil {
@@ -170,7 +172,7 @@ func (st *stepper) section(name string) {
 }
 
 // dump reads the logits of every prompt token of the sequences that ask for them.
-func (st *stepper) dump(hidden kernels.Tensor, pieces []piece) error {
+func (st *stepper) dump(ctx context.Context, hidden kernels.Tensor, pieces []piece) error {
 	vocab, at := st.model.Config.Vocab, 0
 	for _, p := range pieces {
 		first := at
@@ -182,7 +184,9 @@ func (st *stepper) dump(hidden kernels.Tensor, pieces []piece) error {
 		for t := p.from; p.seq.dump && t < min(p.to, end); t += logitRows {
 			n := min(logitRows, min(p.to, end)-t)
 			logits, data := st.logits.RowRange(0, n), make([]byte, 4*n*vocab)
-			st.stream.Linear(logits, hidden.RowRange(first+t-p.from, first+t-p.from+n), st.model.Head(), kernels.Epilogue{})
+			if err := st.model.Logits(ctx, st.stream, logits, hidden.RowRange(first+t-p.from, first+t-p.from+n)); err != nil {
+				return err
+			}
 			st.stream.Read(data, logits)
 			if err := st.stream.Sync(); err != nil {
 				return err
@@ -335,10 +339,12 @@ func (st *stepper) writeSeen() {
 }
 
 // logitsOf computes the logits of wanted rows [from, to) and enqueues their scoring and drawing.
-func (st *stepper) logitsOf(hidden kernels.Tensor, wanted []row, scored, from, to int) {
+func (st *stepper) logitsOf(ctx context.Context, hidden kernels.Tensor, wanted []row, scored, from, to int) error {
 	x, logits := st.hidden.RowRange(0, to-from), st.logits.RowRange(0, to-from)
 	st.stream.Select(x, hidden, st.rows.ColRange(from, to), 1)
-	st.stream.Linear(logits, x, st.model.Head(), kernels.Epilogue{})
+	if err := st.model.Logits(ctx, st.stream, logits, x); err != nil {
+		return err
+	}
 	if from < scored {
 		end := min(to, scored)
 		st.stream.Score(st.logprob.RowRange(from, end), st.greedy.RowRange(from, end), logits.RowRange(0, end-from),
@@ -359,6 +365,7 @@ func (st *stepper) logitsOf(hidden kernels.Tensor, wanted []row, scored, from, t
 		}
 		st.stream.Sample(logits.RowRange(begin-from, to-from), s)
 	}
+	return nil
 }
 
 // readBack enqueues the reading of what was drawn and scored.

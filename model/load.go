@@ -1,15 +1,12 @@
 package model
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"sort"
-	"strings"
 
 	"github.com/dsbatch/dsbatch/ckpt"
+	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/moe"
 	"github.com/dsbatch/dsbatch/shard"
@@ -22,17 +19,25 @@ var ErrTensor = errors.New("checkpoint does not fit its config")
 type LoadOptions struct {
 	DType kernels.DType // of the linear weights; 0: F32
 	Group int           // I8: inputs that share a scale; 0: a whole row
+	// TP is the ranks over which heads, the inside of dense MLPs and the vocabulary are sliced; nil: not at all.
+	TP *comm.Group
+	// Slices, a power of two, cuts the inputs of every row-parallel product, an expert's second one too, into so many
+	// slices whatever TP and the exchange's Slice are, so that results do not depend on these; 0: one slice a rank.
+	Slices int
+	// Stage is the pipeline stage to load, from 0, of Stages; 0 of 0 or of 1 is the whole model.
+	Stage, Stages int
 	// Capacity, where not nil, makes the experts drop tokens.
 	Capacity *moe.Capacity
 	// Experts gives the exchange over which experts of a layer with so many are spread; nil: all are here.
 	Experts func(experts int) (*moe.Exchange, error)
-	// Progress, where not nil, is called after each layer.
+	// Progress, where not nil, is called after each layer of the stage.
 	Progress func(layers, of int)
 }
 
 // Load reads the tensors that p names out of c into packed weights on d. All tensors are checked against the config
-// before the first byte of one is looked at; of the experts only this rank's are read. Tensors are read while others
-// are packed, and a packed one's pages are let go of, so that no weight is in memory twice.
+// before the first byte of one is looked at; only what this rank holds is read. Tensors are read while others are
+// packed, and a packed one's pages are let go of, so that no weight is in memory twice. Ranks that share a model load it
+// each by itself: nothing is sent.
 func Load(ctx context.Context, c *ckpt.Checkpoint, p Policy, config Config, d kernels.Device, o LoadOptions) (*Model, error) {
 	l, err := survey(ctx, c, p, config, d, o)
 	if err != nil {
@@ -64,7 +69,7 @@ func survey(ctx context.Context, c *ckpt.Checkpoint, p Policy, config Config, d 
 	}
 	l := &loader{ckpt: c, policy: p, config: &config, device: d, options: o, used: map[string]bool{},
 		model: &Model{Config: config, DType: o.DType, device: d}}
-	l.spreadExperts()
+	l.layOut()
 	l.surveying = true
 	l.all(ctx)
 	if l.err == nil {
@@ -73,8 +78,8 @@ func survey(ctx context.Context, c *ckpt.Checkpoint, p Policy, config Config, d 
 	return l, l.err
 }
 
-// loader loads one model, in two passes over the same code: the first names and checks every tensor, the second packs
-// what is read in that order. The first error ends it.
+// loader loads one model, in two passes over the same code: the first names and checks every tensor, of other stages
+// too, the second packs what is read in that order. The first error ends it.
 type loader struct {
 	ckpt    *ckpt.Checkpoint
 	policy  Policy
@@ -87,16 +92,20 @@ type loader struct {
 
 	ctx       context.Context // of Load
 	surveying bool
+	elsewhere bool          // what is surveyed now is another stage's
 	wanted    []ckpt.Tensor // by the first pass, in order
 	read      *fetcher      // the second pass's
 	held      []ckpt.Tensor // whose bytes the weights at hand are packed from
-	spread    map[int]part  // by the number of experts of a layer
+	slicing   slicing
+	stage     stage
+	spread    map[int]part // by the number of experts of a layer
 }
 
-// part is this rank's part of the experts of a layer.
+// part is this rank's part of the experts of a layer: those from from to to, of each of them the slices of place.
 type part struct {
 	exchange *moe.Exchange
 	from, to int
+	place    place
 }
 
 func (l *loader) load(ctx context.Context) error {
@@ -107,16 +116,40 @@ func (l *loader) load(ctx context.Context) error {
 	return l.err
 }
 
-// all makes every part of the model.
+// layOut settles what of the model is here.
+func (l *loader) layOut() {
+	if l.slicing, l.err = newSlicing(l.config, l.options); l.err != nil {
+		return
+	}
+	if l.spreadExperts(); l.err != nil {
+		return
+	}
+	l.stage, l.err = newStage(l.config, l.options, func(experts int) (held, slices int) {
+		p := l.spread[experts]
+		return p.to - p.from, p.place.ranks
+	})
+	m := l.model
+	m.slicing, m.stage = l.slicing, l.stage
+	if m.ranks > 1 && l.err == nil {
+		m.tp = l.options.TP
+		m.vocabulary = newVocabulary(l.options.TP, &l.slicing)
+	}
+}
+
+// all makes every part of the model that is here; surveying, it looks at the others too.
 func (l *loader) all(ctx context.Context) {
 	l.ctx = ctx
 	c, m := l.config, l.model
-	table := l.tableType()
-	m.embed = l.upload("embed", 0, table, c.Vocab, c.Hidden)
-	if c.Learned {
-		m.positions = l.upload("positions", 0, table, c.Window, c.Hidden)
+	if l.at(l.stage.first) {
+		table := l.tableType()
+		m.embed = l.upload("embed", 0, table, c.Vocab, c.Hidden)
+		if c.Learned {
+			m.positions = l.upload("positions", 0, table, c.Window, c.Hidden)
+		}
 	}
-	m.norm = l.normAt("norm", 0, c.Hidden, 0)
+	if l.at(l.stage.last) {
+		m.norm = l.normAt("norm", 0, c.Hidden, 0)
+	}
 	if c.Rope != nil {
 		m.rope = l.rope()
 	}
@@ -128,18 +161,37 @@ func (l *loader) all(ctx context.Context) {
 		if l.err != nil {
 			return
 		}
-		m.layers = append(m.layers, l.layer(i))
+		if !l.at(l.stage.From <= i && i < l.stage.To) {
+			continue
+		}
+		if y := l.layer(i); !l.elsewhere {
+			m.layers = append(m.layers, y)
+		}
 		if l.options.Progress != nil && !l.surveying {
-			l.options.Progress(i+1, c.Layers)
+			l.options.Progress(len(m.layers), l.stage.Len())
 		}
 	}
-	name := "head"
+	if l.at(l.stage.last) {
+		l.head()
+	}
+}
+
+// at turns to a part of the model, which is this stage's or not, and tells whether there is anything to do for it.
+func (l *loader) at(here bool) bool {
+	l.elsewhere = !here
+	return here || l.surveying
+}
+
+// head packs this rank's rows of the output embedding.
+func (l *loader) head() {
+	c, name := l.config, "head"
 	if c.TiedHead {
 		name = "embed"
 		l.use(l.policy.Tensors.name("head", 0, 0)) // some files hold the tied matrix twice
 	}
-	head := kernels.WeightSpec{DType: l.headType(), Experts: []kernels.Linear{{Parts: []kernels.Matrix{l.matrix(name, 0, 0, c.Vocab, c.Hidden)}}}}
-	m.head = l.pack("head", head)
+	all := l.slicing.hidden
+	rows := l.named(l.policy.Tensors.name(name, 0, 0), window{c.Vocab, c.Hidden, l.slicing.vocab[l.slicing.rank], all})
+	l.model.head = l.pack("head", kernels.WeightSpec{DType: l.headType(), Experts: []kernels.Linear{{Parts: []kernels.Matrix{rows}}}})
 }
 
 // spreadExperts settles which experts of the layers are here.
@@ -150,7 +202,7 @@ func (l *loader) spreadExperts() {
 		if _, known := l.spread[experts]; known || experts == 0 || l.err != nil {
 			continue
 		}
-		mine := part{to: experts}
+		mine := part{to: experts, place: place{0, 1}}
 		if l.options.Experts != nil {
 			if mine.exchange, l.err = l.options.Experts(experts); l.err == nil && mine.exchange != nil {
 				var spread shard.Experts
@@ -158,6 +210,7 @@ func (l *loader) spreadExperts() {
 				if l.err == nil {
 					mine.from, mine.to = spread.Range(mine.exchange.Rank)
 				}
+				mine.place = placeIn(mine.exchange.Slice)
 			}
 		}
 		l.spread[experts] = mine
@@ -165,24 +218,35 @@ func (l *loader) spreadExperts() {
 }
 
 func (l *loader) layer(i int) layer {
-	c := l.config
-	heads, kv := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
+	c, own := l.config, l.slicing.own()
 	y := layer{attnNorm: l.normAt("attn.norm", i, c.Hidden, 0), mlpNorm: l.normAt("mlp.norm", i, c.Hidden, 0)}
-	y.qkv = l.pack(fmt.Sprintf("layer %d attention", i), l.one(l.qkv(i, heads, kv)))
-	y.out = l.pack(fmt.Sprintf("layer %d attention output", i), l.one(l.linear("attn.out", i, 0, c.Hidden, heads, c.Bias.Out)))
+	y.qkv = l.pack(fmt.Sprintf("layer %d attention", i), l.one(l.qkv(i)))
+	slices, err := l.slicing.attention(c)
+	if err != nil {
+		l.fail(err)
+		return y
+	}
+	y.out = l.rowParallel(fmt.Sprintf("layer %d attention output", i), "attn.out", i, 0, 1, c.Heads*c.HeadDim, slices, c.Bias.Out)
 	switch c.QKNorm {
 	case QKNormHead:
-		q, k := l.normAt("attn.qnorm", i, c.HeadDim, c.Heads), l.normAt("attn.knorm", i, c.HeadDim, c.KVHeads)
+		q, k := l.normAt("attn.qnorm", i, c.HeadDim, own.Q.Len()), l.normAt("attn.knorm", i, c.HeadDim, own.KV.Len())
 		y.qNorm, y.kNorm = &q, &k
 	case QKNormFull:
-		q, k := l.normAt("attn.qnorm", i, heads, 0), l.normAt("attn.knorm", i, kv, 0)
+		q, k := l.normAt("attn.qnorm", i, c.Heads*c.HeadDim, 0), l.normAt("attn.knorm", i, c.KVHeads*c.HeadDim, 0)
 		y.qNorm, y.kNorm = &q, &k
 	}
 	if m := c.MoE[i]; m.Gate.Experts > 0 {
 		y.moe = l.moe(i, m)
 		return y
 	}
-	y.up, y.down = l.mlp(fmt.Sprintf("layer %d mlp", i), "mlp", i, 0, 1, c.FFN, c.Bias.MLP, c.Bias.MLP)
+	if slices, err = l.slicing.inside(c.FFN); err != nil {
+		l.fail(err)
+		return y
+	}
+	if !l.elsewhere {
+		l.model.inner = max(l.model.inner, span(slices).Len())
+	}
+	y.up, y.down = l.mlp(fmt.Sprintf("layer %d mlp", i), "mlp", i, 0, 1, c.FFN, slices, c.Bias.MLP, c.Bias.MLP)
 	return y
 }
 
@@ -191,80 +255,140 @@ func (l *loader) moe(i int, m MoE) *moe.Layer {
 	c := l.config
 	y := &moe.Layer{Gate: m.Gate, Act: c.Act, Capacity: l.options.Capacity}
 	y.Logits = l.pack(fmt.Sprintf("layer %d gate", i), kernels.WeightSpec{DType: kernels.F32,
-		Experts: []kernels.Linear{l.linear("moe.gate", i, 0, m.Gate.Experts, c.Hidden, false)}})
+		Experts: []kernels.Linear{l.linear("moe.gate", i, 0, l.whole(m.Gate.Experts, c.Hidden), false)}})
 	mine := l.spread[m.Gate.Experts]
 	from, to := mine.from, mine.to
 	y.Exchange = mine.exchange
-	y.Up, y.Down = l.mlp(fmt.Sprintf("layer %d experts %d to %d", i, from, to-1), "expert", i, from, to, m.FFN, c.Bias.MLP, c.Bias.MLP && m.OutputBias)
+	slices, err := cut("the inside of an expert", m.FFN, mine.place, l.options.Slices)
+	if err != nil {
+		l.fail(err)
+		return y
+	}
+	l.widen(&l.model.largest, moe.Shape{Inner: span(slices).Len(), Experts: m.Gate.Experts, K: m.Gate.K, Layers: 1})
+	y.Up, y.Down = l.mlp(fmt.Sprintf("layer %d experts %d to %d", i, from, to-1), "expert", i, from, to, m.FFN, slices, c.Bias.MLP, c.Bias.MLP && m.OutputBias)
 	l.useExperts(i, m)
 	if m.Residual {
+		if slices, err = l.slicing.inside(m.FFN); err != nil {
+			l.fail(err)
+			return y
+		}
+		l.widen(&l.model.largest, moe.Shape{Inner: span(slices).Len()})
 		r := &moe.Residual{}
-		r.Up, r.Down = l.mlp(fmt.Sprintf("layer %d residual branch", i), "residual", i, 0, 1, m.FFN, c.Bias.MLP, c.Bias.MLP && m.OutputBias)
+		r.Up, r.Down = l.mlp(fmt.Sprintf("layer %d residual branch", i), "residual", i, 0, 1, m.FFN, slices, c.Bias.MLP, c.Bias.MLP && m.OutputBias)
 		r.Mix = l.pack(fmt.Sprintf("layer %d residual coefficients", i), kernels.WeightSpec{DType: kernels.F32,
-			Experts: []kernels.Linear{l.linear("residual.mix", i, 0, 2, c.Hidden, true)}})
+			Experts: []kernels.Linear{l.linear("residual.mix", i, 0, l.whole(2, c.Hidden), true)}})
 		y.Residual = r
 	}
 	return y
 }
 
+// widen notes what an MoE layer that is here needs.
+func (l *loader) widen(m *moe.Shape, by moe.Shape) {
+	if l.elsewhere || !l.surveying {
+		return
+	}
+	m.Inner, m.Experts, m.K = max(m.Inner, by.Inner), max(m.Experts, by.Experts), max(m.K, by.K)
+	m.Layers += by.Layers
+}
+
 // mlp packs the two linear ops of experts [from, to), or of a dense MLP (one of one): up (gated where the family is)
-// and down.
-func (l *loader) mlp(what, kind string, layer, from, to, ffn int, upBias, downBias bool) (up, down kernels.Weights) {
+// and down, for the slices of the inside [ffn] that are here.
+func (l *loader) mlp(what, kind string, layer, from, to, ffn int, slices []shard.Range, upBias, downBias bool) (up kernels.Weights, down []kernels.Weights) {
 	c := l.config
+	shape := window{ffn, c.Hidden, span(slices), l.slicing.hidden}
 	u := kernels.WeightSpec{DType: l.options.DType, Group: l.options.Group, Gated: c.Gated}
-	d := kernels.WeightSpec{DType: l.options.DType, Group: l.options.Group}
 	for e := from; e < to && l.err == nil; e++ {
-		in := l.linear(kind+".up", layer, e, ffn, c.Hidden, upBias)
+		in := l.linear(kind+".up", layer, e, shape, upBias)
 		if c.Gated {
-			gate := l.linear(kind+".gate", layer, e, ffn, c.Hidden, upBias)
+			gate := l.linear(kind+".gate", layer, e, shape, upBias)
 			in.Parts, in.Bias = append(gate.Parts, in.Parts...), append(gate.Bias, in.Bias...)
 		}
 		u.Experts = append(u.Experts, in)
-		d.Experts = append(d.Experts, l.linear(kind+".down", layer, e, c.Hidden, ffn, downBias))
 	}
-	return l.pack(what+" up", u), l.pack(what+" down", d)
+	up = l.pack(what+" up", u)
+	return up, l.rowParallel(what+" down", kind+".down", layer, from, to, ffn, slices, downBias)
 }
 
-// linear is one linear op's matrix [out, in] and bias. Where the bias does not count its tensor may still be there.
-func (l *loader) linear(canonical string, layer, expert, out, in int, bias bool) kernels.Linear {
-	y := kernels.Linear{Transposed: l.policy.Transposed}
-	if y.Transposed {
-		y.Parts = []kernels.Matrix{l.matrix(canonical, layer, expert, in, out)}
-	} else {
-		y.Parts = []kernels.Matrix{l.matrix(canonical, layer, expert, out, in)}
+// rowParallel packs the slices that are here of a linear op's inputs [in], for experts [from, to). The bias is the first
+// slice's: so it is added once.
+func (l *loader) rowParallel(what, canonical string, layer, from, to, in int, slices []shard.Range, bias bool) (w []kernels.Weights) {
+	hidden := l.config.Hidden
+	for _, r := range slices {
+		s := kernels.WeightSpec{DType: l.options.DType, Group: l.options.Group}
+		for e := from; e < to && l.err == nil; e++ {
+			s.Experts = append(s.Experts, l.linear(canonical, layer, e, window{hidden, in, l.slicing.hidden, r}, bias && r.From == 0))
+			if bias {
+				l.use(biasOf(l.policy.Tensors.name(canonical, layer, e)))
+			}
+		}
+		w = append(w, l.pack(what, s))
 	}
-	name := biasOf(l.policy.Tensors.name(canonical, layer, expert))
+	return w
+}
+
+// linear is one linear op's part of its matrix [out, in], and the bias of these outputs. Where the bias does not count
+// its tensor may still be there.
+func (l *loader) linear(canonical string, layer, expert int, s window, bias bool) kernels.Linear {
+	y := kernels.Linear{Transposed: l.policy.Transposed}
+	name := l.policy.Tensors.name(canonical, layer, expert)
+	if y.Transposed {
+		y.Parts = []kernels.Matrix{l.named(name, s.transposed())}
+	} else {
+		y.Parts = []kernels.Matrix{l.named(name, s)}
+	}
 	if bias {
-		y.Bias = []kernels.Matrix{l.named(name, 1, out)}
+		y.Bias = []kernels.Matrix{l.named(biasOf(name), window{1, s.rows, shard.Range{To: 1}, s.ofRows})}
 	} else if l.config.Bias.MLP {
-		l.use(name) // dropped on purpose: the output bias of an expert that does not count
+		l.use(biasOf(name)) // dropped on purpose: the output bias of an expert that does not count
 	}
 	return y
 }
 
-// qkv is the three projections over one another, [heads + 2·kv, hidden].
-func (l *loader) qkv(i, heads, kv int) kernels.Linear {
-	c := l.config
-	if l.policy.QKV == QKVApart {
-		var y kernels.Linear
-		for _, p := range []struct {
-			name string
-			out  int
-		}{{"attn.q", heads}, {"attn.k", kv}, {"attn.v", kv}} {
-			one := l.linear(p.name, i, 0, p.out, c.Hidden, c.Bias.QKV)
-			y.Transposed, y.Parts, y.Bias = one.Transposed, append(y.Parts, one.Parts...), append(y.Bias, one.Bias...)
+// qkv is the three projections of this rank's heads over one another, [q + 2·kv, hidden].
+func (l *loader) qkv(i int) kernels.Linear {
+	c, own := l.config, l.slicing.own()
+	dim := c.HeadDim
+	q := shard.Range{From: own.Q.From * dim, To: own.Q.To * dim}
+	kv := shard.Range{From: own.KV.From * dim, To: own.KV.To * dim}
+	heads, kvs := c.Heads*dim, c.KVHeads*dim
+	rows := func(of int, from, to int) window {
+		return window{of, c.Hidden, shard.Range{From: from, To: to}, l.slicing.hidden}
+	}
+	switch l.policy.QKV {
+	case QKVApart:
+		return stacked(
+			l.linear("attn.q", i, 0, rows(heads, q.From, q.To), c.Bias.QKV),
+			l.linear("attn.k", i, 0, rows(kvs, kv.From, kv.To), c.Bias.QKV),
+			l.linear("attn.v", i, 0, rows(kvs, kv.From, kv.To), c.Bias.QKV))
+	case QKVByHead:
+		y := l.linear("attn.qkv", i, 0, rows(3*heads, 3*q.From, 3*q.To), c.Bias.QKV)
+		if l.err != nil || l.surveying {
+			return y
+		}
+		y.Parts = byHead(y.Parts[0], own.Q.Len(), dim)
+		if c.Bias.QKV {
+			y.Bias = byHead(kernels.Matrix{DType: y.Bias[0].DType, Rows: 3 * q.Len(), Cols: 1, Data: y.Bias[0].Data}, own.Q.Len(), dim)
+			for j := range y.Bias {
+				y.Bias[j].Rows, y.Bias[j].Cols = 1, q.Len()
+			}
 		}
 		return y
 	}
-	y := l.linear("attn.qkv", i, 0, heads+2*kv, c.Hidden, c.Bias.QKV)
-	if l.policy.QKV == QKVByHead && l.err == nil && !l.surveying {
-		y.Parts = byHead(y.Parts[0], c.Heads, c.HeadDim)
-		if c.Bias.QKV {
-			y.Bias = byHead(kernels.Matrix{DType: y.Bias[0].DType, Rows: heads + 2*kv, Cols: 1, Data: y.Bias[0].Data}, c.Heads, c.HeadDim)
-			for j := range y.Bias {
-				y.Bias[j].Rows, y.Bias[j].Cols = 1, heads
-			}
-		}
+	all := heads + 2*kvs
+	if q.Len() == heads {
+		return l.linear("attn.qkv", i, 0, l.whole(all, c.Hidden), c.Bias.QKV)
+	}
+	return stacked(
+		l.linear("attn.qkv", i, 0, rows(all, q.From, q.To), c.Bias.QKV),
+		l.linear("attn.qkv", i, 0, rows(all, heads+kv.From, heads+kv.To), c.Bias.QKV),
+		l.linear("attn.qkv", i, 0, rows(all, heads+kvs+kv.From, heads+kvs+kv.To), c.Bias.QKV))
+}
+
+// stacked lays linear ops over one another.
+func stacked(ops ...kernels.Linear) kernels.Linear {
+	y := kernels.Linear{Transposed: ops[0].Transposed}
+	for _, o := range ops {
+		y.Parts, y.Bias = append(y.Parts, o.Parts...), append(y.Bias, o.Bias...)
 	}
 	return y
 }
@@ -292,9 +416,9 @@ func (l *loader) one(linear kernels.Linear) kernels.WeightSpec {
 func (l *loader) normAt(canonical string, layer, cols, groups int) kernels.Norm {
 	n := kernels.Norm{Kind: l.config.Norm, Eps: l.config.Eps, Groups: groups}
 	name := l.policy.Tensors.name(canonical, layer, 0)
-	n.Weight = l.put(name, kernels.F32, l.named(name, 1, cols))
+	n.Weight = l.put(name, kernels.F32, l.named(name, l.whole(1, cols)))
 	if n.Kind == kernels.LayerNorm {
-		n.Bias = l.put(biasOf(name), kernels.F32, l.named(biasOf(name), 1, cols))
+		n.Bias = l.put(biasOf(name), kernels.F32, l.named(biasOf(name), l.whole(1, cols)))
 	}
 	return n
 }
@@ -315,193 +439,4 @@ func (l *loader) rope() *kernels.Rope {
 	cos, sin := ropeTables(frequencies, l.config.Window)
 	return &kernels.Rope{Dim: r.Dim, Interleaved: r.Interleaved,
 		Cos: l.put("rotary cosines", kernels.F32, cos), Sin: l.put("rotary sines", kernels.F32, sin)}
-}
-
-func biasOf(weight string) string { return strings.TrimSuffix(weight, ".weight") + ".bias" }
-
-// upload puts a whole tensor on the device.
-func (l *loader) upload(canonical string, layer int, d kernels.DType, rows, cols int) kernels.Tensor {
-	name := l.policy.Tensors.name(canonical, layer, 0)
-	return l.put(name, d, l.named(name, rows, cols))
-}
-
-func (l *loader) put(what string, d kernels.DType, m kernels.Matrix) kernels.Tensor {
-	if l.err != nil || l.surveying {
-		l.model.bytes += int64(m.Rows) * int64(m.Cols) * int64(d.Size())
-		return kernels.Tensor{}
-	}
-	l.held = l.held[:0] // the memory may serve in place
-	t, err := l.device.Upload(what, d, m)
-	if err != nil {
-		l.fail(err)
-		return t
-	}
-	l.model.owned = append(l.model.owned, t.Mem)
-	l.model.bytes += t.Bytes()
-	return t
-}
-
-func (l *loader) pack(what string, s kernels.WeightSpec) kernels.Weights {
-	if l.err != nil || l.surveying {
-		l.model.bytes += packedBytes(s)
-		return nil
-	}
-	w, err := l.device.Pack(what, s)
-	if err != nil {
-		l.fail(err)
-		return nil
-	}
-	for _, t := range l.held {
-		t.Release()
-	}
-	l.held = l.held[:0]
-	l.model.owned = append(l.model.owned, w)
-	l.model.bytes += w.Bytes()
-	return w
-}
-
-// packedBytes is what packed weights take, but for the padding of tiles: elements, scales of int8 ones, float32 biases.
-func packedBytes(s kernels.WeightSpec) (bytes int64) {
-	for _, x := range s.Experts {
-		for _, m := range x.Parts {
-			out, in := int64(m.Rows), int64(m.Cols)
-			if x.Transposed {
-				out, in = in, out
-			}
-			bytes += out * in * int64(s.DType.Size())
-			if s.DType == kernels.I8 {
-				group := cmp.Or(int64(s.Group), in)
-				bytes += 4 * out * ((in + group - 1) / group)
-			}
-		}
-		for _, m := range x.Bias {
-			bytes += 4 * int64(m.Rows) * int64(m.Cols)
-		}
-	}
-	return bytes
-}
-
-// matrix is the tensor that the policy names, checked to be [rows, cols].
-func (l *loader) matrix(canonical string, layer, expert, rows, cols int) kernels.Matrix {
-	return l.named(l.policy.Tensors.name(canonical, layer, expert), rows, cols)
-}
-
-// named is a tensor of the checkpoint: on the first pass checked, on the second with its bytes.
-func (l *loader) named(name string, rows, cols int) kernels.Matrix {
-	if l.err != nil {
-		return kernels.Matrix{}
-	}
-	var t ckpt.Tensor
-	var data []byte
-	if l.surveying {
-		t, l.err = l.find(name, rows, cols)
-		l.wanted = append(l.wanted, t)
-	} else {
-		t, data, l.err = l.read.take(l.ctx)
-		l.held = append(l.held, t)
-	}
-	if l.err != nil {
-		return kernels.Matrix{}
-	}
-	d, err := dtypeOf(t)
-	if err != nil {
-		l.fail(err)
-	}
-	return kernels.Matrix{DType: d, Rows: rows, Cols: cols, Data: data}
-}
-
-// find looks a tensor up and checks its shape.
-func (l *loader) find(name string, rows, cols int) (ckpt.Tensor, error) {
-	t, ok := l.ckpt.Tensor(name)
-	if !ok {
-		// The hub's oldest GPT-2 files have no prefix.
-		if short, cut := strings.CutPrefix(name, "transformer."); cut {
-			if t, ok = l.ckpt.Tensor(short); ok {
-				name = short
-			}
-		}
-	}
-	if !ok {
-		return t, fmt.Errorf("%w: tensor %s is missing; is the checkpoint whole, and of the architecture that its config names?", ErrTensor, name)
-	}
-	l.use(name)
-	want := []int64{int64(rows), int64(cols)}
-	if rows == 1 && !slices.Equal(t.Shape, want) { // a vector, which some files hold as a row
-		want = want[1:]
-	}
-	if !slices.Equal(t.Shape, want) {
-		return t, fmt.Errorf("%w: tensor %s is %v, but the config asks for %v", ErrTensor, name, t.Shape, want)
-	}
-	return t, nil
-}
-
-func (l *loader) use(name string) { l.used[name] = true }
-
-// useExperts marks the experts of other ranks as accounted for.
-func (l *loader) useExperts(layer int, m MoE) {
-	for e := range m.Gate.Experts {
-		for _, kind := range []string{"expert.gate", "expert.up", "expert.down"} {
-			name := l.policy.Tensors.name(kind, layer, e)
-			l.use(name)
-			l.use(biasOf(name))
-		}
-	}
-}
-
-func (l *loader) fail(err error) {
-	if l.err == nil {
-		l.err = err
-	}
-}
-
-// leftOver refuses a checkpoint with tensors that nothing used: its config tells of fewer layers or experts than it
-// has, or it is of another kind than it says.
-func (l *loader) leftOver() error {
-	var left []string
-	for _, name := range l.ckpt.Names() {
-		ignored := l.used[name]
-		for _, end := range l.policy.Ignored {
-			ignored = ignored || strings.HasSuffix(name, end)
-		}
-		if !ignored {
-			left = append(left, name)
-		}
-	}
-	if len(left) == 0 {
-		return nil
-	}
-	sort.Strings(left)
-	return fmt.Errorf("%w: tensors that are no part of the model that the config describes: %d, %s the first; does the config belong to these files?", ErrTensor, len(left), left[0])
-}
-
-// tableType is the type of the embedding tables: the checkpoint's own where the back end reads it, so that a mapped
-// file serves in place.
-func (l *loader) tableType() kernels.DType {
-	if t, ok := l.ckpt.Tensor(l.policy.Tensors.name("embed", 0, 0)); ok {
-		if d, err := dtypeOf(t); err == nil && (l.options.DType != kernels.F32 || d != kernels.F32) {
-			return d
-		}
-	}
-	return kernels.F32
-}
-
-// headType is the type of the output embedding: never int8, whose error every log-probability would carry.
-func (l *loader) headType() kernels.DType {
-	if l.options.DType == kernels.I8 {
-		return kernels.BF16
-	}
-	return l.options.DType
-}
-
-// dtypeOf is a tensor's type in the op set's terms.
-func dtypeOf(t ckpt.Tensor) (kernels.DType, error) {
-	switch t.DType {
-	case ckpt.F32:
-		return kernels.F32, nil
-	case ckpt.BF16:
-		return kernels.BF16, nil
-	case ckpt.F16:
-		return kernels.F16, nil
-	}
-	return 0, fmt.Errorf("%w: tensor %s is of type %v; F32, BF16 and F16 can be used", ErrTensor, t.Name, t.DType)
 }

@@ -4,42 +4,52 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/moe"
 )
 
 // Model is a loaded model on one device: this rank's share of the weights. Load makes it.
 type Model struct {
-	Config Config
+	Config Config        // of the whole model
 	DType  kernels.DType // of the linear weights
 
-	device    kernels.Device
-	embed     kernels.Tensor // [vocab, hidden]
-	positions kernels.Tensor // [window, hidden], or none
-	layers    []layer
-	norm      kernels.Norm
-	head      kernels.Weights // [vocab, hidden]
-	rope      *kernels.Rope
-	owned     []interface{ Free() }
-	bytes     int64
+	slicing
+	stage      stage
+	tp         *comm.Group // nil: one rank
+	device     kernels.Device
+	embed      kernels.Tensor  // [vocab, hidden], whole; the first stage's
+	positions  kernels.Tensor  // [window, hidden], or none; the first stage's
+	layers     []layer         // of the stage
+	norm       kernels.Norm    // the last stage's
+	head       kernels.Weights // [this rank's vocab, hidden]; the last stage's
+	vocabulary *vocabulary     // nil: this rank's is all
+	rope       *kernels.Rope
+	largest    moe.Shape // of the MoE layers that are here, without tokens and hidden
+	inner      int       // widest inside of the dense ones
+	owned      []interface{ Free() }
+	bytes      int64
 }
 
 // layer is one transformer layer: x += attention(norm(x)); x += mlp(norm(x)).
 type layer struct {
 	attnNorm, mlpNorm kernels.Norm
-	qkv, out          kernels.Weights
+	qkv               kernels.Weights   // this rank's heads of q, k and v
+	out               []kernels.Weights // the slices of its inputs that are here
 	qNorm, kNorm      *kernels.Norm
-	up, down          kernels.Weights // dense layers
-	moe               *moe.Layer      // the others
+	up                kernels.Weights   // dense layers
+	down              []kernels.Weights // the same, in slices
+	moe               *moe.Layer        // the others
 }
 
 // Step is what one forward pass is given.
 type Step struct {
-	IDs   kernels.Tensor // [1, tokens] I32
+	IDs   kernels.Tensor // [1, tokens] I32; read by the first pipeline stage
+	In    kernels.Tensor // [tokens, hidden]: what Forward gave on the stage before; the first one's is none
 	Batch kernels.Batch
 	Cache kernels.Cache
-	// Hidden, where not nil, is called with the residual stream before each layer, and once more, with layer ==
-	// Layers, after the final norm; x is good until it returns.
+	// Hidden, where not nil, is called with the residual stream before each layer of the stage, and once more, with
+	// layer == Layers, after the final norm; x is good until it returns.
 	Hidden func(layer int, x kernels.Tensor) error
 	// Routed, where not nil, is called after each MoE layer with its gate's decision and the logits [tokens, experts]
 	// behind it, both good until it returns.
@@ -52,79 +62,105 @@ func (m *Model) Device() kernels.Device { return m.device }
 // Bytes is the memory of the weights.
 func (m *Model) Bytes() int64 { return m.bytes }
 
-// Head is the output embedding, [vocab, hidden]: logits = hidden·Wᵀ.
-func (m *Model) Head() kernels.Weights { return m.head }
+// Layers is the layers of the pipeline stage that is here: from, up to but not including to.
+func (m *Model) Layers() (from, to int) { return m.stage.From, m.stage.To }
 
-// CacheSpec describes a KV cache of so many blocks for this model.
+// CacheSpec describes a KV cache of so many blocks for the layers and heads that are here.
 func (m *Model) CacheSpec(blocks, blockTokens int) kernels.CacheSpec {
 	d := m.device.Activations(m.DType)
 	if m.DType == kernels.BF16 {
 		d = kernels.BF16 // keys and values are kept in the model's own type, and half the bytes read
 	}
-	return kernels.CacheSpec{DType: d, Layers: m.Config.Layers, Blocks: blocks, BlockTokens: blockTokens,
-		KVHeads: m.Config.KVHeads, HeadDim: m.Config.HeadDim}
+	return kernels.CacheSpec{DType: d, Layers: m.stage.Len(), Blocks: blocks, BlockTokens: blockTokens,
+		KVHeads: m.own().KV.Len(), HeadDim: m.Config.HeadDim}
 }
 
-// Forward runs one step and returns the hidden states after the final norm, [tokens, hidden], which live in w until
-// the next step. Ranks that share experts call it together, those without tokens too.
+// Forward runs one step through the layers of the stage. On the last one it returns the hidden states after the final
+// norm, on earlier ones the residual stream, [tokens, hidden] either way, which live in w until the next step. Ranks
+// that share experts call it together, those without tokens too; the ranks of a tp group with the same step.
 func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Workspace) (kernels.Tensor, error) {
-	tokens, c := step.IDs.Cols, &m.Config
+	tokens := step.Batch.Tokens
 	if tokens > w.tokens {
 		return kernels.Tensor{}, fmt.Errorf("a step of %d tokens in a workspace for %d", tokens, w.tokens)
 	}
 	x, h := w.x.RowRange(0, tokens), w.h.RowRange(0, tokens)
 	w.enter(Dense)
-	s.Embed(x, step.IDs, m.embed, step.Batch.Position, m.positions)
+	if m.stage.first {
+		s.Embed(x, step.IDs, m.embed, step.Batch.Position, m.positions)
+	} else {
+		s.Copy(x, step.In)
+	}
 	w.moe.Begin()
 	for i := range m.layers {
 		if step.Hidden != nil {
-			if err := step.Hidden(i, x); err != nil {
+			if err := step.Hidden(m.stage.From+i, x); err != nil {
 				return kernels.Tensor{}, err
 			}
 		}
 		if err := ctx.Err(); err != nil {
 			return kernels.Tensor{}, err
 		}
-		l := &m.layers[i]
-		s.Norm(h, x, kernels.Tensor{}, l.attnNorm)
-		m.attention(s, i, x, h, step, w)
-		s.Norm(h, x, kernels.Tensor{}, l.mlpNorm)
-		if l.moe != nil {
-			y := w.y.RowRange(0, tokens)
-			if err := l.moe.Forward(ctx, s, y, h, w.moe); err != nil {
-				return kernels.Tensor{}, fmt.Errorf("layer %d: %w", i, err)
-			}
-			w.enter(Dense)
-			if step.Routed != nil {
-				r, logits := w.moe.Routed()
-				if err := step.Routed(i, r, logits); err != nil {
-					return kernels.Tensor{}, err
-				}
-			}
-			s.Add(x, y)
-			continue
+		if err := m.layer(ctx, s, i, x, h, step, w); err != nil {
+			return kernels.Tensor{}, fmt.Errorf("layer %d: %w", m.stage.From+i, err)
 		}
-		inner := w.inner.Reshape(tokens, c.FFN)
-		s.Linear(inner, h, l.up, kernels.Epilogue{Act: c.Act})
-		s.Linear(x, inner, l.down, kernels.Epilogue{Add: true})
+	}
+	if !m.stage.last {
+		return x, nil
 	}
 	s.Norm(h, x, kernels.Tensor{}, m.norm)
 	if step.Hidden != nil {
-		if err := step.Hidden(c.Layers, h); err != nil {
+		if err := step.Hidden(m.Config.Layers, h); err != nil {
 			return kernels.Tensor{}, err
 		}
 	}
 	return h, nil
 }
 
-// attention adds layer i's attention over h to x.
-func (m *Model) attention(s kernels.Stream, i int, x, h kernels.Tensor, step Step, w *Workspace) {
-	c, l := &m.Config, &m.layers[i]
+// layer runs the i-th layer that is here: x += attention(norm(x)); x += mlp(norm(x)).
+func (m *Model) layer(ctx context.Context, s kernels.Stream, i int, x, h kernels.Tensor, step Step, w *Workspace) error {
+	l := &m.layers[i]
+	s.Norm(h, x, kernels.Tensor{}, l.attnNorm)
+	if err := m.attention(ctx, s, i, x, h, step, w); err != nil {
+		return fmt.Errorf("attention: %w", err)
+	}
+	s.Norm(h, x, kernels.Tensor{}, l.mlpNorm)
+	if l.moe == nil {
+		inner := w.inner.Reshape(x.Rows, l.up.Out())
+		s.Linear(inner, h, l.up, kernels.Epilogue{Act: m.Config.Act})
+		if err := w.sum.Linear(ctx, s, x, inner, l.down, true); err != nil {
+			return fmt.Errorf("mlp: %w", err)
+		}
+		return nil
+	}
+	y := w.y.RowRange(0, x.Rows)
+	if err := l.moe.Forward(ctx, s, y, h, w.moe); err != nil {
+		return err
+	}
+	w.enter(Dense)
+	if step.Routed != nil {
+		r, logits := w.moe.Routed()
+		if err := step.Routed(m.stage.From+i, r, logits); err != nil {
+			return err
+		}
+	}
+	s.Add(x, y)
+	return nil
+}
+
+// attention adds the attention of the i-th layer that is here, over h, to x.
+func (m *Model) attention(ctx context.Context, s kernels.Stream, i int, x, h kernels.Tensor, step Step, w *Workspace) error {
+	c, l, own := &m.Config, &m.layers[i], m.own()
 	qkv := w.qkv.RowRange(0, h.Rows)
 	s.Linear(qkv, h, l.qkv, kernels.Epilogue{})
-	heads, kv := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
+	heads, kv := own.Q.Len()*c.HeadDim, own.KV.Len()*c.HeadDim
 	q, k, v := qkv.ColRange(0, heads), qkv.ColRange(heads, heads+kv), qkv.ColRange(heads+kv, heads+2*kv)
-	if l.qNorm != nil {
+	switch {
+	case l.qNorm == nil:
+	case w.projected != nil:
+		if err := w.projected.norm(ctx, s, q, k, l); err != nil {
+			return err
+		}
+	default:
 		s.Norm(q, q, kernels.Tensor{}, *l.qNorm)
 		s.Norm(k, k, kernels.Tensor{}, *l.kNorm)
 	}
@@ -132,9 +168,9 @@ func (m *Model) attention(s kernels.Stream, i int, x, h kernels.Tensor, step Ste
 	s.Store(step.Cache, i, q, k, v, step.Batch, m.rope)
 	a := w.attn.RowRange(0, h.Rows)
 	s.Attention(a, q, step.Cache, i, step.Batch, kernels.AttentionSpec{
-		Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, Scale: c.scale(i), Causal: true, Window: c.Sliding})
+		Heads: own.Q.Len(), KVHeads: own.KV.Len(), HeadDim: c.HeadDim, Scale: c.scale(m.stage.From + i), Causal: true, Window: c.Sliding})
 	w.enter(Dense)
-	s.Linear(x, a, l.out, kernels.Epilogue{Add: true})
+	return w.sum.Linear(ctx, s, x, a, l.out, true)
 }
 
 // Close gives the weights' memory back.
@@ -143,4 +179,5 @@ func (m *Model) Close() {
 		o.Free()
 	}
 	m.owned = nil
+	m.vocabulary.free()
 }

@@ -148,7 +148,7 @@ func (r *runner) forward(prompts ...[]int32) result {
 	logits, err := r.device.Alloc("logits", kernels.F32, h.Rows, r.model.Config.Vocab)
 	check(r.t, err)
 	defer logits.Mem.Free()
-	r.stream.Linear(logits, h, r.model.Head(), kernels.Epilogue{})
+	check(r.t, r.model.Logits(context.Background(), r.stream, logits, h))
 	y.logits = r.floats(logits)
 	return y
 }
@@ -170,7 +170,7 @@ func (r *runner) score(ids []int32) []float32 {
 	greedy, target := r.ints(n, make([]int32, n)), r.ints(n, ids[1:])
 	defer greedy.Mem.Free()
 	defer target.Mem.Free()
-	r.stream.Linear(logits, h.RowRange(0, n), r.model.Head(), kernels.Epilogue{})
+	check(r.t, r.model.Logits(context.Background(), r.stream, logits, h.RowRange(0, n)))
 	r.stream.Score(p, greedy, logits, target, vocab)
 	return r.floats(p)
 }

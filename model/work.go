@@ -1,10 +1,12 @@
 package model
 
+import "github.com/dsbatch/dsbatch/kernels"
+
 // Work is what a step costs at least: the floating-point operations of its tokens, and the bytes of weights and KV
 // that have to be read for them.
 type Work struct{ FLOPs, Bytes float64 }
 
-// Work counts a step of so many tokens, whose positions see contexts KV tokens in all and read reads of them from
+// Work counts, of what this rank does, a step of so many tokens, whose positions see contexts KV tokens in all and read reads of them from
 // memory (a sequence's once, however many of its tokens are in the step), and rows rows of logits. experts are the
 // choices of each expert of each MoE layer, as Workspace.ExpertTokens has them.
 func (m *Model) Work(tokens, contexts, reads, rows int, experts [][]int32) Work {
@@ -18,13 +20,13 @@ func (m *Model) Work(tokens, contexts, reads, rows int, experts [][]int32) Work 
 	if c.Gated {
 		up = 2
 	}
-	for i, l := range m.layers {
-		w.Bytes += float64(l.qkv.Bytes() + l.out.Bytes())
+	for _, l := range m.layers {
+		w.Bytes += float64(l.qkv.Bytes() + bytesOf(l.out))
 		linear(tokens, l.qkv.Out(), c.Hidden, 1)
-		linear(tokens, c.Hidden, l.out.In(), 1)
+		linear(tokens, c.Hidden, inOf(l.out), 1)
 		if l.moe == nil {
-			w.Bytes += float64(l.up.Bytes() + l.down.Bytes())
-			linear(tokens, c.FFN, c.Hidden, up+1)
+			w.Bytes += float64(l.up.Bytes() + bytesOf(l.down))
+			linear(tokens, l.up.Out(), c.Hidden, up+1)
 			continue
 		}
 		if moe < len(experts) {
@@ -34,21 +36,36 @@ func (m *Model) Work(tokens, contexts, reads, rows int, experts [][]int32) Work 
 					touched, slots = touched+1, slots+int(n)
 				}
 			}
-			local := float64(l.moe.Up.Bytes()+l.moe.Down.Bytes()) / float64(l.moe.Up.Experts())
+			local := float64(l.moe.Up.Bytes()+bytesOf(l.moe.Down)) / float64(l.moe.Up.Experts())
 			w.Bytes += local * float64(min(touched, l.moe.Up.Experts()))
-			linear(slots, c.MoE[i].FFN, c.Hidden, up+1)
+			linear(slots, l.moe.Up.Out(), c.Hidden, up+1)
 		}
 		if r := l.moe.Residual; r != nil {
-			w.Bytes += float64(r.Up.Bytes() + r.Down.Bytes())
-			linear(tokens, c.MoE[i].FFN, c.Hidden, up+1)
+			w.Bytes += float64(r.Up.Bytes() + bytesOf(r.Down))
+			linear(tokens, r.Up.Out(), c.Hidden, up+1)
 		}
 		moe++
 	}
-	if rows > 0 {
+	if rows > 0 && m.head != nil {
 		w.Bytes += float64(m.head.Bytes())
-		linear(rows, c.Vocab, c.Hidden, 1)
+		linear(rows, m.head.Out(), c.Hidden, 1)
 	}
-	w.FLOPs += 4 * float64(contexts) * float64(c.Heads*c.HeadDim) * float64(c.Layers)
+	w.FLOPs += 4 * float64(contexts) * float64(m.own().Q.Len()*c.HeadDim) * float64(len(m.layers))
 	w.Bytes += float64(reads) * float64(m.CacheSpec(1, 1).Bytes())
 	return w
+}
+
+// bytesOf and inOf are the memory and the inputs of the slices of a linear op that are here.
+func bytesOf(slices []kernels.Weights) (n int64) {
+	for _, w := range slices {
+		n += w.Bytes()
+	}
+	return n
+}
+
+func inOf(slices []kernels.Weights) (n int) {
+	for _, w := range slices {
+		n += w.In()
+	}
+	return n
 }

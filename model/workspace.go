@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 
+	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/moe"
 )
@@ -17,6 +18,8 @@ const (
 type Workspace struct {
 	tokens                    int
 	x, h, y, qkv, attn, inner kernels.Tensor
+	projected                 *projected // where a norm looks at heads of other ranks too
+	sum                       *comm.Sum  // nil: nothing is cut
 	moe                       *moe.Workspace
 	tensors                   []kernels.Tensor
 }
@@ -25,30 +28,51 @@ type Workspace struct {
 func (m *Model) WorkspaceBytes(tokens int) int64 {
 	act := m.device.Activations(m.DType)
 	var bytes int64
-	for _, cols := range m.Config.widths() {
+	for _, cols := range m.widths() {
 		bytes += int64(tokens) * int64(cols) * int64(act.Size())
 	}
-	return bytes + m.Config.moeShape(tokens).Bytes(act)
+	if m.sums() {
+		bytes += comm.SumBytes(m.tp, m.ownSlices(), tokens, m.Config.Hidden)
+	}
+	return bytes + m.moeShape(tokens).Bytes(act)
 }
 
 // NewWorkspace takes the memory for steps of up to so many tokens.
 func (m *Model) NewWorkspace(tokens int) (*Workspace, error) {
-	act, w := m.device.Activations(m.DType), &Workspace{tokens: tokens}
-	to := []*kernels.Tensor{&w.x, &w.h, &w.y, &w.qkv, &w.attn, &w.inner}
-	for i, cols := range m.Config.widths() {
-		t, err := m.device.Alloc("workspace", act, tokens, cols)
-		if err != nil {
-			w.Free()
-			return nil, fmt.Errorf("workspace for steps of %d tokens: %w", tokens, err)
-		}
-		*to[i], w.tensors = t, append(w.tensors, t)
-	}
-	var err error
-	if w.moe, err = moe.NewWorkspace(m.device, act, m.Config.moeShape(tokens)); err != nil {
+	w := &Workspace{tokens: tokens}
+	if err := m.fillWorkspace(w, tokens); err != nil {
 		w.Free()
 		return nil, fmt.Errorf("workspace for steps of %d tokens: %w", tokens, err)
 	}
 	return w, nil
+}
+
+func (m *Model) fillWorkspace(w *Workspace, tokens int) (err error) {
+	act := m.device.Activations(m.DType)
+	var whole kernels.Tensor
+	to := []*kernels.Tensor{&w.x, &w.h, &w.y, &w.qkv, &w.attn, &w.inner, &whole}
+	for i, cols := range m.widths() {
+		if cols == 0 {
+			continue
+		}
+		t, err := m.device.Alloc("workspace", act, tokens, cols)
+		if err != nil {
+			return err
+		}
+		*to[i], w.tensors = t, append(w.tensors, t)
+	}
+	if !whole.None() {
+		w.projected = newProjected(m, whole)
+	}
+	if m.sums() {
+		if w.sum, err = comm.NewSum(m.device, m.tp, m.ownSlices(), tokens, m.Config.Hidden); err != nil {
+			return err
+		}
+	}
+	if w.moe, err = moe.NewWorkspace(m.device, act, m.moeShape(tokens)); err == nil {
+		w.moe.Sum = w.sum
+	}
+	return err
 }
 
 // Measure has enter called when a section of a step begins, on this and every later step.
@@ -66,6 +90,7 @@ func (w *Workspace) Free() {
 		t.Mem.Free()
 	}
 	w.tensors = nil
+	w.sum.Free()
 	if w.moe != nil {
 		w.moe.Free()
 		w.moe = nil
@@ -77,20 +102,25 @@ func (w *Workspace) Free() {
 func (w *Workspace) ExpertTokens() [][]int32 { return w.moe.Counts() }
 
 // widths are the columns of the workspace's tensors: residual stream, normed, MLP result, projections, attention
-// result, dense MLP's inside.
-func (c *Config) widths() [6]int {
-	heads := c.Heads * c.HeadDim
-	return [6]int{c.Hidden, c.Hidden, c.Hidden, heads + 2*c.KVHeads*c.HeadDim, heads, max(c.FFN, 1)}
+// result, dense MLP's inside, and the projection of all ranks' heads where a norm needs it.
+func (m *Model) widths() [7]int {
+	c, own := &m.Config, m.own()
+	heads, whole := own.Q.Len()*c.HeadDim, 0
+	if c.QKNorm == QKNormFull && m.ranks > 1 {
+		whole = c.Heads * c.HeadDim
+	}
+	return [7]int{c.Hidden, c.Hidden, c.Hidden, heads + 2*own.KV.Len()*c.HeadDim, heads, max(m.inner, 1), whole}
 }
 
-// moeShape is the largest MoE layer.
-func (c *Config) moeShape(tokens int) moe.Shape {
-	s := moe.Shape{Tokens: tokens, Hidden: c.Hidden, Layers: c.MoELayers()}
-	for _, m := range c.MoE {
-		if m.Gate.Experts == 0 {
-			continue
-		}
-		s.Inner, s.Experts, s.K = max(s.Inner, m.FFN), max(s.Experts, m.Gate.Experts), max(s.K, m.Gate.K)
-	}
+// sums tells whether row-parallel products are added up from slices.
+func (m *Model) sums() bool { return m.ranks > 1 || m.slices > 0 }
+
+// ownSlices is how many slices of each row-parallel product are here.
+func (m *Model) ownSlices() int { return max(1, m.slices/m.ranks) }
+
+// moeShape is the largest MoE layer that is here.
+func (m *Model) moeShape(tokens int) moe.Shape {
+	s := m.largest
+	s.Tokens, s.Hidden = tokens, m.Config.Hidden
 	return s
 }

@@ -265,7 +265,7 @@ func (m *machine) layer(d *definition, exchange *moe.Exchange) *moe.Layer {
 	return l
 }
 
-func (m *machine) experts(list ...expert) (up, down kernels.Weights) {
+func (m *machine) experts(list ...expert) (up kernels.Weights, down []kernels.Weights) {
 	var ups, downs []kernels.Linear
 	gated := list[0].gate.weight.rows > 0
 	for _, e := range list {
@@ -276,7 +276,7 @@ func (m *machine) experts(list ...expert) (up, down kernels.Weights) {
 		}
 		downs = append(downs, kernel(e.down))
 	}
-	return m.pack(gated, ups...), m.pack(false, downs...)
+	return m.pack(gated, ups...), []kernels.Weights{m.pack(false, downs...)}
 }
 
 func (m *machine) pack(gated bool, experts ...kernels.Linear) kernels.Weights {

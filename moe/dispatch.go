@@ -13,18 +13,30 @@ import (
 type Exchange struct {
 	Rank, Ranks int
 	Rows        comm.AllToAll // moves rows between the ranks
+	// Slice is the ranks, each of another exchange, that hold the slices of the same experts, in order; nil or one rank:
+	// the experts are whole.
+	Slice *comm.Group
+	// Split is the ranks that are given the same tokens (tp peers): each routes and sends its share of them, and the
+	// results are gathered (coordinated all-to-all). nil: each sends all, and nothing is gathered. A layer with Capacity
+	// is never split: who is dropped depends on all tokens.
+	Split *comm.Group
 }
+
+// sliced tells whether the experts are.
+func (e *Exchange) sliced() bool { return e.Slice != nil && e.Slice.Size() > 1 }
 
 // exchangeBuffers is the memory of rows from other ranks. It grows with what they send: how much that is depends on
 // the routing, and the worst case (every token of every rank to one expert) is rarely met.
 type exchangeBuffers struct {
-	device                                    kernels.Device
-	act                                       kernels.DType
-	recv, inner, out, offsets, index          kernels.Tensor
-	inverse                                   kernels.Tensor
-	sendRows                                  []int
-	host, hostOffsets, hostIndex, hostInverse []byte
-	sendStage, recvStage                      []byte
+	device           kernels.Device
+	act              kernels.DType
+	recv, inner, out kernels.Tensor
+	arrived          order
+	slices           sliceBuffers
+	parts, share     kernels.Tensor
+	sendRows         []int
+	host             []byte
+	staging          comm.Staging
 }
 
 // exchange is experts over ranks: rows go to their experts' ranks, are computed there in expert order, and come back
@@ -42,31 +54,49 @@ func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.T
 	if err != nil {
 		return fmt.Errorf("counts of the exchange: %w", err)
 	}
-	received := b.order(rows, local)
-	if err := b.grow(received, out.Cols, l.Up.Out(), local); err != nil {
+	received := b.arrived.sort(rows, local)
+	recv, err := b.room(&b.recv, "arriving rows", b.act, received, out.Cols)
+	if err != nil {
 		return err
 	}
-	recv, rowBytes := b.recv.Reshape(received, out.Cols), out.Cols*out.DType.Size()
+	rowBytes := out.Cols * out.DType.Size()
 	move := l.Exchange.Rows.Dispatch
-	if err := b.move(s, recv, out, func(to, from []byte) error { return move(ctx, to, from, rowBytes) }); err != nil {
+	if err := b.staging.Move(s, recv, out, func(to, from []byte) error { return move(ctx, to, from, rowBytes) }); err != nil {
 		return fmt.Errorf("dispatch: %w", err)
 	}
-	offsets, index := b.offsets.ColRange(0, local+1), b.index.ColRange(0, received)
-	inverse := b.inverse.ColRange(0, received)
-	s.Write(offsets, b.hostOffsets)
-	s.Write(index, b.hostIndex)
-	s.Write(inverse, b.hostInverse)
+	if err := b.arrived.write(b, s); err != nil {
+		return err
+	}
 	w.enter(Experts)
-	inner, result := b.inner.Reshape(received, l.Up.Out()), b.out.Reshape(received, out.Cols)
-	s.Grouped(inner, recv, l.Up, offsets, index, 1, kernels.Epilogue{Act: l.Act})
-	s.Grouped(result, inner, l.Down, offsets, kernels.Tensor{}, 1, kernels.Epilogue{})
+	result, err := b.room(&b.out, "expert results of arriving rows", b.act, received, out.Cols)
+	if err != nil {
+		return err
+	}
+	if l.Exchange.sliced() {
+		err = l.sliced(ctx, s, result, recv, w)
+	} else {
+		err = l.arrived(s, result, recv, w)
+	}
+	if err != nil {
+		return err
+	}
 	w.enter(Combine)
-	s.Select(recv, result, inverse, 1) // back in the order of arrival
+	s.Select(recv, result, b.arrived.inverse.ColRange(0, received), 1) // back in the order of arrival
 	move = l.Exchange.Rows.Combine
-	if err := b.move(s, out, recv, func(to, from []byte) error { return move(ctx, to, from, rowBytes) }); err != nil {
+	if err := b.staging.Move(s, out, recv, func(to, from []byte) error { return move(ctx, to, from, rowBytes) }); err != nil {
 		return fmt.Errorf("combine: %w", err)
 	}
 	return nil
+}
+
+// arrived runs the local experts, whole, over arriving rows; result is in the order of experts.
+func (l *Layer) arrived(s kernels.Stream, result, recv kernels.Tensor, w *Workspace) error {
+	b := &w.exchange
+	inner, err := b.room(&b.inner, "expert activations of arriving rows", b.act, recv.Rows, l.Up.Out())
+	if err != nil {
+		return err
+	}
+	return l.grouped(s, result, inner, recv, b.arrived.offsets.ColRange(0, l.Up.Experts()+1), b.arrived.index.ColRange(0, recv.Rows), 1, w)
 }
 
 // readCounts reads how many slots each expert has; their sum is returned.
@@ -84,105 +114,25 @@ func (b *exchangeBuffers) readCounts(s kernels.Stream, r kernels.Routing) (int, 
 	return at(r.Experts), nil
 }
 
-// order sorts arriving rows, which lie by source and then by expert, by expert and then by source: index tells which
-// row each place takes, inverse where each row goes.
-func (b *exchangeBuffers) order(rows [][]int, local int) (received int) {
-	start := make([]int, len(rows)) // of the source's rows for the expert at hand
-	for source, counts := range rows {
-		start[source] = received
-		for _, n := range counts {
-			received += n
+// room is a buffer as [rows, cols], made anew, with some to spare, where it is too small. Nothing enqueued may use it.
+func (b *exchangeBuffers) room(t *kernels.Tensor, what string, d kernels.DType, rows, cols int) (kernels.Tensor, error) {
+	n := rows * cols
+	if t.None() || t.Cols < n {
+		if !t.None() {
+			t.Mem.Free()
+			*t = kernels.Tensor{}
 		}
-	}
-	b.hostOffsets, b.hostIndex = b.hostOffsets[:0], b.hostIndex[:0]
-	b.hostInverse = append(b.hostInverse[:0], make([]byte, 4*received)...)
-	place := uint32(0)
-	for e := range local {
-		b.hostOffsets = binary.LittleEndian.AppendUint32(b.hostOffsets, place)
-		for source := range rows {
-			for range rows[source][e] {
-				b.hostIndex = binary.LittleEndian.AppendUint32(b.hostIndex, uint32(start[source]))
-				binary.LittleEndian.PutUint32(b.hostInverse[4*start[source]:], place)
-				start[source]++
-				place++
-			}
-		}
-	}
-	b.hostOffsets = binary.LittleEndian.AppendUint32(b.hostOffsets, place)
-	return received
-}
-
-// grow makes room for so many arriving rows. Nothing enqueued uses the buffers: each step waits for its exchange.
-func (b *exchangeBuffers) grow(rows, hidden, inner, local int) error {
-	for _, t := range []struct {
-		what       string
-		to         *kernels.Tensor
-		dtype      kernels.DType
-		rows, cols int
-	}{
-		{"arriving rows", &b.recv, b.act, rows, hidden},
-		{"expert activations of arriving rows", &b.inner, b.act, rows, inner},
-		{"expert results of arriving rows", &b.out, b.act, rows, hidden},
-		{"order of arriving rows", &b.index, kernels.I32, 1, rows},
-		{"places of arriving rows", &b.inverse, kernels.I32, 1, rows},
-		{"offsets of arriving rows", &b.offsets, kernels.I32, 1, local + 1},
-	} {
-		n := t.rows * t.cols
-		if !t.to.None() && t.to.Cols >= n {
-			continue
-		}
-		if !t.to.None() {
-			t.to.Mem.Free()
-			*t.to = kernels.Tensor{}
-		}
-		made, err := b.device.Alloc("moe: "+t.what, t.dtype, 1, n+n/4+1)
+		made, err := b.device.Alloc("moe: "+what, d, 1, n+n/4+1)
 		if err != nil {
-			return err
+			return made, err
 		}
-		*t.to = made
+		*t = made
 	}
-	return nil
-}
-
-// move hands the memory of two tensors to an exchange: itself where the CPU addresses it, else through the host.
-func (b *exchangeBuffers) move(s kernels.Stream, to, from kernels.Tensor, exchange func(to, from []byte) error) error {
-	if err := s.Sync(); err != nil {
-		return err
-	}
-	source, direct := hostBytes(from)
-	if !direct {
-		b.sendStage = append(b.sendStage[:0], make([]byte, from.Bytes())...)
-		s.Read(b.sendStage, from)
-		if err := s.Sync(); err != nil {
-			return err
-		}
-		source = b.sendStage
-	}
-	target, direct := hostBytes(to)
-	if !direct {
-		b.recvStage = append(b.recvStage[:0], make([]byte, to.Bytes())...)
-		target = b.recvStage
-	}
-	if err := exchange(target, source); err != nil {
-		return err
-	}
-	if !direct {
-		s.Write(to, b.recvStage)
-	}
-	return nil
-}
-
-// hostBytes is a contiguous tensor's memory, where the CPU addresses it.
-func hostBytes(t kernels.Tensor) ([]byte, bool) {
-	m, ok := t.Mem.(kernels.HostMemory)
-	if !ok {
-		return nil, false
-	}
-	return m.Bytes()[t.Offset : t.Offset+t.Bytes()], true
+	return t.Reshape(rows, cols), nil
 }
 
 func (b *exchangeBuffers) free() {
-	for _, t := range []*kernels.Tensor{&b.recv, &b.inner, &b.out, &b.offsets, &b.index, &b.inverse} {
+	for _, t := range append(append(b.arrived.tensors(), b.slices.tensors()...), &b.recv, &b.inner, &b.out, &b.parts, &b.share) {
 		if !t.None() {
 			t.Mem.Free()
 			*t = kernels.Tensor{}

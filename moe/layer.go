@@ -14,9 +14,9 @@ import (
 // Layer is one loaded MoE layer as a rank holds it: the whole gate, its share of the experts.
 type Layer struct {
 	Gate     kernels.Gate
-	Logits   kernels.Weights // [experts, hidden] F32: the gate is computed in float32 whatever the model's type
-	Up       kernels.Weights // local experts, [ffn, hidden] each, gated where the family is
-	Down     kernels.Weights // local experts, [hidden, ffn]
+	Logits   kernels.Weights   // [experts, hidden] F32: the gate is computed in float32 whatever the model's type
+	Up       kernels.Weights   // local experts, [ffn, hidden] each, gated where the family is
+	Down     []kernels.Weights // local experts, [hidden, ffn], in as many slices of ffn as the results of are added up
 	Act      kernels.Activation
 	Residual *Residual // PR-MoE; nil: none
 	Capacity *Capacity // nil: no token is ever dropped
@@ -25,13 +25,40 @@ type Layer struct {
 
 // Residual is the dense branch of a residual layer (PR-MoE, arXiv 2201.05596 §4.1).
 type Residual struct {
-	Up, Down kernels.Weights
-	Mix      kernels.Weights // [2, hidden] F32 with bias: the coefficients' logits
+	Up   kernels.Weights   // this rank's part of it under tp, like Down's
+	Down []kernels.Weights // the slices of its inputs that are here; Workspace.Sum adds their results up
+	Mix  kernels.Weights   // [2, hidden] F32 with bias: the coefficients' logits
 }
 
 // Forward computes y = moe(x), both [tokens, hidden]; w has room for that many tokens. With an exchange all ranks of
 // the group call it together, ranks without tokens too.
 func (l *Layer) Forward(ctx context.Context, s kernels.Stream, y, x kernels.Tensor, w *Workspace) error {
+	from, to := l.share(x.Rows)
+	own := y.RowRange(from, to)
+	if l.split() {
+		var err error
+		if own, err = w.exchange.room(&w.exchange.share, "results of this rank's share", y.DType, to-from, y.Cols); err != nil {
+			return err
+		}
+	}
+	if err := l.forward(ctx, s, own, x.RowRange(from, to), w); err != nil {
+		return fmt.Errorf("moe: %w", err)
+	}
+	if l.split() {
+		if err := l.gather(ctx, s, y, own, w); err != nil {
+			return fmt.Errorf("moe: results of the shares: %w", err)
+		}
+	}
+	if l.Residual != nil {
+		if err := l.mix(ctx, s, y, x, w); err != nil {
+			return fmt.Errorf("residual branch: %w", err)
+		}
+	}
+	return nil
+}
+
+// forward routes tokens, runs their experts and combines the results.
+func (l *Layer) forward(ctx context.Context, s kernels.Stream, y, x kernels.Tensor, w *Workspace) error {
 	tokens := x.Rows
 	r := w.route(l.Gate, tokens)
 	logits := w.logits.Reshape(tokens, l.Gate.Experts)
@@ -47,35 +74,60 @@ func (l *Layer) Forward(ctx context.Context, s kernels.Stream, y, x kernels.Tens
 	}
 	s.Table(r)
 	out := w.slots.Reshape(tokens*l.Gate.K, y.Cols)
+	var err error
 	if l.Exchange == nil {
 		w.enter(Experts)
-		l.experts(s, out, x, r.Offsets, r.Choices, r.K, w)
-	} else if err := l.exchange(ctx, s, out, x, r, w); err != nil {
-		return fmt.Errorf("moe: %w", err)
+		err = l.grouped(s, out, w.inner.Reshape(out.Rows, l.Up.Out()), x, r.Offsets, r.Choices, r.K, w)
+	} else {
+		err = l.exchange(ctx, s, out, x, r, w)
+	}
+	if err != nil {
+		return err
 	}
 	w.enter(Combine)
 	w.count(s, r)
 	s.Combine(y, out, r)
-	if l.Residual != nil {
-		l.mix(s, y, x, w)
-	}
 	return nil
 }
 
-// experts runs the local experts over slots: out[i] = down(act(up(x[index[i]/div]))).
-func (l *Layer) experts(s kernels.Stream, out, x, offsets, index kernels.Tensor, div int, w *Workspace) {
-	inner := w.inner.Reshape(out.Rows, l.Up.Out())
+// grouped runs the local experts over slots: out[i] = down(act(up(x[index[i]/div]))), the sum over the slices of down
+// that are here; inner [slots, ffn] is for what lies between.
+func (l *Layer) grouped(s kernels.Stream, out, inner, x, offsets, index kernels.Tensor, div int, w *Workspace) error {
 	s.Grouped(inner, x, l.Up, offsets, index, div, kernels.Epilogue{Act: l.Act})
-	s.Grouped(out, inner, l.Down, offsets, kernels.Tensor{}, 1, kernels.Epilogue{})
+	if len(l.Down) == 1 {
+		s.Grouped(out, inner, l.Down[0], offsets, kernels.Tensor{}, 1, kernels.Epilogue{})
+		return nil
+	}
+	b, rows := &w.exchange, len(l.Down)*out.Rows
+	if b.parts.Cols < rows*out.Cols {
+		if err := s.Sync(); err != nil { // what uses the smaller buffer
+			return err
+		}
+	}
+	parts, err := b.room(&b.parts, "results of slices", kernels.F32, rows, out.Cols)
+	if err != nil {
+		return err
+	}
+	at := 0
+	for i, slice := range l.Down {
+		part := parts.RowRange(i*out.Rows, (i+1)*out.Rows)
+		s.Grouped(part, inner.ColRange(at, at+slice.In()), slice, offsets, kernels.Tensor{}, 1, kernels.Epilogue{})
+		at += slice.In()
+	}
+	s.Reduce(out, parts, len(l.Down), false)
+	return nil
 }
 
 // mix adds the dense branch: y = y·c₀ + mlp(x)·c₁, c = softmax(x·Wᵀ + b) over the pair.
-func (l *Layer) mix(s kernels.Stream, y, x kernels.Tensor, w *Workspace) {
+func (l *Layer) mix(ctx context.Context, s kernels.Stream, y, x kernels.Tensor, w *Workspace) error {
 	coef := w.coef.Reshape(x.Rows, 2)
 	inner := w.inner.Reshape(x.Rows, l.Residual.Up.Out())
 	mlp := w.slots.Reshape(x.Rows, y.Cols) // the experts' results are combined and no longer needed
 	s.Linear(coef, x, l.Residual.Mix, kernels.Epilogue{})
 	s.Linear(inner, x, l.Residual.Up, kernels.Epilogue{Act: l.Act})
-	s.Linear(mlp, inner, l.Residual.Down, kernels.Epilogue{})
+	if err := w.Sum.Linear(ctx, s, mlp, inner, l.Residual.Down, false); err != nil {
+		return err
+	}
 	s.Mix(y, y, mlp, coef)
+	return nil
 }

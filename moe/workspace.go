@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/kernels"
 )
 
@@ -72,6 +73,8 @@ type Workspace struct {
 	counts                          []layerCount
 	exchange                        exchangeBuffers
 
+	// Sum adds up the residual branch's results where it is cut; nil: it is whole.
+	Sum *comm.Sum
 	// Enter, where not nil, is called when a section of the layer begins, for measuring.
 	Enter func(section string)
 }

@@ -1,0 +1,53 @@
+package comm
+
+import (
+	"context"
+
+	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/mpi"
+)
+
+// Columns puts a tensor together of which each rank of a group holds some columns.
+type Columns struct {
+	group      mpi.World
+	from, to   []int // columns of each rank; those of two may overlap, and are then the same
+	counts     []int64
+	send, recv []byte
+	sent       int64
+}
+
+// NewColumns is for tensors of which rank r holds the columns from[r] to to[r].
+func NewColumns(group mpi.World, from, to []int) *Columns {
+	return &Columns{group: group, from: from, to: to, counts: make([]int64, group.Size())}
+}
+
+// Gather fills whole [rows, columns] from each rank's part [rows, to-from]. All ranks call it, with as many rows.
+func (c *Columns) Gather(ctx context.Context, s kernels.Stream, whole, part kernels.Tensor) error {
+	if part.Rows == 0 {
+		return nil
+	}
+	column := int64(part.Rows) * int64(part.DType.Size())
+	total := int64(0)
+	for r := range c.counts {
+		c.counts[r] = int64(c.to[r]-c.from[r]) * column
+		total += c.counts[r]
+	}
+	c.send, c.recv = sized(c.send, int(part.Bytes())), sized(c.recv, int(total))
+	s.Read(c.send, part)
+	if err := s.Sync(); err != nil {
+		return err
+	}
+	if err := c.group.AllGatherV(ctx, c.send, c.recv, c.counts); err != nil {
+		return err
+	}
+	c.sent += int64(len(c.counts)-1) * int64(len(c.send))
+	at := int64(0)
+	for r, n := range c.counts {
+		s.Write(whole.ColRange(c.from[r], c.to[r]), c.recv[at:at+n])
+		at += n
+	}
+	return nil
+}
+
+// Sent is the bytes that this rank has sent to others.
+func (c *Columns) Sent() int64 { return c.sent }

@@ -1,0 +1,104 @@
+package model
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/dsbatch/dsbatch/comm"
+	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/shard"
+)
+
+// ErrSlices marks a model that cannot be cut as was asked; the error says how it can be.
+var ErrSlices = errors.New("the model cannot be sliced so")
+
+// place is where a rank stands among those that slice the same tensors; the zero place holds them whole.
+type place struct{ rank, ranks int }
+
+func placeIn(g *comm.Group) place {
+	if g == nil {
+		return place{0, 1}
+	}
+	return place{g.Rank(), g.Size()}
+}
+
+// slicing is what tensor parallelism cuts of a model: every rank holds some attention heads (the rows of q, k and v and
+// the columns of the output projection), some of the inside of each dense MLP, and some rows of the output embedding.
+// Norms, gates and the input embedding are whole everywhere.
+type slicing struct {
+	place
+	slices int           // of every row-parallel product, over all ranks; 0: one a rank
+	heads  []shard.Heads // of each rank
+	vocab  []shard.Range // of each rank
+	hidden shard.Range   // the whole
+}
+
+// newSlicing cuts c for the tp group of o, or says why that does not work.
+func newSlicing(c *Config, o LoadOptions) (y slicing, err error) {
+	y = slicing{place: placeIn(o.TP), slices: o.Slices, hidden: shard.Range{To: c.Hidden}}
+	if y.heads, err = shard.CutHeads(c.Heads, c.KVHeads, y.ranks); err != nil {
+		return y, fmt.Errorf("%w: tp %d: %w", ErrSlices, y.ranks, err)
+	}
+	if y.vocab, err = shard.Cut("a vocabulary", c.Vocab, y.ranks); err != nil {
+		return y, fmt.Errorf("%w: tp %d: %w", ErrSlices, y.ranks, err)
+	}
+	if y.slices == 0 {
+		return y, nil
+	}
+	if y.slices < 0 || y.slices&(y.slices-1) != 0 || y.slices > kernels.MaxParts {
+		return y, fmt.Errorf("%w: %d slices whatever tp is; use 2, 4, 8, 16, 32 or 64", ErrSlices, y.slices)
+	}
+	if c.Heads%y.ranks != 0 || c.KVHeads%y.ranks != 0 && y.ranks%c.KVHeads != 0 {
+		return y, fmt.Errorf("%w: with results that do not depend on tp, %d heads and %d key-value heads cannot be cut over %d ranks; use a tp that divides both", ErrSlices, c.Heads, c.KVHeads, y.ranks)
+	}
+	return y, nil
+}
+
+// own is this rank's heads.
+func (y *slicing) own() shard.Heads { return y.heads[y.rank] }
+
+// cut is a rank's part of the inputs of a row-parallel op: slices, each multiplied by itself.
+func cut(what string, size int, at place, slices int) ([]shard.Range, error) {
+	if slices == 0 {
+		all, err := shard.Cut(what, size, at.ranks)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrSlices, err)
+		}
+		return all[at.rank : at.rank+1], nil
+	}
+	if size%slices != 0 || slices%at.ranks != 0 {
+		return nil, fmt.Errorf("%w: with results that do not depend on the number of ranks, %s of %d is cut into %d equal slices over %d ranks, which must divide",
+			ErrSlices, what, size, slices, at.ranks)
+	}
+	all, err := shard.Cut(what, size, slices)
+	each := slices / at.ranks
+	return all[at.rank*each : (at.rank+1)*each], err
+}
+
+// attention is the slices of the output projection's inputs: this rank's heads.
+func (y *slicing) attention(c *Config) ([]shard.Range, error) {
+	if y.slices == 0 {
+		q := y.own().Q
+		return []shard.Range{{From: q.From * c.HeadDim, To: q.To * c.HeadDim}}, nil
+	}
+	return cut("the width of all heads", c.Heads*c.HeadDim, y.place, y.slices)
+}
+
+// inside is the slices of the inside of a dense MLP.
+func (y *slicing) inside(ffn int) ([]shard.Range, error) {
+	return cut("the inside of an MLP", ffn, y.place, y.slices)
+}
+
+// columns are the columns that each rank has of the projections of q and k together with those of others.
+func (y *slicing) columns(dim int) (qFrom, qTo, kFrom, kTo []int) {
+	for _, h := range y.heads {
+		qFrom, qTo = append(qFrom, h.Q.From*dim), append(qTo, h.Q.To*dim)
+		kFrom, kTo = append(kFrom, h.KV.From*dim), append(kTo, h.KV.To*dim)
+	}
+	return qFrom, qTo, kFrom, kTo
+}
+
+// span is what adjacent slices cover.
+func span(slices []shard.Range) shard.Range {
+	return shard.Range{From: slices[0].From, To: slices[len(slices)-1].To}
+}

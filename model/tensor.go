@@ -1,0 +1,236 @@
+package model
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/dsbatch/dsbatch/ckpt"
+	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/shard"
+)
+
+// packedBytes is what packed weights take, but for the padding of tiles: elements, scales of int8 ones, float32 biases.
+func packedBytes(s kernels.WeightSpec) (bytes int64) {
+	for _, x := range s.Experts {
+		for _, m := range x.Parts {
+			out, in := int64(m.Rows), int64(m.Cols)
+			if x.Transposed {
+				out, in = in, out
+			}
+			bytes += out * in * int64(s.DType.Size())
+			if s.DType == kernels.I8 {
+				group := cmp.Or(int64(s.Group), in)
+				bytes += 4 * out * ((in + group - 1) / group)
+			}
+		}
+		for _, m := range x.Bias {
+			bytes += 4 * int64(m.Rows) * int64(m.Cols)
+		}
+	}
+	return bytes
+}
+
+// count notes, surveying, what a part of the model will take that is here.
+func (l *loader) count(bytes int64) {
+	if !l.elsewhere {
+		l.model.bytes += bytes
+	}
+}
+
+// window is the part of a tensor [rows, cols] that is here: its rows ofRows, and of these the columns ofCols.
+type window struct {
+	rows, cols     int
+	ofRows, ofCols shard.Range
+}
+
+// whole is all of a tensor.
+func (l *loader) whole(rows, cols int) window {
+	return window{rows, cols, shard.Range{To: rows}, shard.Range{To: cols}}
+}
+
+// transposed is the same part of the transposed tensor.
+func (w window) transposed() window { return window{w.cols, w.rows, w.ofCols, w.ofRows} }
+
+func biasOf(weight string) string { return strings.TrimSuffix(weight, ".weight") + ".bias" }
+
+// upload puts a whole tensor on the device.
+func (l *loader) upload(canonical string, layer int, d kernels.DType, rows, cols int) kernels.Tensor {
+	name := l.policy.Tensors.name(canonical, layer, 0)
+	return l.put(name, d, l.named(name, l.whole(rows, cols)))
+}
+
+func (l *loader) put(what string, d kernels.DType, m kernels.Matrix) kernels.Tensor {
+	if l.err != nil || l.surveying {
+		l.count(int64(m.Rows) * int64(m.Cols) * int64(d.Size()))
+		return kernels.Tensor{}
+	}
+	l.held = l.held[:0] // the memory may serve in place
+	t, err := l.device.Upload(what, d, m)
+	if err != nil {
+		l.fail(err)
+		return t
+	}
+	l.model.owned = append(l.model.owned, t.Mem)
+	l.model.bytes += t.Bytes()
+	return t
+}
+
+func (l *loader) pack(what string, s kernels.WeightSpec) kernels.Weights {
+	if l.err != nil || l.surveying {
+		l.count(packedBytes(s))
+		return nil
+	}
+	w, err := l.device.Pack(what, s)
+	if err != nil {
+		l.fail(err)
+		return nil
+	}
+	for _, t := range l.held {
+		t.Release()
+	}
+	l.held = l.held[:0]
+	l.model.owned = append(l.model.owned, w)
+	l.model.bytes += w.Bytes()
+	return w
+}
+
+// named is this rank's part of a tensor of the checkpoint: on the first pass checked, on the second with its bytes.
+func (l *loader) named(name string, w window) kernels.Matrix {
+	if l.err != nil {
+		return kernels.Matrix{}
+	}
+	var t ckpt.Tensor
+	var data []byte
+	if l.surveying {
+		if t, l.err = l.find(name, w.rows, w.cols); l.err == nil {
+			t, l.err = w.of(t)
+		}
+		if !l.elsewhere {
+			l.wanted = append(l.wanted, t)
+		}
+	} else {
+		t, data, l.err = l.read.take(l.ctx)
+		l.held = append(l.held, t)
+	}
+	if l.err != nil {
+		return kernels.Matrix{}
+	}
+	d, err := dtypeOf(t)
+	if err != nil {
+		l.fail(err)
+	}
+	return kernels.Matrix{DType: d, Rows: w.ofRows.Len(), Cols: w.ofCols.Len(), Data: data}
+}
+
+// of is the window's part of a tensor, whose other bytes are then not read.
+func (w window) of(t ckpt.Tensor) (ckpt.Tensor, error) {
+	var err error
+	if axis := len(t.Shape) - 2; axis >= 0 && w.ofRows.Len() < w.rows {
+		if t, err = t.Slice(axis, int64(w.ofRows.From), int64(w.ofRows.To)); err != nil {
+			return t, err
+		}
+	}
+	if w.ofCols.Len() < w.cols {
+		t, err = t.Slice(len(t.Shape)-1, int64(w.ofCols.From), int64(w.ofCols.To))
+	}
+	return t, err
+}
+
+// find looks a tensor up and checks its shape.
+func (l *loader) find(name string, rows, cols int) (ckpt.Tensor, error) {
+	t, ok := l.ckpt.Tensor(name)
+	if !ok {
+		// The hub's oldest GPT-2 files have no prefix.
+		if short, cut := strings.CutPrefix(name, "transformer."); cut {
+			if t, ok = l.ckpt.Tensor(short); ok {
+				name = short
+			}
+		}
+	}
+	if !ok {
+		return t, fmt.Errorf("%w: tensor %s is missing; is the checkpoint whole, and of the architecture that its config names?", ErrTensor, name)
+	}
+	l.use(name)
+	want := []int64{int64(rows), int64(cols)}
+	if rows == 1 && !slices.Equal(t.Shape, want) { // a vector, which some files hold as a row
+		want = want[1:]
+	}
+	if !slices.Equal(t.Shape, want) {
+		return t, fmt.Errorf("%w: tensor %s is %v, but the config asks for %v", ErrTensor, name, t.Shape, want)
+	}
+	return t, nil
+}
+
+func (l *loader) use(name string) { l.used[name] = true }
+
+// useExperts marks the experts of other ranks as accounted for.
+func (l *loader) useExperts(layer int, m MoE) {
+	for e := range m.Gate.Experts {
+		for _, kind := range []string{"expert.gate", "expert.up", "expert.down"} {
+			name := l.policy.Tensors.name(kind, layer, e)
+			l.use(name)
+			l.use(biasOf(name))
+		}
+	}
+}
+
+func (l *loader) fail(err error) {
+	if l.err == nil {
+		l.err = err
+	}
+}
+
+// leftOver refuses a checkpoint with tensors that nothing used: its config tells of fewer layers or experts than it
+// has, or it is of another kind than it says.
+func (l *loader) leftOver() error {
+	var left []string
+	for _, name := range l.ckpt.Names() {
+		ignored := l.used[name]
+		for _, end := range l.policy.Ignored {
+			ignored = ignored || strings.HasSuffix(name, end)
+		}
+		if !ignored {
+			left = append(left, name)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	sort.Strings(left)
+	return fmt.Errorf("%w: tensors that are no part of the model that the config describes: %d, %s the first; does the config belong to these files?", ErrTensor, len(left), left[0])
+}
+
+// tableType is the type of the embedding tables: the checkpoint's own where the back end reads it, so that a mapped
+// file serves in place.
+func (l *loader) tableType() kernels.DType {
+	if t, ok := l.ckpt.Tensor(l.policy.Tensors.name("embed", 0, 0)); ok {
+		if d, err := dtypeOf(t); err == nil && (l.options.DType != kernels.F32 || d != kernels.F32) {
+			return d
+		}
+	}
+	return kernels.F32
+}
+
+// headType is the type of the output embedding: never int8, whose error every log-probability would carry.
+func (l *loader) headType() kernels.DType {
+	if l.options.DType == kernels.I8 {
+		return kernels.BF16
+	}
+	return l.options.DType
+}
+
+// dtypeOf is a tensor's type in the op set's terms.
+func dtypeOf(t ckpt.Tensor) (kernels.DType, error) {
+	switch t.DType {
+	case ckpt.F32:
+		return kernels.F32, nil
+	case ckpt.BF16:
+		return kernels.BF16, nil
+	case ckpt.F16:
+		return kernels.F16, nil
+	}
+	return 0, fmt.Errorf("%w: tensor %s is of type %v; F32, BF16 and F16 can be used", ErrTensor, t.Name, t.DType)
+}

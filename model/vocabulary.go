@@ -1,0 +1,57 @@
+package model
+
+import (
+	"context"
+	"errors"
+
+	"github.com/dsbatch/dsbatch/comm"
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// vocabulary puts logits together of which each tp rank computes some columns.
+type vocabulary struct {
+	columns *comm.Columns
+	part    kernels.Tensor // [rows, own columns] F32; grows with need
+}
+
+func newVocabulary(group *comm.Group, y *slicing) *vocabulary {
+	var from, to []int
+	for _, r := range y.vocab {
+		from, to = append(from, r.From), append(to, r.To)
+	}
+	return &vocabulary{columns: comm.NewColumns(group, from, to)}
+}
+
+var errNoHead = errors.New("logits are made on the last pipeline stage only")
+
+// Logits computes logits = x·Wᵀ by the output embedding: x [rows, hidden] as Forward gives it, logits [rows, vocab] F32.
+// The ranks of a tp group call it together, with the same rows, and all get all logits.
+func (m *Model) Logits(ctx context.Context, s kernels.Stream, logits, x kernels.Tensor) error {
+	v := m.vocabulary
+	switch {
+	case !m.stage.last:
+		return errNoHead
+	case v == nil:
+		s.Linear(logits, x, m.head, kernels.Epilogue{})
+		return nil
+	}
+	n := x.Rows * m.head.Out()
+	if v.part.None() || v.part.Cols < n {
+		v.free() // Gather has waited for what used it
+		part, err := m.device.Alloc("logits of this rank", kernels.F32, 1, n)
+		if err != nil {
+			return err
+		}
+		v.part = part
+	}
+	part := v.part.Reshape(x.Rows, m.head.Out())
+	s.Linear(part, x, m.head, kernels.Epilogue{})
+	return v.columns.Gather(ctx, s, logits, part)
+}
+
+func (v *vocabulary) free() {
+	if v != nil && !v.part.None() {
+		v.part.Mem.Free()
+		v.part = kernels.Tensor{}
+	}
+}
