@@ -125,7 +125,7 @@ var Flags = []Flag{
 	{Name: "expert-output-bias", Category: capacity, Default: "auto", Choices: []string{"auto", "add", "drop"}, Bits: true,
 		Help: "`WHAT` happens to the output bias of experts, which old code left out", field: func(j *Job) any { return &j.ExpertOutputBias }},
 
-	{Name: "stop-before", Category: running, Unit: "seconds", Default: "2m", Range: "[0, )", Help: "stop cleanly `TIME` before the allocation ends",
+	{Name: "stop-before", Category: running, Unit: "seconds", Default: "2m", Range: "[0, )", Help: "stop cleanly `TIME` before the allocation ends, to be resumed (0: never)",
 		field: func(j *Job) any { return &j.StopBefore }},
 	{Name: "rank-timeout", Category: running, Unit: "seconds", Default: "30s", Range: "(0, )", Help: "a rank silent for `TIME` ends the job",
 		field: func(j *Job) any { return &j.RankTimeout }},

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dsbatch/dsbatch/comm"
@@ -77,10 +78,7 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 			return "", nil // together tells which rank
 		}
 		if v.Any(voteStop) {
-			if reason = l.options.Stop.Reason(); reason == "" {
-				reason = "another rank was asked to stop"
-			}
-			return reason, nil
+			return l.reason(ctx)
 		}
 		for _, c := range l.queue.assign(v, l.world.Size(), l.world.Rank()) {
 			l.pending++
@@ -101,6 +99,16 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 			return "", nil
 		}
 	}
+}
+
+// reason is why the job stops: all ranks learn it from the first of those that were asked to.
+func (l *loop) reason(ctx context.Context) (string, error) {
+	all, err := gatherAll(ctx, l.world, []byte(l.options.Stop.Reason()))
+	if err != nil {
+		return "", err
+	}
+	i := slices.IndexFunc(all, func(reason []byte) bool { return len(reason) > 0 })
+	return string(all[i]), nil
 }
 
 // agree tells the other ranks where this one stands, and learns where they do.

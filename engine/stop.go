@@ -11,6 +11,7 @@ type Stop struct {
 	mu     sync.Mutex
 	reason string
 	at     time.Time
+	begun  time.Time // when Before was first called
 }
 
 // Request asks for the stop; the first reason is kept. It may be called from any goroutine.
@@ -22,11 +23,23 @@ func (s *Stop) Request(reason string) {
 	}
 }
 
-// At asks for the stop at a time, such as shortly before an allocation ends.
-func (s *Stop) At(t time.Time) {
+// leastShare is the part of an allocation's time that a job uses, whatever margin it is to keep: one that is stopped
+// before it has done anything would be started again for ever.
+const leastShare = 0.25
+
+// Before asks for the stop a margin before the end of the allocation, but not before a quarter of its time, counted from
+// the first call, has been used. It may be called again when the end has moved. It returns the time of the stop.
+func (s *Stop) Before(end time.Time, margin time.Duration) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.at = t
+	if s.begun.IsZero() {
+		s.begun = time.Now()
+	}
+	least := s.begun.Add(time.Duration(leastShare * float64(end.Sub(s.begun))))
+	if s.at = end.Add(-margin); s.at.Before(least) {
+		s.at = least
+	}
+	return s.at
 }
 
 // Reason is why the job has to stop, "" while it may go on.

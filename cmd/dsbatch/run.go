@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -54,9 +53,6 @@ func jobFlags(values config.Values) (flags []cli.Flag) {
 func runJob(ctx context.Context, job *config.Job, warnings []config.Warning, stderr io.Writer) error {
 	stop := &engine.Stop{}
 	defer onSignals(stop)()
-	if end, ok := allocationEnd(); ok {
-		stop.At(end.Add(-job.StopBefore))
-	}
 	options := engine.RunOptions{Version: version, Command: strings.Join(os.Args, " "), Stop: stop}
 	return onWorld(job, func(w mpi.World) error {
 		o := options
@@ -67,6 +63,11 @@ func runJob(ctx context.Context, job *config.Job, warnings []config.Warning, std
 				slog.Warn(x.String())
 			}
 			progress = stats.NewProgress(stats.ProgressOptions{Mode: job.Progress, Out: stderr})
+			unheed, err := heedLimit(ctx, stop, job.StopBefore)
+			if err != nil {
+				return err
+			}
+			defer unheed()
 			o.Notice = func(line string) { slog.Info(line) }
 			o.Stage = progress.Stage
 			o.Progress = func(p engine.Progress) {
@@ -87,12 +88,6 @@ func runJob(ctx context.Context, job *config.Job, warnings []config.Warning, std
 		}
 		return nil
 	})
-}
-
-// allocationEnd is when Slurm ends this job, where it has told.
-func allocationEnd() (time.Time, bool) {
-	seconds, err := strconv.ParseInt(os.Getenv("SLURM_JOB_END_TIME"), 10, 64)
-	return time.Unix(seconds, 0), err == nil && seconds > 0
 }
 
 // setLog makes the job's log: text for people, JSON for collectors.

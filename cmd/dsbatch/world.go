@@ -36,7 +36,14 @@ func onWorld(job *config.Job, f func(mpi.World) error) error {
 		if err != nil && !agreedEnd(err) {
 			w.Abort(statusOf(err), err.Error())
 		}
-		return errors.Join(err, w.Close())
+		err = errors.Join(err, w.Close())
+		if agreedEnd(err) && w.Rank() > 0 {
+			return nil // rank 0 tells it, for all
+		}
+		if err != nil && kind == "srun" {
+			time.Sleep(lastOut)
+		}
+		return err
 	case job.Ranks > 1:
 		return inProcess(job.Ranks, f)
 	}
@@ -45,6 +52,10 @@ func onWorld(job *config.Job, f func(mpi.World) error) error {
 
 // yield is how long a rank that only hears of another's failure lets that one end the job.
 const yield = 3 * time.Second
+
+// lastOut is how long rank 0 waits with its status for the other processes to end: srun --kill-on-bad-exit kills those
+// that have not, and returns that as the status of the job.
+const lastOut = 500 * time.Millisecond
 
 // inProcess runs f on n ranks of this process. Of their errors it returns the one that made the others fail.
 func inProcess(n int, f func(mpi.World) error) error {

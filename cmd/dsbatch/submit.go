@@ -1,0 +1,114 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/slurm"
+)
+
+func submitCommand() *cli.Command {
+	values := config.Values{}
+	var s slurm.Script
+	var lines verbatim
+	var dry bool
+	const category = "Slurm"
+	own := []cli.Flag{
+		&cli.IntFlag{Name: "nodes", Category: category, Destination: &s.Nodes, Value: 1, Usage: "`N` nodes"},
+		&cli.IntFlag{Name: "gpus-per-node", Category: category, Destination: &s.GPUsPerNode, Usage: "`N` GPUs of each node, with a rank each"},
+		&cli.IntFlag{Name: "ranks-per-node", Category: category, Destination: &s.RanksPerNode, Usage: "`N` ranks on each node (default: one a GPU, else one)"},
+		&cli.IntFlag{Name: "cpus-per-rank", Category: category, Destination: &s.CPUsPerRank, Usage: "`N` cores for each rank (default: whole nodes)"},
+		&cli.StringFlag{Name: "time", Category: category, Destination: &s.Time, Usage: "`LIMIT` of a start, as 90 (minutes), 4:00:00 or 2-00:00:00 (days); a job that needs more is queued again"},
+		&cli.StringFlag{Name: "partition", Category: category, Destination: &s.Partition, Usage: "`NAME` of the queue"},
+		&cli.StringFlag{Name: "account", Category: category, Destination: &s.Account, Usage: "`NAME` that the time is charged to"},
+		&cli.StringFlag{Name: "job-name", Category: category, Destination: &s.Name, Value: "dsbatch", Usage: "`NAME` that squeue shows"},
+		&cli.GenericFlag{Name: "sbatch", Category: category, Value: &lines, Usage: "any other `OPTION` of sbatch, as --sbatch=--constraint=h100; may be repeated"},
+		&cli.IntFlag{Name: "requeues", Category: category, Destination: &s.Requeues, Value: 20, Usage: "queue the job again at most `N` times when its time has run out"},
+		&cli.BoolFlag{Name: "dry-run", Category: category, Destination: &dry, Usage: "print the script, submit nothing"},
+	}
+	return &cli.Command{
+		Name: "submit", Usage: "queue a run with Slurm, to be continued until every row is done",
+		Description: "Takes every flag of dsbatch run. See docs/slurm.md.\n\nEXIT STATUS\n0 queued; 64 bad usage; 78 bad configuration; 1 sbatch refuses.",
+		Flags:       append(own, jobFlags(values)...),
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usageErrorf("dsbatch submit takes no argument, and got %q; name the data set with --input", c.Args().First())
+			}
+			job, err := loadJob(values, c.App.ErrWriter)
+			if err != nil {
+				return err
+			}
+			if job.Given("ranks") {
+				return usageErrorf("--ranks counts ranks inside one process; say --nodes and --gpus-per-node or --ranks-per-node")
+			}
+			if s.RanksPerNode == 0 {
+				s.RanksPerNode = max(1, s.GPUsPerNode)
+			}
+			s.Directives, s.StopBefore = lines, job.StopBefore
+			if s.Command, err = runCommandLine(values); err != nil {
+				return err
+			}
+			if s.Dir, err = os.Getwd(); err != nil {
+				return err
+			}
+			if s.Log, err = filepath.Abs(filepath.Join(job.Output, "_dsbatch")); err != nil {
+				return err
+			}
+			if err := s.Check(); err != nil {
+				return usageErrorf("%v", err)
+			}
+			if dry {
+				_, err := fmt.Fprint(c.App.Writer, s.Text())
+				return err
+			}
+			if err := os.MkdirAll(s.Log, 0o777); err != nil { // Slurm makes no folder for its log
+				return err
+			}
+			queued, err := s.Submit(c.Context)
+			if err == nil {
+				_, err = fmt.Fprintf(c.App.Writer, "job %d is queued; its log will be %s\n", queued.Job, queued.Log)
+			}
+			return err
+		},
+	}
+}
+
+// loadJob is the job that flags ask for; warnings are told.
+func loadJob(values config.Values, stderr interface{ Write([]byte) (int, error) }) (*config.Job, error) {
+	job, warnings, err := config.Load(values)
+	for _, w := range warnings {
+		fmt.Fprintln(stderr, "dsbatch:", w)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return job, job.Require("model", "input", "output")
+}
+
+// runCommandLine is dsbatch run with the flags that were given, in the order of the help.
+func runCommandLine(values config.Values) ([]string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	args := []string{self, "run"}
+	for i := range config.Flags {
+		name := config.Flags[i].Name
+		for _, value := range values[name] {
+			args = append(args, "--"+name+"="+value)
+		}
+	}
+	return args, nil
+}
+
+// verbatim collects the values of a flag that may be repeated, commas and all.
+type verbatim []string
+
+func (v *verbatim) Set(value string) error { *v = append(*v, value); return nil }
+
+func (v *verbatim) String() string { return strings.Join(*v, " ") }
