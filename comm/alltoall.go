@@ -104,21 +104,33 @@ func (c *tally) total(sent bool) int {
 
 // check tells whether send and recv have the room that the counts say, and notes the rows that leave this rank.
 func (c *tally) check(recv, send []byte, rowBytes int, dispatch bool) error {
-	what, to := "combine", c.from
+	if rowBytes < 1 || len(recv)%rowBytes != 0 || len(send)%rowBytes != 0 {
+		return fmt.Errorf("%s: %d bytes to send and %d to receive in rows of %d bytes", moveName(dispatch), len(send), len(recv), rowBytes)
+	}
+	return c.note(len(recv)/rowBytes, len(send)/rowBytes, rowBytes, dispatch)
+}
+
+func moveName(dispatch bool) string {
 	if dispatch {
-		what, to = "dispatch", c.to
+		return "dispatch"
+	}
+	return "combine"
+}
+
+// note is check by rows.
+func (c *tally) note(recv, send, rowBytes int, dispatch bool) error {
+	what, to := moveName(dispatch), c.from
+	if dispatch {
+		to = c.to
 	}
 	if !c.counted {
 		return fmt.Errorf("%s: rows are moved before they are counted", what)
 	}
-	if rowBytes < 1 {
-		return fmt.Errorf("%s: rows of %d bytes", what, rowBytes)
+	if n := c.total(dispatch); send != n {
+		return fmt.Errorf("%s: %d rows to send, the counts say %d", what, send, n)
 	}
-	if n := c.total(dispatch) * rowBytes; len(send) != n {
-		return fmt.Errorf("%s: %d bytes to send, the counts say %d", what, len(send), n)
-	}
-	if n := c.total(!dispatch) * rowBytes; len(recv) != n {
-		return fmt.Errorf("%s: %d bytes to receive, the counts say %d", what, len(recv), n)
+	if n := c.total(!dispatch); recv != n {
+		return fmt.Errorf("%s: %d rows to receive, the counts say %d", what, recv, n)
 	}
 	leave := int64(sum(to) - to[c.group.Rank()])
 	c.traffic.Rows += leave

@@ -18,6 +18,7 @@ import (
 // nodes.
 var ways = map[string]func(mpi.World) (AllToAll, error){
 	"flat":                     func(w mpi.World) (AllToAll, error) { return NewFlat(w), nil },
+	"devices":                  newOverTensors,
 	"hierarchical, 1 node":     onNodes(func(int) int { return 0 }),
 	"hierarchical, all apart":  onNodes(func(r int) int { return r }),
 	"hierarchical, pairs":      onNodes(func(r int) int { return r / 2 }),

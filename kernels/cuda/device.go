@@ -132,6 +132,13 @@ func Describe() []string {
 		major, minor := compilerVersion()
 		lines = append(lines, fmt.Sprintf("NVRTC: %d.%d", major, minor))
 	}
+	if err := openNCCL(ncclNames()); err != nil {
+		if n > 1 {
+			lines = append(lines, fmt.Sprintf("NCCL: %v; ranks exchange rows through the host; `pip install nvidia-nccl-cu13` and point %s at its libnccl.so.2", err, ncclVariable))
+		}
+	} else if v := ncclVersion(); v > 0 {
+		lines = append(lines, fmt.Sprintf("NCCL: %d.%d.%d", v/10000, v/100%100, v%100))
+	}
 	for i := range n {
 		c, err := describeDevice(i)
 		if err != nil {

@@ -47,6 +47,7 @@ enum {
     X(cuDeviceGetName, "cuDeviceGetName", (char *, int, int))                                                          \
     X(cuDeviceGetAttribute, "cuDeviceGetAttribute", (int *, int, int))                                                 \
     X(cuDeviceTotalMem, "cuDeviceTotalMem_v2", (size_t *, int))                                                        \
+    X(cuDeviceGetUuid, "cuDeviceGetUuid_v2", (char *, int))                                                            \
     X(cuDevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain", (void **, int))                                            \
     X(cuDevicePrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2", (int))                                                \
     X(cuCtxSetCurrent, "cuCtxSetCurrent", (void *))                                                                    \
@@ -158,6 +159,12 @@ int cuda_device(int ordinal, char *name, size_t n, int *major, int *minor, int *
     return 0;
 }
 
+int cuda_uuid(int ordinal, char uuid[16]) {
+    int d;
+    TRY(cuDeviceGet(&d, ordinal));
+    return cuDeviceGetUuid(uuid, d);
+}
+
 int cuda_context(int ordinal, handle *ctx) {
     int d;
     void *c;
@@ -174,6 +181,7 @@ int cuda_release(int ordinal) {
 }
 
 static CUresult enter(handle ctx) { return cuCtxSetCurrent(P(ctx)); }
+int cuda_enter(handle ctx) { return enter(ctx); }
 
 int cuda_memory(handle ctx, uint64_t *free, uint64_t *total) {
     size_t f, t;
@@ -371,7 +379,7 @@ static void open_builtins(void) {
     dlopen(path, RTLD_NOW | RTLD_GLOBAL); /* or it lies where the loader looks */
 }
 
-static int open_compiler(const char *names, char *why, size_t n) {
+void *library_open(const char *names, char *why, size_t n) {
     void *library = NULL;
     char name[1024], *end;
     for (const char *at = names; library == NULL && *at != 0; at += strlen(name) + (at[strlen(name)] == '\n')) {
@@ -379,10 +387,13 @@ static int open_compiler(const char *names, char *why, size_t n) {
         if ((end = strchr(name, '\n')) != NULL) *end = 0;
         library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     }
-    if (library == NULL) {
-        snprintf(why, n, "%s", dlerror());
-        return -1;
-    }
+    if (library == NULL) snprintf(why, n, "%s", dlerror());
+    return library;
+}
+
+static int open_compiler(const char *names, char *why, size_t n) {
+    void *library = library_open(names, why, n);
+    if (library == NULL) return -1;
     why[0] = 0;
     COMPILER(RESOLVE)
     *(void **)&nvrtcGetErrorString = resolve(library, "nvrtcGetErrorString", why, n);

@@ -19,7 +19,9 @@ int cuda_version(int *driver);
 int cuda_count(int *devices);
 int cuda_device(int ordinal, char *name, size_t n, int *major, int *minor, int *processors, int *l2, int *shared_optin,
                 uint64_t *memory);
+int cuda_uuid(int ordinal, char uuid[16]); /* of the hardware: the same in every process that sees it */
 int cuda_context(int ordinal, handle *ctx);
+int cuda_enter(handle ctx); /* makes it the calling thread's */
 int cuda_release(int ordinal);
 int cuda_memory(handle ctx, uint64_t *free, uint64_t *total);
 
@@ -69,7 +71,10 @@ int cuda_graph(handle ctx, handle stream, const void *queue, uint64_t size, hand
 int cuda_graph_run(handle ctx, handle stream, handle graph);
 int cuda_graph_free(handle ctx, handle graph);
 
-/* NVRTC: opens the first of the libraries, names separated by newlines, that loads. */
+/* The first of the libraries, names separated by newlines, that loads; NULL, with the reason in why, where none does. */
+void *library_open(const char *names, char *why, size_t n);
+
+/* NVRTC: library_open, and what is used of it resolved. */
 int nvrtc_open(const char *names, char *why, size_t n);
 const char *nvrtc_meaning(int code);
 int nvrtc_version(int *major, int *minor);

@@ -67,6 +67,12 @@ func describeDevice(ordinal int) (card, error) {
 		l2: int(l2), shared: int(shared), memory: int64(memory)}, err
 }
 
+func deviceUUID(ordinal int) ([]byte, error) {
+	var uuid [16]C.char
+	err := result(C.cuda_uuid(C.int(ordinal), &uuid[0]), "cuDeviceGetUuid")
+	return C.GoBytes(unsafe.Pointer(&uuid[0]), C.int(len(uuid))), err
+}
+
 func retainContext(ordinal int) (handle, error) {
 	var ctx C.handle
 	err := result(C.cuda_context(C.int(ordinal), &ctx), "cuDevicePrimaryCtxRetain")

@@ -13,6 +13,7 @@ func openCompiler([]string) error                      { return errNoCgo }
 func driverVersion() (int, error)                      { return 0, errNoCgo }
 func deviceCount() (int, error)                        { return 0, errNoCgo }
 func describeDevice(int) (card, error)                 { return card{}, errNoCgo }
+func deviceUUID(int) ([]byte, error)                   { return nil, errNoCgo }
 func retainContext(int) (handle, error)                { return 0, errNoCgo }
 func releaseContext(int) error                         { return errNoCgo }
 func memoryInfo(handle) (free, total int64, err error) { return 0, 0, errNoCgo }
@@ -42,3 +43,11 @@ func newGraph(_, _ handle, _ []byte) (g handle, op uint32, e error) { return 0, 
 func compileProgram(string, string, map[string]string, []string) ([]byte, string, error) {
 	return nil, "", errNoCgo
 }
+
+func openNCCL([]string) error                                                { return errNoCgo }
+func ncclVersion() int                                                       { return 0 }
+func ncclKey() ([]byte, error)                                               { return nil, errNoCgo }
+func ncclJoin(handle, []byte, int, int) (handle, error)                      { return 0, errNoCgo }
+func ncclExchange(_, _, _, _ handle, _ []uint64, _ handle, _ []uint64) error { return errNoCgo }
+func ncclLeave(_, _ handle) error                                            { return errNoCgo }
+func ncclAbort(_, _ handle) error                                            { return errNoCgo }

@@ -171,10 +171,11 @@ const (
 	opScore
 	opSample
 	opPack
+	opExchange
 )
 
 var opNames = [...]string{"", "write", "read", "copy", "embed", "norm", "linear", "grouped", "store", "attention",
-	"gate", "drop", "table", "combine", "mix", "add", "reduce", "select", "score", "sample", "pack"}
+	"gate", "drop", "table", "combine", "mix", "add", "reduce", "select", "score", "sample", "pack", "exchange"}
 
 func (o opNumber) String() string {
 	if int(o) < len(opNames) {

@@ -23,6 +23,7 @@ type Stream struct {
 	seed    maphash.Seed
 	replays map[uint64]*replay
 	flushes int
+	peers   *peers // with which exchanges are under way, or nil
 }
 
 var _ kernels.Stream = (*Stream)(nil)
@@ -43,6 +44,12 @@ func (s *Stream) Sync() error {
 	s.flush()
 	if err := streamWait(s.dev.ctx, s.handle); err != nil && s.err == nil {
 		s.err = err
+	}
+	if s.peers != nil {
+		if err := s.peers.settled(); err != nil && s.err == nil {
+			s.err = err
+		}
+		s.peers = nil
 	}
 	if err := s.dev.fault.take(); err != nil && s.err == nil {
 		s.err = err
