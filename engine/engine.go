@@ -34,6 +34,7 @@ type Engine struct {
 	job        *config.Job
 	world      mpi.World
 	groups     *comm.Groups
+	peers      map[*comm.Group]kernels.Peers // of GPUs that have met; nil: rows go through the host
 	layout     *comm.Layout
 	exchanges  map[int]*moe.Exchange // by the number of experts of the layers
 	device     kernels.Device
@@ -126,6 +127,12 @@ func (e *Engine) Close() error {
 	if e.model != nil {
 		e.model.Close()
 	}
+	for _, p := range e.peers {
+		if p != nil {
+			errs = append(errs, p.Close())
+		}
+	}
+	e.peers = nil
 	if e.groups != nil {
 		errs = append(errs, e.groups.Close())
 	}

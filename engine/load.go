@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -41,7 +42,33 @@ func (e *Engine) prepare(ctx context.Context, mine error) error {
 	if e.groups, err = comm.Form(ctx, e.world, e.layout); err != nil {
 		return err
 	}
+	if err := e.meet(ctx); err != nil {
+		return err
+	}
 	return together(ctx, e.world, e.survey(ctx))
+}
+
+// meet brings the GPUs of the ranks that share experts together, so that rows go from one to the other. Where they cannot
+// meet, or the job asks for another all-to-all than the flat one, rows go through the host.
+func (e *Engine) meet(ctx context.Context) error {
+	if a := e.job.AllToAll; !e.onGPU() || a != "" && a != "auto" && a != "flat" {
+		return nil
+	}
+	e.peers = map[*comm.Group]kernels.Peers{}
+	for _, x := range e.groups.Experts {
+		if _, met := e.peers[x.EP]; met || x.EP.Size() == 1 {
+			continue
+		}
+		p, why, err := comm.Meet(ctx, x.EP, e.device)
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			slog.Info("rows of experts go through the host", "because", why)
+		}
+		e.peers[x.EP] = p
+	}
+	return nil
 }
 
 // inspect settles what follows from the job and the checkpoint alone, without asking another rank.
@@ -251,6 +278,9 @@ func (e *Engine) exchange(experts int) (*moe.Exchange, error) {
 		e.exchanges = map[int]*moe.Exchange{}
 	}
 	x := &moe.Exchange{Rank: group.Rank(), Ranks: group.Size(), Rows: comm.NewFlat(group)}
+	if p := e.peers[group]; p != nil {
+		x.Rows = comm.NewDeviceAllToAll(group, p)
+	}
 	e.exchanges[experts] = x
 	return x, nil
 }

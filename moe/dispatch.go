@@ -59,9 +59,7 @@ func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.T
 	if err != nil {
 		return err
 	}
-	rowBytes := out.Cols * out.DType.Size()
-	move := l.Exchange.Rows.Dispatch
-	if err := b.staging.Move(s, recv, out, func(to, from []byte) error { return move(ctx, to, from, rowBytes) }); err != nil {
+	if err := l.Exchange.dispatch(ctx, s, recv, out, b); err != nil {
 		return fmt.Errorf("dispatch: %w", err)
 	}
 	if err := b.arrived.write(b, s); err != nil {
@@ -82,11 +80,26 @@ func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.T
 	}
 	w.enter(Combine)
 	s.Select(recv, result, b.arrived.inverse.ColRange(0, received), 1) // back in the order of arrival
-	move = l.Exchange.Rows.Combine
-	if err := b.staging.Move(s, out, recv, func(to, from []byte) error { return move(ctx, to, from, rowBytes) }); err != nil {
+	if err := l.Exchange.combine(ctx, s, out, recv, b); err != nil {
 		return fmt.Errorf("combine: %w", err)
 	}
 	return nil
+}
+
+// dispatch sends rows to their experts' ranks: from device to device where the exchange can, else through the host.
+func (e *Exchange) dispatch(ctx context.Context, s kernels.Stream, recv, send kernels.Tensor, b *exchangeBuffers) error {
+	if d, ok := e.Rows.(*comm.DeviceAllToAll); ok {
+		return d.DispatchRows(s, recv, send)
+	}
+	return b.staging.Move(s, recv, send, func(to, from []byte) error { return e.Rows.Dispatch(ctx, to, from, send.Cols*send.DType.Size()) })
+}
+
+// combine is the way back.
+func (e *Exchange) combine(ctx context.Context, s kernels.Stream, recv, send kernels.Tensor, b *exchangeBuffers) error {
+	if d, ok := e.Rows.(*comm.DeviceAllToAll); ok {
+		return d.CombineRows(s, recv, send)
+	}
+	return b.staging.Move(s, recv, send, func(to, from []byte) error { return e.Rows.Combine(ctx, to, from, send.Cols*send.DType.Size()) })
 }
 
 // arrived runs the local experts, whole, over arriving rows; result is in the order of experts.
