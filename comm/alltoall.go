@@ -27,14 +27,28 @@ type AllToAll interface {
 	Combine(ctx context.Context, recv, send []byte, rowBytes int) error
 	// Traffic returns what this rank has sent since the AllToAll was made.
 	Traffic() Traffic
+	// String names the algorithm and the ranks it works with.
+	String() string
 }
 
 // Traffic is what a rank has sent to other ranks.
 type Traffic struct {
 	Rows     int64 // dispatched or combined
 	Bytes    int64 // of these rows
-	Sent     int64 // bytes put on the wire: Bytes, counts, and what an algorithm forwards for others
+	Sent     int64 // bytes put on the wire: Bytes, counts, and what an algorithm forwards or gathers
 	Messages int64
+}
+
+func (t Traffic) plus(o Traffic) Traffic {
+	return Traffic{t.Rows + o.Rows, t.Bytes + o.Bytes, t.Sent + o.Sent, t.Messages + o.Messages}
+}
+
+// gather counts that every rank gets so many bytes of this one.
+func (t *Traffic) gather(ranks, bytes int) {
+	if bytes > 0 {
+		t.Sent += int64(ranks-1) * int64(bytes)
+		t.Messages += int64(ranks - 1)
+	}
 }
 
 // tally is what every algorithm keeps: the counts of one exchange, and the traffic of all.

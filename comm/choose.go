@@ -1,7 +1,9 @@
 package comm
 
 import (
+	"cmp"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 )
@@ -21,34 +23,65 @@ var algorithms = [...]string{Auto: "auto", Flat: "flat", Hierarchical: "hierarch
 
 func (a Algorithm) String() string { return algorithms[a] }
 
-// ParseAlgorithm reads an algorithm's name; "" is Auto.
+// ParseAlgorithm reads an algorithm's name as --all-to-all has it. "auto" and "" give way to DSBATCH_A2A in the environment.
 func ParseAlgorithm(name string) (Algorithm, error) {
-	if name == "" {
-		return Auto, nil
-	}
-	for a, known := range algorithms {
-		if name == known {
-			return Algorithm(a), nil
+	from := "--all-to-all"
+	if name == "" || name == Auto.String() {
+		if name = os.Getenv("DSBATCH_A2A"); name == "" {
+			return Auto, nil
 		}
+		from = "DSBATCH_A2A"
 	}
-	return Auto, fmt.Errorf("all-to-all %q: use %s", name, strings.Join(algorithms[:], ", "))
+	if a := slices.Index(algorithms[:], name); a >= 0 {
+		return Algorithm(a), nil
+	}
+	return Auto, fmt.Errorf("%s %q: use %s", from, name, strings.Join(algorithms[:], ", "))
 }
 
-// AllToAllOptions of NewAllToAll.
+// AllToAllOptions of NewAllToAll. All ranks of the group give the same.
 type AllToAllOptions struct {
 	Algorithm Algorithm
-	Nodes     Nodes // of the job's world
+	Nodes     Nodes   // of the job's world
+	Network   Network // of Measure; the zero value: nothing is known, and Auto is flat
+	Bytes     int     // that a rank dispatches in a typical step, for Auto; 0: 64 KiB
 }
 
-// NewAllToAll returns the all-to-all of host memory over an ep group, whose ranks all call it with the same options. Where
-// the group lies on one node, or no two of its ranks share one, hierarchical is flat, message by message.
+// NewAllToAll returns the all-to-all of host memory over an ep group, flat or hierarchical. Where the group lies on one
+// node, or no two of its ranks share one, hierarchical is flat, message by message.
 func NewAllToAll(group *Group, o AllToAllOptions) (AllToAll, error) {
 	if n := len(o.Nodes.of); n > 0 && n <= slices.Max(group.Ranks) {
-		return nil, fmt.Errorf("all-to-all: rank %d of a job whose nodes have %s", slices.Max(group.Ranks), count(n, "rank"))
+		return nil, fmt.Errorf("all-to-all: rank %d, and the nodes of %s are known", slices.Max(group.Ranks), count(n, "rank"))
 	}
 	nodes := o.Nodes.Within(group.Ranks)
-	if o.Algorithm == Hierarchical && nodes.Count() > 1 && nodes.Largest() > 1 {
+	how := o.Algorithm
+	if how == Auto || how == Coordinated {
+		how = o.Network.Cheapest(Load{Ranks: group.Size(), Node: nodes.Largest(), TP: 1, Bytes: float64(cmp.Or(o.Bytes, 64<<10))})
+	}
+	if how == Hierarchical && nodes.Count() > 1 && nodes.Largest() > 1 {
 		return newHierarchical(group, nodes), nil
 	}
 	return NewFlat(group), nil
+}
+
+// AllToAll returns the all-to-all of the layers with this number of experts. Where it is coordinated, which Auto is with
+// tp slices, share divides the tokens among tp peers, and is nil where they all carry all: each takes its Range, routes
+// and exchanges that, and calls Gather on what came of it. Otherwise every tp peer sends and has computed all tokens.
+func (x *ExpertGroups) AllToAll(o AllToAllOptions) (rows AllToAll, share *Share, err error) {
+	if x.Peers.Size() == x.EP.Size() && x.Share.Size() == 1 || o.Algorithm == Flat || o.Algorithm == Hierarchical {
+		if o.Algorithm == Coordinated {
+			return nil, nil, fmt.Errorf("--all-to-all coordinated: no two ranks hold the same tokens, which takes --tp 2 or more and slices of experts inside the tp groups; use auto, flat or hierarchical")
+		}
+		rows, err = NewAllToAll(x.EP, o)
+		return rows, nil, err
+	}
+	if rows, err = NewAllToAll(x.Peers, o); err != nil {
+		return nil, nil, err
+	}
+	if x.Gather.Size() > 1 {
+		rows = newCoordinated(x, rows)
+	}
+	if x.Share.Size() > 1 {
+		share = NewShare(x.Share)
+	}
+	return rows, share, nil
 }

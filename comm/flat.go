@@ -39,3 +39,5 @@ func (f *flat) Combine(ctx context.Context, recv, send []byte, rowBytes int) err
 	}
 	return f.hop(ctx, recv, f.to, send, f.from, rowBytes)
 }
+
+func (f *flat) String() string { return "flat over " + count(f.group.Size(), "rank") }

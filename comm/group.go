@@ -33,6 +33,9 @@ type ExpertGroups struct {
 	EP       *Group // who holds the experts, a run of equal length each
 	ES       *Group // the slices of this rank's experts
 	Replicas *Group // the same slices of the same experts
+	Peers    *Group // the ranks of EP with this rank's tp rank
+	Gather   *Group // the tp peers in EP, whose peers hold the other experts
+	Share    *Group // the tp peers among whom tokens can be divided
 }
 
 // Form makes the groups of a layout. All ranks of w call it, with the same layout. w stays the caller's; Close closes the
@@ -69,7 +72,8 @@ func Form(ctx context.Context, w mpi.World, l *Layout) (*Groups, error) {
 		for _, one := range []struct {
 			group **Group
 			table [][]int
-		}{{&x.EP, e.EPGroups}, {&x.ES, e.ESGroups}, {&x.Replicas, e.ReplicaGroups}} {
+		}{{&x.EP, e.EPGroups}, {&x.ES, e.ESGroups}, {&x.Replicas, e.ReplicaGroups},
+			{&x.Peers, e.PeerGroups}, {&x.Gather, e.GatherGroups}, {&x.Share, e.ShareGroups}} {
 			if *one.group, err = form(one.table); err != nil {
 				return nil, errors.Join(err, g.Close())
 			}

@@ -26,7 +26,7 @@ func TestForm(t *testing.T) {
 		all := []*Group{g.World, g.TP, g.DP, g.PP}
 		for _, e := range []int{3, 6, 12} {
 			x := g.Expert(e)
-			all = append(all, x.EP, x.ES, x.Replicas)
+			all = append(all, x.EP, x.ES, x.Replicas, x.Peers, x.Gather, x.Share)
 		}
 		for i, one := range all {
 			mine, table := make([]byte, 8), make([]byte, 8*one.Size())

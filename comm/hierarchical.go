@@ -22,6 +22,7 @@ type hierarchical struct {
 	wards   [][]int // for each mate, the ranks that it carries for, ascending; of its own node itself alone
 	self    int     // this rank among mates
 	relays  []relay // of the other nodes, by rank
+	nodes   Nodes
 	carried [][]int // [mate][ward of this rank] rows
 	path    path    // of the rows counted last
 	table   path    // of the counts themselves, a row from every rank to every rank
@@ -36,7 +37,7 @@ type relay struct {
 // newHierarchical returns the all-to-all in two hops of host memory; nodes are those of the group's ranks.
 func newHierarchical(group mpi.World, nodes Nodes) *hierarchical {
 	p, me := group.Size(), group.Rank()
-	h := &hierarchical{tally: newTally(group), mates: nodes.ranks[nodes.of[me]]}
+	h := &hierarchical{tally: newTally(group), nodes: nodes, mates: nodes.ranks[nodes.of[me]]}
 	h.self = slices.Index(h.mates, me)
 	h.wards = make([][]int, len(h.mates))
 	for d := range p {
@@ -97,6 +98,8 @@ func (h *hierarchical) Combine(ctx context.Context, recv, send []byte, rowBytes 
 	}
 	return h.path.carry(ctx, h, send, recv, rowBytes, false)
 }
+
+func (h *hierarchical) String() string { return "hierarchical over " + h.nodes.String() }
 
 // The buffers through which rows pass to other ranks, and back.
 const (

@@ -26,10 +26,15 @@ type Sizes struct {
 	EP      int   // ranks over which experts are spread; 0: as many as can be, for each number of experts
 	ES      int   // ranks that slice an expert; 0: 1; AutoES: all that hold it
 	Experts []int // experts of each MoE layer, in any order, repeated or not; empty: no MoE layer
+
+	// Groups that a user gives instead of sizes; nil: by the tables of Layout. Each list has every rank of the job once,
+	// in groups of one size.
+	TPGroups, EPGroups, ESGroups [][]int
 }
 
 // Layout is who works with whom. Every table lists all ranks once, cut into groups of equal size, the groups by their
-// first rank. A stage is a contiguous run of ranks; in it, tp groups are contiguous and dp groups strided by TP.
+// first rank. A stage is a contiguous run of ranks; in it, tp groups are contiguous and dp groups strided by TP, unless
+// the user has given other tp groups.
 type Layout struct {
 	World, TP, DP, PP int // World = TP·DP·PP
 	TPGroups          [][]int
@@ -48,9 +53,15 @@ type ExpertRanks struct {
 	EPGroups        [][]int // in each, a whole set of experts, or of one slice of them
 	ESGroups        [][]int // the slices of the same experts, in order of the slices
 	ReplicaGroups   [][]int // that hold the same slice of the same experts
+
+	// For coordinated communication: tp peers hold the same tokens, so each need carry only some of them. Without tp
+	// slices peers are the ep group, and the other two tables have groups of one rank.
+	PeerGroups   [][]int // of an ep group, the ranks of equal tp rank: rows travel among them
+	GatherGroups [][]int // of an ep group, tp peers, in the order of the experts that each one's peers hold
+	ShareGroups  [][]int // tp peers in different ep groups with the same slice: tokens are divided among them
 }
 
-// Ranks computes the layout of a job. A size that can't be is a *SizeError.
+// Ranks computes the layout of a job. A size that can't be is a *SizeError, groups that can't be are a *GroupError.
 func Ranks(s Sizes) (*Layout, error) {
 	if s.World < 1 {
 		return nil, &SizeError{Name: "world", Value: s.World, Why: "a job has 1 rank or more"}
@@ -60,28 +71,39 @@ func Ranks(s Sizes) (*Layout, error) {
 		return nil, &SizeError{"pp", pp, fmt.Sprintf("%s cannot be cut into %d stages of equal size", count(s.World, "rank"), pp), divisors(s.World)}
 	}
 	stage := s.World / pp
+	given, err := takeGroups("tp_group", s.TPGroups, s.World, stage)
+	if err != nil {
+		return nil, err
+	}
+	if given != nil {
+		if s.TP != 0 && s.TP != len(given[0]) {
+			return nil, &GroupError{"tp_group", fmt.Sprintf("groups of %s, and tp_size is %d; make them equal", count(len(given[0]), "rank"), s.TP)}
+		}
+		tp = len(given[0])
+	}
 	if tp < 1 || stage%tp != 0 {
 		return nil, &SizeError{"tp_size", tp, fmt.Sprintf("%s cannot be divided into groups of %d", count(stage, "rank"), tp), divisors(stage)}
 	}
 	l := &Layout{World: s.World, TP: tp, DP: stage / tp, PP: pp}
-	for first := 0; first < s.World; first += stage {
-		order := ascending(first, stage)
-		l.TPGroups = append(l.TPGroups, runs(order, tp)...)
-		l.DPGroups = append(l.DPGroups, strided(order, tp)...)
+	if l.TPGroups = given; given == nil {
+		l.TPGroups = runs(ascending(0, s.World), tp)
+	}
+	for first := range pp {
+		l.DPGroups = append(l.DPGroups, transposed(l.TPGroups[first*l.DP:(first+1)*l.DP])...)
+	}
+	byFirst(l.DPGroups)
+	if err := sameEveryStage(l); err != nil {
+		return nil, err
 	}
 	l.PPGroups = strided(ascending(0, s.World), stage)
 	counts := slices.Clone(s.Experts)
 	slices.Sort(counts)
 	counts = slices.Compact(counts)
-	if len(counts) == 0 && s.EP > 1 {
-		return nil, &SizeError{"ep_size", s.EP, "the model has no experts", []int{1}}
+	if len(counts) == 0 && (s.EP > 1 || len(s.EPGroups) > 0 && len(s.EPGroups[0]) > 1) {
+		return nil, &SizeError{"ep_size", max(s.EP, 2), "the model has no experts", []int{1}}
 	}
 	for _, experts := range counts {
-		ep, err := epSize(s.EP, experts, stage, counts)
-		if err != nil {
-			return nil, err
-		}
-		e, err := expertRanks(experts, ep, s.ES, stage, tp, pp)
+		e, err := expertRanks(l, s, experts, counts)
 		if err != nil {
 			return nil, err
 		}
@@ -129,34 +151,61 @@ func epSize(ep, experts, ranks int, counts []int) (int, error) {
 	return 0, e
 }
 
-func expertRanks(experts, ep, es, stage, tp, pp int) (ExpertRanks, error) {
-	holders := stage / ep // of each expert, in slices or replicas
-	switch es {
-	case 0:
-		es = 1
-	case AutoES:
-		es = holders
+// expertRanks computes the groups of the layers with so many experts; counts are those of all layers.
+func expertRanks(l *Layout, s Sizes, experts int, counts []int) (ExpertRanks, error) {
+	stage := l.World / l.PP
+	e := ExpertRanks{Experts: experts}
+	groups, err := givenEP(s, stage, experts)
+	if err != nil {
+		return e, err
 	}
-	e := ExpertRanks{Experts: experts, EP: ep, ES: es}
-	if es < 1 || holders%es != 0 {
-		return e, &SizeError{"es", es, fmt.Sprintf("an expert held by %s cannot be cut into %s", count(holders, "rank"), count(es, "slice")), divisors(holders)}
+	if groups != nil {
+		e.EP = len(groups[0])
+	} else if e.EP, err = epSize(s.EP, experts, stage, counts); err != nil {
+		return e, err
 	}
-	for s := range pp {
-		// peers of equal tp rank next to each other, then cut into ep groups
-		order := slices.Concat(strided(ascending(s*stage, stage), tp)...)
-		groups := byFirst(runs(order, ep))
-		e.EPGroups = append(e.EPGroups, groups...)
-		for k := range ep {
+	holders := stage / e.EP // of each expert, in slices or replicas
+	slicing, err := takeGroups("ep_mp_group", s.ESGroups, l.World, stage)
+	if err != nil {
+		return e, err
+	}
+	switch e.ES = s.ES; {
+	case slicing != nil:
+		e.ES = len(slicing[0])
+	case s.ES == 0:
+		e.ES = 1
+	case s.ES == AutoES:
+		e.ES = holders
+	}
+	if e.ES < 1 || holders%e.ES != 0 {
+		return e, &SizeError{"es", e.ES, fmt.Sprintf("an expert held by %s cannot be cut into %s", count(holders, "rank"), count(e.ES, "slice")), divisors(holders)}
+	}
+	for stageOf := range l.PP {
+		var mine [][]int // ep groups of this stage
+		if groups != nil {
+			mine = groups[stageOf*holders : (stageOf+1)*holders]
+		} else { // peers of equal tp rank next to each other, then cut
+			order := slices.Concat(transposed(l.TPGroups[stageOf*l.DP : (stageOf+1)*l.DP])...)
+			mine = byFirst(runs(order, e.EP))
+		}
+		e.EPGroups = append(e.EPGroups, mine...)
+		for k := range e.EP {
 			same := make([]int, holders) // the ranks that hold the k-th run of experts
-			for i, g := range groups {
+			for i, g := range mine {
 				same[i] = g[k]
 			}
-			e.ESGroups = append(e.ESGroups, runs(same, es)...)
-			e.ReplicaGroups = append(e.ReplicaGroups, strided(same, es)...)
+			e.ESGroups = append(e.ESGroups, runs(same, e.ES)...)
+			e.ReplicaGroups = append(e.ReplicaGroups, strided(same, e.ES)...)
+		}
+	}
+	if slicing != nil {
+		if err := e.slice(l, slicing); err != nil {
+			return e, err
 		}
 	}
 	byFirst(e.ESGroups)
 	byFirst(e.ReplicaGroups)
+	e.coordinate(l)
 	return e, nil
 }
 
@@ -178,6 +227,17 @@ func strided(ranks []int, n int) [][]int {
 		groups[i%n] = append(groups[i%n], r)
 	}
 	return groups
+}
+
+// transposed makes a group of the first ranks of all groups, one of the second ones, and so on.
+func transposed(groups [][]int) [][]int {
+	t := make([][]int, len(groups[0]))
+	for _, g := range groups {
+		for i, r := range g {
+			t[i] = append(t[i], r)
+		}
+	}
+	return t
 }
 
 func byFirst(groups [][]int) [][]int {

@@ -67,6 +67,21 @@ func TestWorkedTables(t *testing.T) {
 	}
 }
 
+// TestSixteenRanks compares with DeepSpeed's own test of its groups: 16 ranks, tp 2, ep 4.
+func TestSixteenRanks(t *testing.T) {
+	l, err := Ranks(Sizes{World: 16, TP: 2, EP: 4, ES: 2, Experts: []int{4}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := l.Experts[0]
+	if d := cmp.Diff(table{{0, 2, 4, 6}, {1, 3, 5, 7}, {8, 10, 12, 14}, {9, 11, 13, 15}}, e.EPGroups); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff(table{{0, 8}, {1, 9}, {2, 10}, {3, 11}, {4, 12}, {5, 13}, {6, 14}, {7, 15}}, e.ReplicaGroups); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestStagesWithSlices(t *testing.T) {
 	l, err := Ranks(Sizes{World: 16, TP: 2, PP: 2, EP: 2, ES: 2, Experts: []int{4}})
 	if err != nil {
@@ -168,6 +183,9 @@ func TestTablesAreSound(t *testing.T) {
 			tables[fmt.Sprint("ep of ", e.Experts)] = e.EPGroups
 			tables[fmt.Sprint("es of ", e.Experts)] = e.ESGroups
 			tables[fmt.Sprint("replicas of ", e.Experts)] = e.ReplicaGroups
+			tables[fmt.Sprint("peers of ", e.Experts)] = e.PeerGroups
+			tables[fmt.Sprint("gather of ", e.Experts)] = e.GatherGroups
+			tables[fmt.Sprint("share of ", e.Experts)] = e.ShareGroups
 			slice, run := make([]int, l.World), make([]int, l.World)
 			for _, g := range e.ESGroups {
 				for i, r := range g {

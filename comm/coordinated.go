@@ -1,0 +1,198 @@
+package comm
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/dsbatch/dsbatch/mpi"
+)
+
+// coordinate computes the groups of coordinated communication. With L tp ranks, v of them in each ep group, rows travel
+// among the peers of equal tp rank, p/L hops; those v gather from each other, v-1 hops, what the peers of each have
+// computed; and where tp peers lie in several ep groups, each of which has all experts, they divide the tokens.
+//
+// Ep groups that a rank's peers can't serve, because tp ranks lie in them unevenly, are their own peers; tokens are then
+// divided among all tp peers.
+func (e *ExpertRanks) coordinate(l *Layout) {
+	tp, slice := places(l.TPGroups), places(e.ESGroups)
+	team := map[int]int{} // a rank's tp group
+	for i, g := range l.TPGroups {
+		for _, r := range g {
+			team[r] = i
+		}
+	}
+	if !e.gather(l, tp, team) {
+		e.PeerGroups, e.GatherGroups = e.EPGroups, runs(ascending(0, l.World), 1)
+	}
+	e.ShareGroups = nil
+	class := places(e.GatherGroups)
+	same := map[[3]int]int{} // tp group, slice and class: the group of those that could carry the same rows
+	for r := range l.World {
+		key := [3]int{team[r], slice[r], class[r]}
+		at, known := same[key]
+		if !known {
+			at = len(e.ShareGroups)
+			same[key], e.ShareGroups = at, append(e.ShareGroups, nil)
+		}
+		e.ShareGroups[at] = append(e.ShareGroups[at], r)
+	}
+	// All slices must be with the tp peers, else those divide nothing: tokens of one go to slices that others can't reach.
+	if len(same) != len(l.TPGroups)*e.ES*len(e.GatherGroups[0]) {
+		e.ShareGroups = runs(ascending(0, l.World), 1)
+	}
+	if slices.ContainsFunc(e.ShareGroups, func(g []int) bool { return len(g) != len(e.ShareGroups[0]) }) {
+		e.ShareGroups = runs(ascending(0, l.World), 1)
+	}
+}
+
+// gather cuts the ep groups by tp rank and tells whether that can be: runs of equal length, and of each tp group one rank
+// in each run.
+func (e *ExpertRanks) gather(l *Layout, tp, team map[int]int) bool {
+	e.PeerGroups, e.GatherGroups = nil, nil
+	spans := 0 // tp ranks in an ep group
+	for _, g := range e.EPGroups {
+		var peers [][]int
+		for i, r := range g {
+			if i == 0 || tp[r] != tp[g[i-1]] {
+				peers = append(peers, nil)
+			}
+			peers[len(peers)-1] = append(peers[len(peers)-1], r)
+		}
+		if spans == 0 {
+			spans = len(peers)
+		}
+		if spans != len(peers) {
+			return false
+		}
+		e.PeerGroups = append(e.PeerGroups, peers...)
+		at := map[int]int{}
+		for _, run := range peers {
+			if len(run) != len(peers[0]) {
+				return false
+			}
+			for _, r := range run {
+				k, known := at[team[r]]
+				if !known {
+					k = len(e.GatherGroups)
+					at[team[r]], e.GatherGroups = k, append(e.GatherGroups, nil)
+				}
+				e.GatherGroups[k] = append(e.GatherGroups[k], r)
+			}
+		}
+		for _, k := range at {
+			if len(e.GatherGroups[k]) != spans {
+				return false
+			}
+		}
+	}
+	byFirst(e.PeerGroups)
+	byFirst(e.GatherGroups)
+	return true
+}
+
+// coordinated is the all-to-all of an ep group in which several tp ranks hold the same rows: each sends those whose
+// experts are with its peers, and gathers the results of the others. It takes part in Count and Dispatch with the rows of
+// all experts, alike on all tp peers of the group.
+type coordinated struct {
+	AllToAll           // among the peers
+	gather   mpi.World // the tp peers in the group
+	ranks    int       // of the ep group
+	rows     [][]int   // [source of the group][local]
+	none     []int     // of a source that isn't a peer
+	starts   []int     // the rows before those of each tp peer's experts
+	own      []byte
+	counts   []int64
+	traffic  Traffic // of gathering
+}
+
+func newCoordinated(x *ExpertGroups, peers AllToAll) *coordinated {
+	return &coordinated{AllToAll: peers, gather: x.Gather, ranks: x.EP.Size(), rows: make([][]int, x.EP.Size()),
+		starts: make([]int, x.Gather.Size()+1), counts: make([]int64, x.Gather.Size())}
+}
+
+func (c *coordinated) Count(ctx context.Context, sendRows []int) ([][]int, error) {
+	if len(sendRows)%c.ranks != 0 {
+		return nil, fmt.Errorf("all-to-all: %s cannot be spread evenly over %s", count(len(sendRows), "expert"), count(c.ranks, "rank"))
+	}
+	experts, me := len(sendRows)/c.gather.Size(), c.gather.Rank()
+	rows, err := c.AllToAll.Count(ctx, sendRows[me*experts:(me+1)*experts])
+	if err != nil {
+		return nil, err
+	}
+	c.none = make([]int, len(sendRows)/c.ranks)
+	for i := range c.rows {
+		c.rows[i] = c.none
+	}
+	copy(c.rows[me*len(rows):], rows)
+	for i := range c.gather.Size() {
+		c.starts[i+1] = c.starts[i] + sum(sendRows[i*experts:(i+1)*experts])
+	}
+	return c.rows, nil
+}
+
+func (c *coordinated) Dispatch(ctx context.Context, recv, send []byte, rowBytes int) error {
+	if n := c.starts[c.gather.Size()] * rowBytes; len(send) != n {
+		return fmt.Errorf("dispatch: %d bytes to send, the counts say %d", len(send), n)
+	}
+	me := c.gather.Rank()
+	return c.AllToAll.Dispatch(ctx, recv, send[c.starts[me]*rowBytes:c.starts[me+1]*rowBytes], rowBytes)
+}
+
+func (c *coordinated) Combine(ctx context.Context, recv, send []byte, rowBytes int) error {
+	if n := c.starts[c.gather.Size()] * rowBytes; len(recv) != n {
+		return fmt.Errorf("combine: %d bytes to receive, the counts say %d", len(recv), n)
+	}
+	for i := range c.counts {
+		c.counts[i] = int64(c.starts[i+1]-c.starts[i]) * int64(rowBytes)
+	}
+	c.own = room(c.own, int(c.counts[c.gather.Rank()]))
+	if err := c.AllToAll.Combine(ctx, c.own, send, rowBytes); err != nil {
+		return err
+	}
+	c.traffic.gather(len(c.counts), len(c.own))
+	return c.gather.AllGatherV(ctx, c.own, recv, c.counts)
+}
+
+func (c *coordinated) Traffic() Traffic { return c.traffic.plus(c.AllToAll.Traffic()) }
+
+func (c *coordinated) String() string {
+	return fmt.Sprintf("coordinated: %v, gathered by %d", c.AllToAll, c.gather.Size())
+}
+
+// Share divides the tokens of ranks that hold the same ones, tp peers, and gathers what each has made of its part.
+type Share struct {
+	group   mpi.World
+	own     []byte
+	counts  []int64
+	traffic Traffic
+}
+
+// NewShare returns the share of this rank in the tokens of a group.
+func NewShare(group mpi.World) *Share {
+	return &Share{group: group, counts: make([]int64, group.Size())}
+}
+
+// Range tells which of so many tokens are this rank's.
+func (s *Share) Range(tokens int) (from, to int) { return s.rangeOf(s.group.Rank(), tokens) }
+
+func (s *Share) rangeOf(rank, tokens int) (from, to int) {
+	return tokens * rank / s.group.Size(), tokens * (rank + 1) / s.group.Size()
+}
+
+// Gather fills the rows of all tokens, of which this rank's are there, with those of the others. All ranks of the group
+// call it with as many tokens.
+func (s *Share) Gather(ctx context.Context, rows []byte, rowBytes int) error {
+	tokens := len(rows) / rowBytes
+	for r := range s.counts {
+		from, to := s.rangeOf(r, tokens)
+		s.counts[r] = int64(to-from) * int64(rowBytes)
+	}
+	from, to := s.Range(tokens)
+	s.own = append(s.own[:0], rows[from*rowBytes:to*rowBytes]...)
+	s.traffic.gather(len(s.counts), len(s.own))
+	return s.group.AllGatherV(ctx, s.own, rows, s.counts)
+}
+
+// Traffic returns what this rank has sent to others.
+func (s *Share) Traffic() Traffic { return s.traffic }

@@ -1,0 +1,93 @@
+package comm
+
+// Link is what messages between two ranks cost: latency + bytes/bandwidth.
+type Link struct {
+	Latency   float64 // seconds a message
+	Bandwidth float64 // bytes a second that a rank sends while all do
+}
+
+// Network is the links of a job.
+type Network struct {
+	Inside  Link // a node
+	Between Link // nodes
+}
+
+// Load is one exchange as the cost model sees it: every rank has rows for all, as many for each.
+type Load struct {
+	Ranks int     // over which the experts are spread
+	Node  int     // of them on a node
+	TP    int     // ranks that hold the same tokens, among them; 1: none
+	Bytes float64 // of the rows of a rank's tokens, at all experts
+}
+
+// leg is what one rank sends over one kind of link.
+type leg struct {
+	messages int
+	bytes    float64
+}
+
+func (l Link) seconds(g leg) float64 {
+	if g.messages == 0 {
+		return 0
+	}
+	return float64(g.messages)*l.Latency + g.bytes/l.Bandwidth
+}
+
+// legs returns what a rank sends inside its node and between nodes. Coordinated ranks work flat among their peers, and
+// gather the results.
+func (l Load) legs(how Algorithm) (inside, between leg) {
+	p, node := float64(l.Ranks), max(1, min(l.Node, l.Ranks))
+	nodes := (l.Ranks + node - 1) / node
+	switch how {
+	case Hierarchical:
+		inside = leg{node - 1, l.Bytes * float64(node-1) / float64(node)}
+		between = leg{nodes - 1, l.Bytes * (p - float64(node)) / p}
+	case Coordinated:
+		inside, between = l.peers().legs(Flat)
+		gathers := leg{l.TP - 1, l.Bytes * float64(l.TP-1) / float64(l.TP)}
+		to := &inside
+		if l.TP > node {
+			to = &between
+		}
+		to.messages += gathers.messages
+		to.bytes += gathers.bytes
+	default:
+		inside = leg{node - 1, l.Bytes * float64(node-1) / p}
+		between = leg{l.Ranks - node, l.Bytes * (p - float64(node)) / p}
+	}
+	return inside, between
+}
+
+// peers is the load among ranks of equal tp rank.
+func (l Load) peers() Load {
+	return Load{Ranks: max(1, l.Ranks/l.TP), Node: max(1, l.Node/l.TP), TP: 1, Bytes: l.Bytes / float64(l.TP)}
+}
+
+// Messages is how many a rank sends in one exchange.
+func (l Load) Messages(how Algorithm) int {
+	inside, between := l.legs(how)
+	return inside.messages + between.messages
+}
+
+// Seconds is how long one exchange takes, dispatch or combine, by the model: a rank's messages one after the other.
+func (n Network) Seconds(how Algorithm, l Load) float64 {
+	inside, between := l.legs(how)
+	return n.Inside.seconds(inside) + n.Between.seconds(between)
+}
+
+// Cheapest returns the algorithm that takes least, the simplest of several. A zero Network knows nothing: flat.
+func (n Network) Cheapest(l Load) Algorithm {
+	if n == (Network{}) {
+		return Flat
+	}
+	best := Flat
+	for _, how := range []Algorithm{Hierarchical, Coordinated} {
+		if how == Coordinated && l.TP < 2 {
+			continue
+		}
+		if n.Seconds(how, l) < n.Seconds(best, l) {
+			best = how
+		}
+	}
+	return best
+}
