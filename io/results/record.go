@@ -3,6 +3,7 @@ package results
 import (
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
@@ -174,7 +175,12 @@ func appendID(b array.Builder, id any) error {
 }
 
 // validText is s with what is not UTF-8 replaced, since a Parquet text must be UTF-8.
-func validText(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+func validText(s string) string {
+	if utf8.ValidString(s) { // what ToValidUTF8 would find too, but rune by rune
+		return s
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}
 
 // scanRecords turns the columns, found by name in batch, back into records.
 func scanRecords(columns []column, batch arrow.RecordBatch) ([]Record, error) {
