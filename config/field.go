@@ -19,6 +19,7 @@ type field struct {
 	old     bool   // deprecated
 	section bool
 	tuple   bool // has no name of its own: part of a tuple
+	unbuilt bool // read and checked, but a run of this version refuses it
 	bits    bool // part of the output's fingerprint, unless a flag says the same and is
 
 	short func(node) (map[string]node, error) // of a section: what stands for a dictionary
@@ -91,10 +92,10 @@ var fields = append([]field{
 		does: "false sets tp_size to 1, whatever that says"},
 	{path: "tensor_parallel.tp_size", seed: "1", example: "4", does: "the flag --tp",
 		set: func(in *Inference, n node) error { return n.atLeast(1, &in.TensorParallel.Size) }},
-	{path: "tensor_parallel.tp_grain_size", example: "32", bits: true, does: "the multiple that slices of an uneven size keep to. Not set: 64, as in DeepSpeed",
+	{path: "tensor_parallel.tp_grain_size", unbuilt: true, example: "32", bits: true, does: "the multiple that slices of an uneven size keep to. Not set: 64, as in DeepSpeed",
 		set: func(in *Inference, n node) error { return n.atLeast(1, &in.TensorParallel.Grain) }},
 	{path: "tensor_parallel.mpu", seed: "None", example: "{size: 2}", refuse: "it is an object of a Python program; give tp_size, or tp_group as lists of ranks"},
-	{path: "tensor_parallel.tp_group", seed: "None", example: "[[0, 1], [2, 3]]", bits: true, does: "the groups, as lists of ranks; checked against tp_size and the number of ranks",
+	{path: "tensor_parallel.tp_group", unbuilt: true, seed: "None", example: "[[0, 1], [2, 3]]", bits: true, does: "the groups, as lists of ranks; checked against tp_size and the number of ranks",
 		set: func(in *Inference, n node) (err error) { in.TensorParallel.Group, err = n.groups(); return err }},
 
 	{path: "enable_cuda_graph", seed: "false", example: "true", does: "on a GPU true captures decode steps into CUDA graphs, false does not; refused as true on the CPU. Not set: on a GPU, true",
@@ -131,9 +132,9 @@ var fields = append([]field{
 		set:  func(in *Inference, n node) (err error) { in.MoE.Experts, err = n.counts(); return err }},
 	{path: "moe.type", seed: "standard", example: "residual", does: "standard or residual (PR-MoE); compared with the checkpoint's. Not set: the checkpoint's",
 		set: func(in *Inference, n node) error { return n.oneOf(&in.MoE.Type, "standard", "residual") }},
-	{path: "moe.ep_mp_group", seed: "None", example: "[[0, 4], [1, 5]]", bits: true, does: "the expert-slicing groups, as lists of ranks; checked and used",
+	{path: "moe.ep_mp_group", unbuilt: true, seed: "None", example: "[[0, 4], [1, 5]]", bits: true, does: "the expert-slicing groups, as lists of ranks; checked and used",
 		set: func(in *Inference, n node) (err error) { in.MoE.SliceWith, err = n.groups(); return err }},
-	{path: "moe.ep_group", alias: "expert_group", seed: "None", example: "[[0, 1], [2, 3]]", does: "the expert-parallel groups, as lists of ranks; checked and used",
+	{path: "moe.ep_group", unbuilt: true, alias: "expert_group", seed: "None", example: "[[0, 1], [2, 3]]", does: "the expert-parallel groups, as lists of ranks; checked and used",
 		set: func(in *Inference, n node) (err error) { in.MoE.Group, err = n.groups(); return err }},
 
 	{path: "keep_module_on_host", example: "true", accept: []string{"false"},
@@ -143,7 +144,7 @@ var fields = append([]field{
 		does: "dictionary of the fields below, a number of groups, or the pair [true, groups] with extra grouping for the MLP; works with dtype int8 only"},
 	{path: "quant.enabled", seed: "true", example: "true", bits: true, does: "true demands dtype int8, false refuses it. Not set: with dtype int8",
 		set: func(in *Inference, n node) error { return n.optional(&in.Quant.Enabled) }},
-	{path: "quant.extra_mlp_grouping", tuple: true, bits: true, does: "the first of a pair: true makes twice the groups in MLP weights",
+	{path: "quant.extra_mlp_grouping", unbuilt: true, tuple: true, bits: true, does: "the first of a pair: true makes twice the groups in MLP weights",
 		set: func(in *Inference, n node) (err error) { in.Quant.ExtraMLPGrouping, err = n.boolean(); return err }},
 	{path: "quant.activation", seed: "enabled, 8 bits, symmetric, 1 group", section: true, does: "dictionary of the fields below"},
 	{path: "quant.activation.enabled", seed: "true", example: "true", accept: []string{"false"}, refuse: floatActivations},
@@ -153,19 +154,19 @@ var fields = append([]field{
 	{path: "quant.weight", seed: "enabled, 8 bits, symmetric, 1 group", section: true, does: "dictionary of the fields below"},
 	{path: "quant.weight.enabled", seed: "true", example: "false", accept: []string{"true"}, refuse: "weights are all that is quantized; turn it off with quant.enabled"},
 	{path: "quant.weight.num_bits", seed: "8", example: "4", accept: []string{"8"}, refuse: "weights of 8 bits are the only quantized ones"},
-	{path: "quant.weight.q_type", seed: "symmetric", example: "asymmetric", bits: true, does: "symmetric or asymmetric",
+	{path: "quant.weight.q_type", unbuilt: true, seed: "symmetric", example: "asymmetric", bits: true, does: "symmetric or asymmetric",
 		set: func(in *Inference, n node) error {
 			var kind string
 			err := n.oneOf(&kind, "symmetric", "asymmetric")
 			in.Quant.Asymmetric = kind == "asymmetric"
 			return err
 		}},
-	{path: "quant.weight.q_groups", seed: "1", example: "8", bits: true, does: "groups that each weight matrix is cut into, with a scale each. Not set: automatic",
+	{path: "quant.weight.q_groups", unbuilt: true, seed: "1", example: "8", bits: true, does: "groups that each weight matrix is cut into, with a scale each. Not set: automatic",
 		set: func(in *Inference, n node) error { return n.atLeast(1, &in.Quant.Groups) }},
 	{path: "quant.weight.quantized_initialization", seed: "{}", example: "{num_bits: 4}", refuse: "it belongs to ZeRO-3 training"},
 	{path: "quant.weight.post_init_quant", seed: "{}", example: "{fc: {num_bits: 4}}", refuse: "weights are quantized alike in all layers"},
 	{path: "quant.qkv", seed: "enabled", section: true, does: "dictionary of the field below"},
-	{path: "quant.qkv.enabled", seed: "true", example: "false", bits: true, does: "whether the attention's query, key and value weights are quantized too",
+	{path: "quant.qkv.enabled", unbuilt: true, seed: "true", example: "false", bits: true, does: "whether the attention's query, key and value weights are quantized too",
 		set: func(in *Inference, n node) error { return n.optional(&in.Quant.QKV) }},
 
 	{path: "checkpoint", seed: "None", example: "/models/gpt.json", bits: true,
@@ -184,10 +185,10 @@ var fields = append([]field{
 	{path: "training_mp_size", seed: "1", example: "2", does: "slices that the checkpoint was trained with; compared with the checkpoint's. Not set: the checkpoint's",
 		set: func(in *Inference, n node) error { return n.atLeast(1, &in.TrainingMPSize) }},
 	{path: "replace_method", seed: "auto", old: true, example: "generic", accept: []string{"auto"}, refuse: "blocks are found by the model's family"},
-	{path: "injection_policy", alias: "injection_dict", seed: "None", example: "{T5Block: [SelfAttention.o, DenseReluDense.wo]}", bits: true,
+	{path: "injection_policy", unbuilt: true, alias: "injection_dict", seed: "None", example: "{T5Block: [SelfAttention.o, DenseReluDense.wo]}", bits: true,
 		does: "module class → names of the linears whose outputs are summed over tp, all others being cut along their outputs; or → a policy of DeepSpeed's, which must be that of the model's family. Not together with kernel_inject: true",
 		set:  setInjection},
-	{path: "injection_policy_tuple", seed: "None", example: "[attention.dense, mlp.dense_4h_to_h]", bits: true, does: "such names for every block of the model",
+	{path: "injection_policy_tuple", unbuilt: true, seed: "None", example: "[attention.dense, mlp.dense_4h_to_h]", bits: true, does: "such names for every block of the model",
 		set: setInjectionTuple},
 	{path: "config", alias: "args", seed: "None", example: "{rope_theta: 500000.0}", bits: true, does: "dictionary of values that win over the model's config.json",
 		set: func(in *Inference, n node) error {
@@ -202,7 +203,7 @@ var fields = append([]field{
 	{path: "min_out_tokens", alias: "min_tokens", seed: "1", example: "64", does: "tokens of a row that must fit into memory, or the job is refused with the arithmetic",
 		set: func(in *Inference, n node) error { return n.atLeast(1, &in.MinOutTokens) }},
 	{path: "transposed_mode", seed: "false", example: "true", accept: []string{"false"}, refuse: "weights are packed once at load, into the order that the kernels want"},
-	{path: "module_key", seed: "(in the Megatron example)", example: "model", bits: true, does: "the key that holds the weights in a DeepSpeed or Megatron file, module or model. Not set: the one that is there",
+	{path: "module_key", unbuilt: true, seed: "(in the Megatron example)", example: "model", bits: true, does: "the key that holds the weights in a DeepSpeed or Megatron file, module or model. Not set: the one that is there",
 		set: func(in *Inference, n node) error { return n.oneOf(&in.ModuleKey, "module", "model") }},
 
 	{path: "mp_size", seed: "1", old: true, example: "2", instead: "tensor_parallel.tp_size"},

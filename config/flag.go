@@ -22,6 +22,8 @@ type Flag struct {
 	Many     bool     // may be repeated; in a job file a list
 	Bits     bool     // part of the output's fingerprint: another value gives other bytes, so a resumed job keeps it
 	OnlyCLI  bool     // cannot stand in a job file
+	Built    []string // the values that a run of this version acts on, the others being refused; nil: all
+	Until    string   // what to do instead of those others; "": use one of Built, or leave it out
 
 	field func(*Job) any // where the value is kept
 }
@@ -32,7 +34,7 @@ func (f *Flag) Bool() bool {
 	return ok
 }
 
-// Usage is the help with the words that the flag accepts and the task that it is for.
+// Usage is the help with the words that the flag accepts, the task that it is for, and what of it is not built yet.
 func (f *Flag) Usage() string {
 	text := f.Help
 	if len(f.Choices) > 0 {
@@ -40,6 +42,9 @@ func (f *Flag) Usage() string {
 	}
 	if len(f.Tasks) > 0 {
 		text += fmt.Sprintf(" (task %s)", f.Tasks[0])
+	}
+	if only := f.built(); only != "" {
+		text += "; " + only
 	}
 	return text
 }

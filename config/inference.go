@@ -91,21 +91,6 @@ func (in *Inference) Given(path string) bool {
 	return ok
 }
 
-// RefuseBut refuses the fields that were set and are not among these: for a caller that obeys only some of them, so that
-// none is ignored. A path that ends in a dot stands for its whole section. Errors are *Error.
-func (in *Inference) RefuseBut(obeyed ...string) error {
-	var errs []error
-	for _, path := range in.paths() {
-		known := slices.ContainsFunc(obeyed, func(o string) bool { return o == path || strings.HasSuffix(o, ".") && strings.HasPrefix(path, o) })
-		if f := fieldAt(path); known || f.set == nil { // without a place in Inference: accepted as it is, or refused already
-			continue
-		}
-		w := in.given[path]
-		errs = append(errs, w.at.errorAt(w.key, "is not obeyed by this version of dsbatch; leave it out"))
-	}
-	return errors.Join(errs...)
-}
-
 // under is the place of the first field set whose path begins so.
 func (in *Inference) under(prefix string) place {
 	for _, path := range in.paths() {

@@ -251,20 +251,6 @@ func TestRefusedInference(t *testing.T) {
 	}
 }
 
-func TestRefuseBut(t *testing.T) {
-	in, _, err := ParseInference(map[string]any{"dtype": "int8", "quant": []any{true, 8}, "mp_size": 2, "use_triton": false, "tm": true}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := in.RefuseBut("dtype", "quant.", "tensor_parallel.tp_size", "triangular_masking"); err != nil {
-		t.Errorf("all are obeyed: %v", err)
-	}
-	want := "config: mp_size: is not obeyed by this version of dsbatch; leave it out\nconfig: tm: is not obeyed by this version of dsbatch; leave it out"
-	if err := in.RefuseBut("dtype", "quant.", "moe."); err == nil || err.Error() != want {
-		t.Errorf("got  %v\nwant %s", err, want)
-	}
-}
-
 func TestTensorParallelOff(t *testing.T) {
 	in, _, err := ParseInference(map[string]any{"tensor_parallel": map[string]any{"enabled": false, "tp_size": 4}}, nil)
 	if err != nil || in.TensorParallel.Size != 1 {

@@ -33,7 +33,8 @@ the mend. Sizes are written as 16GiB, 512MB or 1048576 (K, M, G, T alone are bin
 	b.WriteString(`## inference: and --ds-config
 
 The section ` + "`inference:`" + ` of a job file is the DeepSpeedInferenceConfig, field for field; ` + "`--ds-config ds.json`" + ` reads such a
-file unchanged, and engine.InitInference takes it from Go. Every field is obeyed, or refused with the reason; none is ignored.
+file unchanged, and engine.InitInference takes it from Go. Every field is obeyed, or refused with the reason; none is ignored. "Not yet"
+tells a field that is read and checked, and then refused, since no run of this version acts on it.
 
 - A field that is null or the string ` + "`auto`" + ` counts as not set, and what is not set is automatic: where DeepSpeed has a default
   of its own (dtype float16, 1024 tokens, one group), dsbatch takes the checkpoint's, the model's or the machine's. The column
@@ -106,6 +107,9 @@ func (f *Flag) explain() string {
 	if f.OnlyCLI {
 		text += "; only on the command line"
 	}
+	if only := f.built(); only != "" {
+		text += ". **" + strings.ToUpper(only[:1]) + only[1:] + "**"
+	}
 	return text
 }
 
@@ -131,6 +135,8 @@ func (f *field) status() string {
 		return "deprecated"
 	case f.instead != "":
 		return "as " + code(f.instead)
+	case f.unbuilt:
+		return "not yet"
 	case f.refuse == "":
 		return "obeyed"
 	case f.does != "":

@@ -13,14 +13,6 @@ import (
 	"github.com/dsbatch/dsbatch/mpi"
 )
 
-// obeyed are the fields of DeepSpeedInferenceConfig that the engine acts on; any other one that is set is refused by
-// name, none is ignored.
-var obeyed = []string{
-	"replace_with_kernel_inject", "dtype", "tensor_parallel.tp_size", "enable_cuda_graph", "triangular_masking",
-	"moe.enabled", "moe.ep_size", "moe.moe_experts", "moe.type", "checkpoint", "base_dir", "training_mp_size", "config",
-	"max_out_tokens", "min_out_tokens",
-}
-
 // InitInference loads a model for this process alone, as deepspeed.init_inference does. model is a folder or a
 // checkpoint JSON; config is nil, the path of a JSON file, or a map[string]any with the fields of
 // DeepSpeedInferenceConfig; kwargs are further fields, which win over config's. All four combinations of the two are
@@ -43,12 +35,15 @@ func InitInference(ctx context.Context, model string, inference any, kwargs map[
 // inferenceFits holds the section inference: against the model that was found.
 func (e *Engine) inferenceFits() error {
 	in, c := &e.job.Inference, &e.shape
-	errs := []error{in.RefuseBut(obeyed...)}
+	errs := []error{in.RefuseUnbuilt()}
 	refuse := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%w: %s", ErrRefused, fmt.Sprintf(format, args...)))
 	}
 	if in.CUDAGraph != nil && *in.CUDAGraph && !e.onGPU() {
 		refuse("enable_cuda_graph: %s has no graphs; leave it out, or use --device cuda", e.device.Name())
+	}
+	if in.Offload == "cpu" && e.onGPU() {
+		refuse("zero.offload_param.device cpu: weights are not streamed to a GPU yet; leave it out, or use --device cpu")
 	}
 	if in.TriangularMask != nil && !*in.TriangularMask {
 		refuse("triangular_masking false: %s sees earlier tokens only; leave it out", c.Family)

@@ -138,8 +138,8 @@ func (r *run) prepare(ctx context.Context) error {
 
 // openRows opens the data set and settles the columns of the output.
 func (r *run) openRows(ctx context.Context) (err error) {
-	if err := refuseUnbuilt(r.job); err != nil {
-		return err
+	if err := r.job.RefuseUnbuilt(); err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	if r.rows, err = dataset.Open(ctx, r.job.Input, columns(r.job)); err != nil {
 		return err

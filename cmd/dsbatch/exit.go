@@ -43,7 +43,7 @@ func statusOf(err error) int {
 		return statusStopped
 	case errors.As(err, &usage):
 		return statusUsage
-	case errors.As(err, &setting) && setting.File == "":
+	case errors.As(err, &setting) && setting.File == "" && !errors.Is(err, engine.ErrRefused):
 		return statusUsage
 	case errors.As(err, &setting), errors.As(err, &size), errors.As(err, &mismatch), errors.Is(err, engine.ErrRefused),
 		errors.Is(err, model.ErrConfig), errors.Is(err, model.ErrTensor), errors.Is(err, ckpt.ErrDamaged),
