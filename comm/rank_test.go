@@ -78,7 +78,7 @@ func TestRankWatched(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	x.Phase("dispatch")
+	x.Main().Phase("dispatch")
 	time.Sleep(900 * time.Millisecond) // so that a beat tells of it
 	if w.Rank() == 1 {
 		switch how {

@@ -1,9 +1,10 @@
 package comm
 
 import (
-	"fmt"
+	"errors"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,13 +18,13 @@ func TestStuckRankIsNamed(t *testing.T) {
 	defer close(stuck)
 	begun := time.Now()
 	err := mpi.Run(4, func(w mpi.World) error {
-		x, err := Watch(t.Context(), w, WatchOptions{Timeout: 500 * time.Millisecond})
+		x, err := Watch(t.Context(), w, WatchOptions{Timeout: 500 * time.Millisecond, Advice: "start again"})
 		if err != nil {
 			return err
 		}
-		x.Phase("prefill")
+		x.Main().Phase("prefill")
 		if w.Rank() == 2 {
-			x.Phase("commit")
+			x.Main().Enter("commit", "chunk", 7, 0)
 			<-stuck
 		}
 		if w.Rank() == 3 {
@@ -31,8 +32,8 @@ func TestStuckRankIsNamed(t *testing.T) {
 		}
 		return x.World().Barrier(t.Context())
 	})
-	if err == nil || !strings.Contains(err.Error(), `rank 2 (`) || !strings.Contains(err.Error(), `no progress in phase "commit"`) {
-		t.Errorf("%v, want rank 2 and its phase", err)
+	if err == nil || !regexp.MustCompile(`rank 2 \(.+\) is stuck: no progress for .+, in phase commit, chunk 7; .*start again`).MatchString(err.Error()) {
+		t.Errorf("%v, want rank 2, its phase and the advice", err)
 	}
 	if spent := time.Since(begun); spent > 20*time.Second {
 		t.Errorf("after %v", spent)
@@ -50,11 +51,11 @@ func TestSlowRankIsLeftAlone(t *testing.T) {
 		}
 		busy := func() {
 			for begun := time.Now(); time.Since(begun) < 5*timeout; time.Sleep(timeout / 10) {
-				x.Progress()
+				x.Main().Progress()
 			}
 		}
 		if w.Rank() == 1 {
-			x.Phase("load")
+			x.Main().Phase("load")
 			busy()
 		}
 		if err := x.World().Barrier(t.Context()); err != nil {
@@ -88,13 +89,13 @@ func TestDisagreementIsNamed(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		x.Phase("dispatch")
+		x.Main().Phase("dispatch")
 		if w.Rank() == 1 {
 			return other.Barrier(t.Context())
 		}
 		return x.World().Barrier(t.Context())
 	})
-	if err == nil || !strings.Contains(err.Error(), "they disagree") || !strings.Contains(err.Error(), `"dispatch"`) {
+	if err == nil || !strings.Contains(err.Error(), "they disagree") || !strings.Contains(err.Error(), `in phase dispatch, waiting in barrier`) {
 		t.Errorf("%v", err)
 	}
 }
@@ -102,8 +103,8 @@ func TestDisagreementIsNamed(t *testing.T) {
 // TestWatchUnderMPI ends one rank of real ones in several ways; the rank tests are in rank_test.go.
 func TestWatchUnderMPI(t *testing.T) {
 	for how, says := range map[string]string{
-		"stopped":  `rank 1 \(.+\), last heard in phase "dispatch", has been silent for`,
-		"stuck":    `rank 1 \(.+\) has made no progress in phase "dispatch"`,
+		"stopped":  `rank 1 \(.+\) was stopped, or its host cannot be reached: silent for .+, last in phase dispatch`,
+		"stuck":    `rank 1 \(.+\) is stuck: no progress for .+, in phase dispatch`,
 		"killed":   `rank 1 .* exited on signal 9`, // the launcher's words
 		"disagree": `they disagree about what comes next`,
 	} {
@@ -117,17 +118,81 @@ func TestWatchUnderMPI(t *testing.T) {
 	}
 }
 
+// TestStuckBesideIsNamed: rank 0's main line waits for rank 1 and returns again and again, while what it does beside that
+// hangs.
+func TestStuckBesideIsNamed(t *testing.T) {
+	err := mpi.Run(2, func(w mpi.World) error {
+		x, err := Watch(t.Context(), w, WatchOptions{Timeout: 500 * time.Millisecond})
+		if err != nil {
+			return err
+		}
+		x.Main().Phase("decode")
+		if w.Rank() == 0 {
+			x.Begin("commit").Done() // ended in time
+			x.Begin("read").At("chunk", 3, 9)
+		}
+		for err == nil {
+			err = x.World().Barrier(t.Context())
+			time.Sleep(time.Millisecond)
+		}
+		return err
+	})
+	if err == nil || !regexp.MustCompile(`rank 0 \(.+\) is stuck: no progress for .+, in phase read, chunk 3 of 9;`).MatchString(err.Error()) {
+		t.Errorf("%v, want rank 0 and what it does beside", err)
+	}
+}
+
+// TestStatus: what a rank is at, and for whom it waits.
+func TestStatus(t *testing.T) {
+	mpitest.Run(t, 2, func(w mpi.World) error {
+		x, err := Watch(t.Context(), w, WatchOptions{})
+		if err != nil {
+			return err
+		}
+		x.Main().Enter("load", "layer", 3, 24)
+		x.Main().At("layer", 4, 24)
+		beside := x.Begin("read")
+		if w.Rank() == 0 {
+			var helper sync.WaitGroup
+			helper.Go(func() {
+				for x.Status().Waits == "" {
+					time.Sleep(time.Millisecond)
+				}
+				s := x.Status()
+				if s.Waits != "receive" || s.Main.Phase != "load" || s.Main.Place() != "layer 4 of 24" || len(s.Beside) != 1 || s.Beside[0].Phase != "read" {
+					t.Errorf("%+v", s)
+				}
+				if e := Failed(x.World(), 1); e.Error() != "rank 1 ("+w.Host()+") failed: in phase load; its own message tells why" {
+					t.Error(e)
+				}
+				if err := x.World().Send(t.Context(), 1, 1, []byte{1}); err != nil {
+					t.Error(err)
+				}
+			})
+			err = x.World().Recv(t.Context(), 1, 0, make([]byte, 1))
+			helper.Wait()
+		} else if err = x.World().Recv(t.Context(), 0, 1, make([]byte, 1)); err == nil {
+			err = x.World().Send(t.Context(), 0, 0, []byte{1})
+		}
+		beside.Done()
+		if s := x.Status(); s.Waits != "" || len(s.Beside) != 0 {
+			t.Errorf("afterwards %+v", s)
+		}
+		return errors.Join(err, x.World().Close())
+	})
+}
+
 func TestBeat(t *testing.T) {
 	for _, b := range []beat{
-		{}, {bye: true, phase: "commit"}, {waiting: true, silent: 3 * time.Second, idle: time.Hour},
-		{ending: true, phase: strings.Repeat("x", 72)},
+		{}, {bye: true, task: TaskState{Phase: "commit"}}, {idle: time.Hour, task: TaskState{Phase: "load", Unit: "layer", N: 3, Of: 24}},
+		{ending: true, task: TaskState{Phase: strings.Repeat("x", 36), Unit: strings.Repeat("z", 36)}},
 	} {
 		if got := decodeBeat(b.encode()); got != b {
 			t.Errorf("%+v becomes %+v", b, got)
 		}
 	}
-	long := decodeBeat(beat{phase: strings.Repeat("y", 500)}.encode())
-	if long.phase != strings.Repeat("y", 72) {
-		t.Error(fmt.Sprint("a long phase becomes ", long.phase))
+	long := decodeBeat(beat{task: TaskState{Phase: strings.Repeat("y", 500), Unit: "chunk"}}.encode())
+	if long.task.Phase != strings.Repeat("y", 36) || long.task.Unit != "chunk" {
+		t.Errorf("long words become %+v", long)
 	}
 }

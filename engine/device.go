@@ -121,7 +121,7 @@ func (e *Engine) agreeDevice(ctx context.Context, gpu bool, own processor, kept 
 	}
 	for r := range e.world.Size() {
 		if err == nil && v.Of(r, deviceFailed) != 0 {
-			err = &RankError{Rank: r}
+			err = comm.Failed(e.world, r)
 		}
 	}
 	return v, err

@@ -56,6 +56,8 @@ type Engine struct {
 	steps     *stepper
 	scheduler *scheduler
 	observer  Observer
+	loaded    func(layers, of int) // told of each part of the model that was read; nil: nobody is
+	entered   func(section string) // told of each section of a step, "" its end; nil: nobody is
 }
 
 // identity is what a job's fingerprint says of the model and where it runs.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/io/dataset"
 	"github.com/dsbatch/dsbatch/io/results"
 	"github.com/dsbatch/dsbatch/shard"
@@ -27,7 +28,7 @@ type fed struct {
 }
 
 // feed starts the feeder. A chunk's rows that an earlier start has finished come with their records.
-func (e *Engine) feed(ctx context.Context, rows *dataset.Dataset, saved *results.Writer, record *stats.Recorder) *feeder {
+func (e *Engine) feed(ctx context.Context, rows *dataset.Dataset, saved *results.Writer, record *stats.Recorder, begin beside) *feeder {
 	ctx, cancel := context.WithCancel(ctx)
 	f := &feeder{ask: make(chan shard.Chunk, 64), ready: make(chan fed, 64), stop: cancel}
 	f.done.Add(1)
@@ -42,7 +43,10 @@ func (e *Engine) feed(ctx context.Context, rows *dataset.Dataset, saved *results
 					return
 				}
 				var out fed
-				out.chunk, out.err = e.readChunk(ctx, rows, saved, chunk, record)
+				out.err = begin(phaseRead, chunk.Index, func(t *comm.Task) (err error) {
+					out.chunk, err = e.readChunk(ctx, rows, saved, chunk, record, t)
+					return err
+				})
 				select {
 				case f.ready <- out:
 				case <-ctx.Done():
@@ -61,7 +65,7 @@ func (f *feeder) close() {
 }
 
 // readChunk reads a chunk's rows and makes their sequences.
-func (e *Engine) readChunk(ctx context.Context, rows *dataset.Dataset, saved *results.Writer, chunk shard.Chunk, record *stats.Recorder) (*chunkState, error) {
+func (e *Engine) readChunk(ctx context.Context, rows *dataset.Dataset, saved *results.Writer, chunk shard.Chunk, record *stats.Recorder, task *comm.Task) (*chunkState, error) {
 	end := record.Phase(stats.Read)
 	open, err := saved.Open(ctx, results.Chunk(chunk))
 	if err != nil {
@@ -93,6 +97,7 @@ func (e *Engine) readChunk(ctx context.Context, rows *dataset.Dataset, saved *re
 		}
 		tokenize()
 		end = record.Phase(stats.Read)
+		task.Progress()
 		i++
 	}
 	end()
@@ -111,14 +116,16 @@ type committer struct {
 }
 
 // commit starts the committer.
-func (e *Engine) commit(ctx context.Context, rows *dataset.Dataset, out *results.Writer, record *stats.Recorder) *committer {
+func (e *Engine) commit(ctx context.Context, rows *dataset.Dataset, out *results.Writer, record *stats.Recorder, begin beside) *committer {
 	c := &committer{whole: make(chan *chunkState, 16)}
 	c.done.Add(1)
 	go func() {
 		defer c.done.Done()
 		for chunk := range c.whole {
 			if c.failed() == nil {
-				c.fail(commitChunk(ctx, rows, out, chunk, record))
+				c.fail(begin(phaseCommit, chunk.chunk.Index, func(*comm.Task) error {
+					return commitChunk(ctx, rows, out, chunk, record)
+				}))
 			}
 		}
 	}()

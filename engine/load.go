@@ -255,7 +255,7 @@ func (e *Engine) ranks() (*comm.Layout, error) {
 }
 
 func (e *Engine) loadOptions() model.LoadOptions {
-	o := model.LoadOptions{DType: e.dtype, Experts: e.exchange}
+	o := model.LoadOptions{DType: e.dtype, Progress: e.loaded, Experts: e.exchange}
 	if e.job.DropTokens {
 		o.Capacity = &moe.Capacity{Factor: e.job.CapacityFactor, Min: e.job.MinCapacity}
 		if e.job.DropPolicy == "probs" {

@@ -31,14 +31,16 @@ type loop struct {
 
 // work runs the loop to its end. On a stop, what is whole is committed and what is finished of open chunks is saved.
 func (r *run) work(ctx context.Context, chunks []shard.Chunk) error {
+	r.kind = phaseStep
+	r.enter(phaseStep)
 	r.stage("")
 	l := &loop{run: r, queue: queue{chunks: chunks}, open: map[int]*chunkState{}, begun: time.Now()}
 	r.loop = l
-	l.feeder = r.engine.feed(ctx, r.rows, r.writer, r.record)
-	l.committer = r.engine.commit(ctx, r.rows, r.writer, r.record)
+	l.feeder = r.engine.feed(ctx, r.rows, r.writer, r.record, r.beside)
+	l.committer = r.engine.commit(ctx, r.rows, r.writer, r.record, r.beside)
 	reason, err := l.turn(ctx)
 	l.feeder.close()
-	r.stage("commit")
+	r.stage(phaseCommit)
 	if commitErr := l.committer.close(); l.failed == nil {
 		l.failed = commitErr
 	}
@@ -223,10 +225,10 @@ func (l *loop) whole(c *chunkState) {
 // step runs one step and settles the sequences that it finished.
 func (l *loop) step(ctx context.Context, pieces []piece) error {
 	begin, e := time.Now(), l.engine
+	l.beginStep(pieces)
 	if err := e.steps.run(ctx, pieces); err != nil {
 		return err
 	}
-	l.watcher.Progress()
 	prompt, output := e.advance(pieces, l.sequenceFinished)
 	l.prompt, l.output = l.prompt+int64(prompt), l.output+int64(output)
 	l.count(time.Since(begin), pieces, prompt, output)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/model"
 	"github.com/dsbatch/dsbatch/moe"
@@ -74,10 +75,13 @@ var sections = map[string]stats.Phase{
 // measure has add told of the time of each section of every step from now on; nil: of none. On a device whose ops run
 // when they are enqueued only: else the time would be that of enqueueing.
 func (e *Engine) measure(add func(stats.Phase, time.Duration)) {
-	e.steps.enter = nil
+	e.steps.enter = e.entered
 	if add != nil && !e.onGPU() {
 		section, since := stats.Dense, time.Time{}
 		e.steps.enter = func(name string) {
+			if e.entered != nil {
+				e.entered(name)
+			}
 			now := time.Now()
 			if !since.IsZero() {
 				add(section, now.Sub(since))
@@ -116,7 +120,7 @@ const measureAfter = 30 * time.Second
 
 // report gathers the ranks' statistics and writes stats.json and report.html, also when the job ends early.
 func (r *run) report(ctx context.Context, ended error) error {
-	var lost *RankError
+	var lost *comm.RankError
 	if ended != nil && !errors.Is(ended, ErrStopped) && !errors.As(ended, &lost) && r.loop.failed == nil {
 		return nil // the ranks no longer answer each other
 	}

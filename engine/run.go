@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/apache/arrow/go/v15/arrow"
 
@@ -28,7 +29,10 @@ type RunOptions struct {
 	Progress func(Progress) // rank 0's, once a step; nil: nobody looks
 	Ceilings stats.Ceilings // of this machine, where measured
 	Stage    func(string)   // rank 0's: what it begins to do; nil: nobody looks
-	Notice   func(string)   // rank 0's lines for the user, such as what is resumed; nil: dropped
+	// Phase is called on every rank when it enters a phase, from the goroutine that does; nil: nobody looks. Tests break
+	// a rank there.
+	Phase  func(rank int, phase string)
+	Notice func(string) // rank 0's lines for the user, such as what is resumed; nil: dropped
 
 	wrap      func(kernels.Device) kernels.Device // tests put a device of theirs around the real one
 	processor func() (processor, error)           // tests say what the rank's CPU can do
@@ -44,13 +48,21 @@ type Progress struct {
 // Run does a whole data set as one rank of world; all ranks call it together with the same job. It returns what is
 // committed. The error is ErrStopped when it was asked to end early; whatever the error, committed chunks stay.
 func Run(ctx context.Context, world mpi.World, job *config.Job, o RunOptions) (results.Summary, error) {
-	watcher, err := comm.Watch(ctx, world, comm.WatchOptions{Timeout: job.RankTimeout})
+	r := &run{job: job, options: o, record: stats.New(world.Rank())}
+	watcher, err := comm.Watch(ctx, world, comm.WatchOptions{Timeout: job.RankTimeout, Advice: advice, Abort: func(code int, reason string) {
+		r.diary.Load().end("ended the job: " + reason) // under MPI nothing comes after Abort
+		world.Abort(code, reason)
+	}})
 	if err != nil {
 		return results.Summary{}, err
 	}
-	r := &run{job: job, options: o, world: watcher.World(), watcher: watcher, record: stats.New(world.Rank())}
-	summary, err := r.do(ctx)
-	err = errors.Join(err, r.close())
+	r.world, r.watcher = watcher.World(), watcher
+	var summary results.Summary
+	err = r.guard(watcher.Main().State, func() (err error) {
+		summary, err = r.do(ctx)
+		return err
+	})
+	err = errors.Join(err, r.close(err))
 	if err != nil && !errors.Is(err, ErrStopped) { // the ranks do not end together: nobody is waited for
 		watcher.Close()
 		return summary, err
@@ -75,7 +87,13 @@ type run struct {
 	start start
 	total int64 // rows of the input, after --limit
 	loop  *loop
+	diary atomic.Pointer[diary] // nil before the output is opened
+	layer int                   // at work in a step, from 1
+	kind  string                // of the step: prefill, decode or step
 }
+
+// advice is what a user can do when the job ended because of a rank.
+const advice = "what was committed stays: start the same command again"
 
 // start is what rank 0 tells the others when it has opened the output.
 type start struct {
@@ -87,7 +105,7 @@ type start struct {
 }
 
 func (r *run) do(ctx context.Context) (results.Summary, error) {
-	r.stage("prepare")
+	r.stage(phasePrepare)
 	if err := r.prepare(ctx); err != nil {
 		return results.Summary{}, err
 	}
@@ -98,12 +116,13 @@ func (r *run) do(ctx context.Context) (results.Summary, error) {
 	if r.start.Finished {
 		return r.start.Summary, nil
 	}
-	r.stage("load")
+	r.stage(phaseLoad)
 	load := r.record.Phase(stats.Load)
 	if err := together(ctx, r.world, r.engine.load(ctx)); err != nil {
 		return results.Summary{}, err
 	}
 	load()
+	r.engine.entered = r.section
 	r.describe()
 	err = r.work(ctx, chunks)
 	if reportErr := r.report(ctx, err); err == nil {
@@ -112,7 +131,7 @@ func (r *run) do(ctx context.Context) (results.Summary, error) {
 	if err != nil {
 		return results.Summary{}, err
 	}
-	r.stage("finish")
+	r.stage(phaseFinish)
 	var finishErr error
 	if r.output != nil {
 		r.start.Summary, finishErr = r.output.Finish(ctx)
@@ -121,18 +140,10 @@ func (r *run) do(ctx context.Context) (results.Summary, error) {
 	return summary, err
 }
 
-// stage tells watchers and onlookers what comes next.
-func (r *run) stage(name string) {
-	r.watcher.Phase(name)
-	if r.options.Stage != nil && r.world.Rank() == 0 {
-		r.options.Stage(name)
-	}
-}
-
 // prepare opens model and data set, without reading weights or rows: what cannot work is refused here, on all ranks
 // together, before the output is touched.
 func (r *run) prepare(ctx context.Context) error {
-	r.engine = &Engine{job: r.job, world: r.world, wrap: r.options.wrap, processor: r.options.processor}
+	r.engine = &Engine{job: r.job, world: r.world, loaded: r.loaded, wrap: r.options.wrap, processor: r.options.processor}
 	return r.engine.prepare(ctx, r.openRows(ctx))
 }
 
@@ -189,10 +200,11 @@ func (r *run) open(ctx context.Context) ([]shard.Chunk, error) {
 	if r.start, err = share(ctx, r.world, s, err); err != nil || r.start.Finished {
 		return nil, err
 	}
-	r.writer, err = results.Join(ctx, r.job.Output, r.start.Number, r.world.Rank(), r.layout, results.Options{AcceptVersion: r.job.AcceptVersion, Log: slog.Default()})
+	r.writer, err = results.Join(ctx, r.job.Output, r.start.Number, r.world.Rank(), r.layout, r.resultsOptions())
 	if err := together(ctx, r.world, err); err != nil {
 		return nil, err
 	}
+	r.diary.Store(r.keepDiary())
 	var left []shard.Chunk
 	for _, c := range chunks {
 		if !r.start.Committed[c.Index] {
@@ -200,6 +212,10 @@ func (r *run) open(ctx context.Context) ([]shard.Chunk, error) {
 		}
 	}
 	return left, nil
+}
+
+func (r *run) resultsOptions() results.Options {
+	return results.Options{AcceptVersion: r.job.AcceptVersion, Log: slog.Default(), Progress: r.watcher.Main().Progress}
 }
 
 // chunkRows is the number of rows of a chunk: as asked for, as an earlier start had it, or the default.
@@ -240,7 +256,7 @@ func (r *run) create(ctx context.Context, fp results.Fingerprint, chunks []shard
 	for i, c := range chunks {
 		list[i] = results.Chunk(c)
 	}
-	r.output, err = results.Create(ctx, r.job.Output, fp, r.layout, list, results.Options{AcceptVersion: r.job.AcceptVersion, Log: slog.Default()})
+	r.output, err = results.Create(ctx, r.job.Output, fp, r.layout, list, r.resultsOptions())
 	if err != nil {
 		return start{}, err
 	}
@@ -251,8 +267,10 @@ func (r *run) create(ctx context.Context, fp results.Fingerprint, chunks []shard
 	return s, nil
 }
 
-func (r *run) close() error {
+// close gives back what the run holds, and notes how it has ended.
+func (r *run) close(ended error) error {
 	var errs []error
+	r.diary.Load().close(ended)
 	if r.writer != nil {
 		errs = append(errs, r.writer.Close())
 	}
@@ -262,7 +280,7 @@ func (r *run) close() error {
 	if r.rows != nil {
 		errs = append(errs, r.rows.Close())
 	}
-	if r.engine != nil {
+	if r.engine != nil && panicked(ended) == nil { // what broke is left as it is
 		errs = append(errs, r.engine.Close())
 	}
 	return errors.Join(errs...)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 
 	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/mpi"
@@ -25,17 +24,10 @@ func together(ctx context.Context, w mpi.World, mine error) error {
 	}
 	for rank := range w.Size() {
 		if v.Of(rank, 0) != 0 {
-			return &RankError{Rank: rank}
+			return comm.Failed(w, rank)
 		}
 	}
 	return nil
-}
-
-// RankError is a failure of another rank, which tells itself what went wrong.
-type RankError struct{ Rank int }
-
-func (e *RankError) Error() string {
-	return fmt.Sprintf("rank %d failed; its own message tells why", e.Rank)
 }
 
 // share gives rank 0's value to all ranks, or its error.
@@ -68,7 +60,7 @@ func share[T any](ctx context.Context, w mpi.World, v T, mine error) (T, error) 
 		return v, err
 	}
 	if message.Failed {
-		return v, &RankError{Rank: 0}
+		return v, comm.Failed(w, 0)
 	}
 	return message.Value, nil
 }

@@ -9,8 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/config"
-	"github.com/dsbatch/dsbatch/engine"
 	"github.com/dsbatch/dsbatch/mpi"
 )
 
@@ -30,7 +30,7 @@ func onWorld(job *config.Job, f func(mpi.World) error) error {
 			return err
 		}
 		err = f(w)
-		if lost := (*engine.RankError)(nil); errors.As(err, &lost) {
+		if lost := (*comm.RankError)(nil); errors.As(err, &lost) {
 			time.Sleep(yield) // that rank ends the job, with its own status and reason
 		}
 		if err != nil && !agreedEnd(err) {
@@ -44,10 +44,8 @@ func onWorld(job *config.Job, f func(mpi.World) error) error {
 			time.Sleep(lastOut)
 		}
 		return err
-	case job.Ranks > 1:
-		return inProcess(job.Ranks, f)
 	}
-	return f(mpi.Alone())
+	return inProcess(max(job.Ranks, 1), f)
 }
 
 // yield is how long a rank that only hears of another's failure lets that one end the job.
@@ -63,7 +61,7 @@ func inProcess(n int, f func(mpi.World) error) error {
 	var cause error
 	err := mpi.Run(n, func(w mpi.World) error {
 		err := f(w)
-		if lost := (*engine.RankError)(nil); err != nil && !errors.As(err, &lost) {
+		if lost := (*comm.RankError)(nil); err != nil && !errors.As(err, &lost) && !errors.Is(err, mpi.ErrEnded) {
 			mu.Lock()
 			defer mu.Unlock()
 			if cause == nil {
@@ -72,6 +70,11 @@ func inProcess(n int, f func(mpi.World) error) error {
 		}
 		return err
 	})
+	mu.Lock() // a rank that is stuck may be left behind
+	defer mu.Unlock()
+	if aborted := (*mpi.Error)(nil); cause == nil && errors.As(err, &aborted) && aborted.Op == "abort" {
+		return aborted.Err // which names rank and host itself
+	}
 	if cause != nil {
 		return cause
 	}

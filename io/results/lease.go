@@ -34,14 +34,17 @@ type lease struct {
 
 // leaseFile is the content, padded to leaseSize so that it can be written over in place.
 type leaseFile struct {
-	Holder   process `json:"holder"`
-	Beat     int64   `json:"beat"`
-	Released bool    `json:"released"`
+	Holder   process   `json:"holder"`
+	Since    time.Time `json:"since"` // by the holder's clock, for people
+	Beat     int64     `json:"beat"`
+	Released bool      `json:"released"`
 }
 
 const (
 	leaseSize = 1024
-	patience  = 6 // beats
+	patience  = 15 // beats after which whoever waits may take over
+	endurance = 10 // beats for which a holder goes on that cannot write: it is gone before another takes over
+	looks     = 8  // at another's lease, a beat
 )
 
 func leaseName(number int) string { return fmt.Sprintf("lease-%06d.json", number) }
@@ -76,7 +79,7 @@ func acquire(ctx context.Context, dir string, o Options) (*lease, error) {
 				return nil, err
 			}
 		}
-		l := &lease{fs: o.fs, dir: dir, number: start + 1, beat: o.Beat, stop: make(chan struct{}), lost: make(chan struct{}), held: leaseFile{Holder: *o.self}}
+		l := &lease{fs: o.fs, dir: dir, number: start + 1, beat: o.Beat, stop: make(chan struct{}), lost: make(chan struct{}), held: leaseFile{Holder: *o.self, Since: time.Now().Round(time.Second)}}
 		l.handle, err = o.fs.Create(state(dir, leaseName(l.number)), true)
 		if errors.Is(err, fs.ErrExist) {
 			continue // somebody was quicker
@@ -98,33 +101,49 @@ func acquire(ctx context.Context, dir string, o Options) (*lease, error) {
 	}
 }
 
-// watch returns nil when lease number of dir is dead, ErrInUse when it is alive.
+// watch returns nil when lease number of dir is dead, ErrInUse when it is alive: at once where the holder runs on this
+// host, else with its next beat.
 func watch(ctx context.Context, dir string, number int, o Options) error {
 	name := state(dir, leaseName(number))
 	first, holder, err := readLease(o.fs, name)
 	if err != nil {
 		return err
 	}
-	if holder.Released || o.self.knownDead(holder.Holder) {
+	inUse := func(l leaseFile) error {
+		since := ""
+		if !l.Since.IsZero() {
+			since = ", since " + l.Since.Format(time.DateTime)
+		}
+		return fmt.Errorf("%s: %w: %s%s; wait for it, stop it, or give another --output", dir, ErrInUse, l.Holder, since)
+	}
+	fate := o.self.fateOf(holder.Holder)
+	switch {
+	case holder.Released || fate == dead:
 		return nil
+	case fate == alive:
+		return inUse(holder)
 	}
 	o.Log.Info("waiting to see whether the job that holds the output is alive", "output", dir, "holder", holder.Holder.String(), "at most", patience*o.Beat)
-	tick := time.NewTicker(o.Beat)
+	tick := time.NewTicker(o.Beat / looks)
 	defer tick.Stop()
-	for range patience {
+	for still := 0; still < patience*looks; still++ {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-tick.C:
 		}
+		o.Progress()
 		now, then, err := readLease(o.fs, name)
 		switch {
 		case err != nil:
 			return err
 		case then.Released:
 			return nil
-		case !bytes.Equal(now, first):
-			return fmt.Errorf("%s: %w: %s; wait for it, stop it, or give another --output", dir, ErrInUse, then.Holder)
+		case bytes.Equal(now, first):
+		case then.Beat == 0: // caught in the middle of being written; the next look tells more
+			first, still = now, -1
+		default:
+			return inUse(then)
 		}
 	}
 	o.Log.Warn("taking the output over from a job that is dead", "output", dir, "holder", holder.Holder.String())
@@ -187,7 +206,7 @@ func (l *lease) keepBeating() {
 		if err := l.write(); err == nil {
 			last = time.Now()
 		}
-		if time.Since(last) > (patience-2)*l.beat || errors.Is(fence(l.fs, l.dir, l.number), ErrLost) {
+		if time.Since(last) > endurance*l.beat || errors.Is(fence(l.fs, l.dir, l.number), ErrLost) {
 			close(l.lost)
 			return
 		}

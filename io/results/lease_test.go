@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,11 +16,11 @@ import (
 
 // elsewhere is a process of another host: nobody here can know whether it lives.
 func elsewhere(host string) *process {
-	return &process{Host: host, PID: 4711, Job: "991", dead: func(process) bool { return false }}
+	return &process{Host: host, PID: 4711, Job: "991", fate: func(process) fate { return unknown }}
 }
 
 func leaseOptions(d *crashDisk, self *process) Options {
-	return Options{fs: d, self: self}.withDefaults() // beats of 5 s, which synctest makes short
+	return Options{fs: d, self: self}.withDefaults() // beats of 2 s, which synctest makes short
 }
 
 func leaseDisk() *crashDisk {
@@ -37,10 +38,10 @@ func TestLeaseOfALiveJob(t *testing.T) {
 		}
 		begun := time.Now()
 		_, err = acquire(ctx, "/out", leaseOptions(d, elsewhere("nid002")))
-		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "process 4711 on host nid001, Slurm job 991") {
+		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "process 4711 on host nid001, Slurm job 991, since 20") {
 			t.Errorf("%v", err)
 		}
-		if waited := time.Since(begun); waited > 11*time.Second {
+		if waited := time.Since(begun); waited > 2500*time.Millisecond {
 			t.Errorf("it took %v to see that the job lives", waited)
 		}
 		if err := l.release(); err != nil {
@@ -57,7 +58,49 @@ func TestLeaseOfALiveJob(t *testing.T) {
 	})
 }
 
-// TestLeaseOfADeadJob: nobody beats any more; the next takes over after six beats of its own, whatever the clocks say.
+// TestLeaseOnThisHost: a process that runs here is believed at once, and one that is gone here is replaced at once; one
+// that sleeps has as long as any.
+func TestLeaseOnThisHost(t *testing.T) {
+	for of, want := range map[fate]time.Duration{alive: 0, dead: 0, asleep: 30 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			d := leaseDisk()
+			d.names["/out/_dsbatch/lease-000004.json"] = &inode{now: []byte(`{"holder":{"host":"nid001","pid":4711},"beat":3}`)}
+			self := &process{Host: "nid001", PID: 2, fate: func(process) fate { return of }}
+			begun := time.Now()
+			l, err := acquire(context.Background(), "/out", leaseOptions(d, self))
+			if waited := time.Since(begun); waited != want || errors.Is(err, ErrInUse) != (of == alive) {
+				t.Errorf("%v: %v after %v, want %v", of, err, waited, want)
+			}
+			if l != nil {
+				if err := l.release(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// TestWaitingIsProgress: a watcher does not take the wait for a dead job's lease for silence, and a lease that is caught
+// half written is given its whole time.
+func TestWaitingIsProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := leaseDisk()
+		name := "/out/_dsbatch/lease-000004.json"
+		d.put(name, nil)
+		time.AfterFunc(29*time.Second, func() { d.put(name, []byte(`{"holder":{"ho`)) })
+		o, begun, last, longest := leaseOptions(d, elsewhere("nid002")), time.Now(), time.Now(), time.Duration(0)
+		o.Progress = func() { longest, last = max(longest, time.Since(last)), time.Now() }
+		l, err := acquire(context.Background(), "/out", o)
+		if waited := time.Since(begun); err != nil || waited < 59*time.Second || waited > 60*time.Second || longest > time.Second {
+			t.Fatalf("%v after %v; silent for %v", err, waited, longest)
+		}
+		if err := l.release(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestLeaseOfADeadJob: nobody beats any more; the next takes over after 30 s of its own, whatever the clocks say.
 func TestLeaseOfADeadJob(t *testing.T) {
 	for name, content := range map[string]string{
 		"whole":                `{"holder":{"host":"nid001","pid":4711},"beat":3}`,
@@ -158,7 +201,7 @@ func TestHolderGivesUpBeforeOthersTakeOver(t *testing.T) {
 		begun := time.Now()
 		d.die()
 		<-l.lost
-		if waited := time.Since(begun); waited >= patience*5*time.Second {
+		if waited := time.Since(begun); waited >= patience*2*time.Second*3/4 {
 			t.Errorf("it held on for %v", waited)
 		}
 		l.close()
@@ -197,13 +240,13 @@ func TestOldLeasesAreSwept(t *testing.T) {
 }
 
 // TestKnownDead asks the operating system about real processes.
-func TestKnownDead(t *testing.T) {
+func TestFateOfProcesses(t *testing.T) {
 	self := thisProcess()
 	if self.Boot == "" || self.Space == "" || self.Started == "" {
 		t.Skip("no /proc here: only the beat tells who is dead")
 	}
-	if self.knownDead(*self) {
-		t.Error("this process takes itself for dead")
+	if self.fateOf(*self) != alive {
+		t.Error("this process does not take itself for alive")
 	}
 	child := exec.Command("sleep", "100")
 	if err := child.Start(); err != nil {
@@ -215,39 +258,41 @@ func TestKnownDead(t *testing.T) {
 	if other.Started, _, err = processStat(other.PID); err != nil {
 		t.Fatal(err)
 	}
-	if self.knownDead(other) {
-		t.Error("a live child is taken for dead")
+	waitFor := func(want fate, what string) {
+		t.Helper()
+		for range 1000 {
+			if self.fateOf(other) == want {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+		t.Errorf("%s: %v, want %v", what, self.fateOf(other), want)
 	}
+	waitFor(alive, "a live child")
+	if err := child.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(asleep, "a stopped child")
 	for name, change := range map[string]func(*process){
 		"of another boot":      func(p *process) { p.Boot = "x"; p.PID = 1 << 30 },
 		"of another container": func(p *process) { p.Space = "x"; p.PID = 1 << 30 },
 	} {
 		p := other
-		if change(&p); self.knownDead(p) {
-			t.Errorf("a process %s is known to be dead", name)
+		if change(&p); self.fateOf(p) != unknown {
+			t.Errorf("a process %s is known to be %v", name, self.fateOf(p))
 		}
 	}
 	reused := other
 	reused.Started = "1"
-	if !self.knownDead(reused) {
+	if self.fateOf(reused) != dead {
 		t.Error("a number used again is taken for the old process")
 	}
 	if err := child.Process.Signal(os.Kill); err != nil {
 		t.Fatal(err)
 	}
-	for range 1000 { // it is a zombie now, which nobody has waited for
-		if self.knownDead(other) {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
-	if !self.knownDead(other) {
-		t.Error("a zombie is taken for alive")
-	}
+	waitFor(dead, "a zombie, which nobody has waited for")
 	_ = child.Wait() // killed
-	if !self.knownDead(other) {
-		t.Error("a process that is gone is taken for alive")
-	}
+	waitFor(dead, "a process that is gone")
 }
 
 func TestFenceToleratesNothingElse(t *testing.T) {

@@ -142,7 +142,7 @@ func (out *Output) prepare() error {
 // resume, under the lease, brings the directory into the state in which writers find it.
 func (out *Output) resume(ctx context.Context) error {
 	fsys := out.options.fs
-	if err := out.sweepTemporaries(); err != nil {
+	if err := errors.Join(out.sweepTemporaries(), out.sweepPhases()); err != nil {
 		return diskError("cannot write to", out.dir, err)
 	}
 	was, err := readJob(fsys, out.dir)

@@ -89,7 +89,7 @@ func carryOf(c Chunk) v15.Record {
 
 // testOptions are those of one process of a test: all other processes are known to be dead.
 func testOptions(fsys fileSystem) Options {
-	return Options{fs: fsys, Beat: time.Millisecond, RowGroupRows: 2, self: &process{Host: "test", PID: 1, dead: func(process) bool { return true }}}
+	return Options{fs: fsys, Beat: time.Millisecond, RowGroupRows: 2, self: &process{Host: "test", PID: 1, fate: func(process) fate { return dead }}}
 }
 
 // run is one start: ranks writers take the open chunks in turn. stopAfter ≥ 0 stops cleanly after so many chunks, with

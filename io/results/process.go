@@ -20,7 +20,7 @@ type process struct {
 	Started string `json:"started,omitempty"`       // ticks after boot, so that a PID used again is another process
 	Nonce   int64  `json:"nonce"`                   // tells outputs of one process apart
 
-	dead func(process) bool // nil: ask the operating system
+	fate func(process) fate // nil: ask the operating system
 }
 
 var nonces atomic.Int64
@@ -43,36 +43,50 @@ func (p process) String() string {
 	return s
 }
 
-// knownDead is true only where it is certain that other does not run any more: it ran under this very kernel and this
-// numbering of processes, and its process is gone. Anywhere else the beat of its lease has to tell.
-func (p process) knownDead(other process) bool {
-	if p.dead != nil {
-		return p.dead(other)
+// fate is what is known of a process.
+type fate int
+
+const (
+	unknown fate = iota // it runs elsewhere: only what it writes can tell
+	alive               // for certain: it ran under this very kernel and this numbering of processes, and is there
+	asleep              // likewise, and stopped (SIGSTOP, a debugger)
+	dead                // likewise, and gone
+)
+
+// fateOf is what this process can know of other, without anything that other does.
+func (p process) fateOf(other process) fate {
+	if p.fate != nil {
+		return p.fate(other)
 	}
-	if p.Boot == "" || p.Space == "" || other.Started == "" || p.Boot != other.Boot || p.Space != other.Space {
-		return false
-	}
-	if other.PID <= 0 {
-		return false
+	if p.Boot == "" || p.Space == "" || other.Started == "" || p.Boot != other.Boot || p.Space != other.Space || other.PID <= 0 {
+		return unknown
 	}
 	if errors.Is(syscall.Kill(other.PID, 0), syscall.ESRCH) { // /proc may hide the processes of others, this does not
-		return true
+		return dead
 	}
-	started, running, err := processStat(other.PID)
-	return err == nil && (!running || started != other.Started)
+	started, state, err := processStat(other.PID)
+	switch {
+	case err != nil:
+		return unknown
+	case started != other.Started || strings.ContainsAny(state, "ZX"): // a zombie does not run
+		return dead
+	case strings.ContainsAny(state, "Tt"):
+		return asleep
+	}
+	return alive
 }
 
-// processStat reads /proc: when a process started, and whether it still runs (a zombie does not).
-func processStat(pid int) (started string, running bool, err error) {
+// processStat reads /proc: when a process started, and the letter of its state.
+func processStat(pid int) (started, state string, err error) {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return "", false, err
+		return "", "", err
 	}
 	// "pid (name) state ppid …": the name may hold anything, a parenthesis too
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 	const stateField, startedField = 0, 19 // fields 3 and 22 of proc(5)
 	if len(fields) <= startedField {
-		return "", false, fmt.Errorf("/proc/%d/stat: %q", pid, stat)
+		return "", "", fmt.Errorf("/proc/%d/stat: %q", pid, stat)
 	}
-	return fields[startedField], !strings.ContainsAny(fields[stateField], "ZX"), nil
+	return fields[startedField], fields[stateField], nil
 }

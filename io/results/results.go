@@ -15,6 +15,7 @@
 //	DIR/_dsbatch/commits-000002-00000.jsonl   the commit lines of rank 0 of start 2
 //	DIR/_dsbatch/open-0000004.parquet         rows finished in chunk 4, which was open at a clean stop
 //	DIR/_dsbatch/lease-000002.json            who holds the output; its beat counts up while the holder lives
+//	DIR/_dsbatch/phase-000002-00000.json      what rank 0 of start 2 was doing when it last told; gone at the end
 //	DIR/_dsbatch/bad-rows.parquet             rows set aside, with their reasons; made at the end
 //	DIR/_SUCCESS                              every row is committed
 //
@@ -47,10 +48,11 @@ func (c Chunk) Rows() int64 { return c.To - c.From }
 // Options of Create and Join. The zero value is the default.
 type Options struct {
 	AcceptVersion bool          // go on with an output that another version began; job.json then names both
-	Beat          time.Duration // how often the lease is refreshed; a lease still for six beats is dead; 0: 5 s
+	Beat          time.Duration // how often the lease is refreshed; a lease still for 15 beats is dead; 0: 2 s
 	RowGroupRows  int           // most records in a row group; 0: 65536
 	RowGroupBytes int64         // about the most bytes, uncompressed, in a row group, one record at least; 0: 64 MiB
 	Log           *slog.Logger  // nil: nothing is logged
+	Progress      func()        // called again and again while Create waits for a lease; nil: nobody is told
 
 	fs   fileSystem // nil: the operating system's
 	self *process   // nil: this process
@@ -58,7 +60,7 @@ type Options struct {
 
 func (o Options) withDefaults() Options {
 	if o.Beat <= 0 {
-		o.Beat = 5 * time.Second
+		o.Beat = 2 * time.Second
 	}
 	if o.RowGroupRows <= 0 {
 		o.RowGroupRows = 1 << 16
@@ -68,6 +70,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Progress == nil {
+		o.Progress = func() {}
 	}
 	if o.fs == nil {
 		o.fs = disk{}

@@ -28,6 +28,7 @@ type Writer struct {
 	own         *arrow.Schema // the columns above
 	schema      *arrow.Schema // and the carried ones
 	samples     int
+	told        *Phase // by Tell
 
 	mu      sync.Mutex // guards what follows
 	commits handle     // nil when closed
