@@ -15,3 +15,11 @@ func openDevice() (kernels.Device, error) {
 	}
 	return cpu.New(cpu.Options{})
 }
+
+// openRankDevice is openDevice for one of many ranks.
+func openRankDevice() (kernels.Device, error) {
+	if os.Getenv("DSBATCH_TEST_DEVICE") == "cuda" {
+		return cuda.New(cuda.Options{})
+	}
+	return cpu.New(cpu.Options{Threads: 1})
+}

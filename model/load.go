@@ -264,7 +264,7 @@ func (l *loader) moe(i int, m MoE) *moe.Layer {
 		l.fail(err)
 		return y
 	}
-	l.widen(&l.model.largest, moe.Shape{Inner: span(slices).Len(), Experts: m.Gate.Experts, K: m.Gate.K, Layers: 1})
+	l.widen(moe.Shape{Inner: span(slices).Len(), Experts: m.Gate.Experts, K: m.Gate.K, Layers: 1})
 	y.Up, y.Down = l.mlp(fmt.Sprintf("layer %d experts %d to %d", i, from, to-1), "expert", i, from, to, m.FFN, slices, c.Bias.MLP, c.Bias.MLP && m.OutputBias)
 	l.useExperts(i, m)
 	if m.Residual {
@@ -272,7 +272,7 @@ func (l *loader) moe(i int, m MoE) *moe.Layer {
 			l.fail(err)
 			return y
 		}
-		l.widen(&l.model.largest, moe.Shape{Inner: span(slices).Len()})
+		l.widen(moe.Shape{Inner: span(slices).Len()})
 		r := &moe.Residual{}
 		r.Up, r.Down = l.mlp(fmt.Sprintf("layer %d residual branch", i), "residual", i, 0, 1, m.FFN, slices, c.Bias.MLP, c.Bias.MLP && m.OutputBias)
 		r.Mix = l.pack(fmt.Sprintf("layer %d residual coefficients", i), kernels.WeightSpec{DType: kernels.F32,
@@ -283,10 +283,11 @@ func (l *loader) moe(i int, m MoE) *moe.Layer {
 }
 
 // widen notes what an MoE layer that is here needs.
-func (l *loader) widen(m *moe.Shape, by moe.Shape) {
+func (l *loader) widen(by moe.Shape) {
 	if l.elsewhere || !l.surveying {
 		return
 	}
+	m := &l.model.largest
 	m.Inner, m.Experts, m.K = max(m.Inner, by.Inner), max(m.Experts, by.Experts), max(m.K, by.K)
 	m.Layers += by.Layers
 }

@@ -27,12 +27,13 @@ func trainedModel(t testing.TB, name string) string {
 
 // runner runs steps through a model, with a cache of its own.
 type runner struct {
-	t         testing.TB
-	model     *model.Model
-	stream    kernels.Stream
-	workspace *model.Workspace
-	cache     kernels.Cache
-	device    kernels.Device
+	t          testing.TB
+	model      *model.Model
+	stream     kernels.Stream
+	workspace  *model.Workspace
+	cache      kernels.Cache
+	device     kernels.Device
+	checkpoint *ckpt.Checkpoint
 }
 
 const runnerBlock = 16
@@ -42,15 +43,46 @@ func newRunner(t testing.TB, dir string, tokens int, o model.LoadOptions) *runne
 	t.Helper()
 	device, err := openDevice()
 	check(t, err)
-	m := load(t, dir, device, o)
-	r := &runner{t: t, model: m, device: device}
-	r.stream, err = device.NewStream()
-	check(t, err)
-	r.workspace, err = m.NewWorkspace(tokens)
-	check(t, err)
-	r.cache, err = device.NewCache(m.CacheSpec((tokens+runnerBlock-1)/runnerBlock, runnerBlock))
+	r, err := openRunner(t, device, dir, tokens, o)
 	check(t, err)
 	return r
+}
+
+// openRunner is newRunner on a device of the caller's, which the runner closes when the test ends.
+func openRunner(t testing.TB, device kernels.Device, dir string, tokens int, o model.LoadOptions) (*runner, error) {
+	m, c, err := open(dir, device, o)
+	r := &runner{t: t, model: m, device: device, checkpoint: c}
+	t.Cleanup(r.close)
+	if err != nil {
+		return r, err
+	}
+	if r.stream, err = device.NewStream(); err != nil {
+		return r, err
+	}
+	if r.workspace, err = m.NewWorkspace(tokens); err != nil {
+		return r, err
+	}
+	r.cache, err = device.NewCache(m.CacheSpec(blocksOf(tokens), runnerBlock))
+	return r, err
+}
+
+func (r *runner) close() {
+	if r.cache != nil {
+		r.cache.Free()
+	}
+	if r.workspace != nil {
+		r.workspace.Free()
+	}
+	if r.stream != nil {
+		check(r.t, r.stream.Close())
+	}
+	if r.model != nil {
+		r.model.Close()
+	}
+	if r.checkpoint != nil {
+		check(r.t, r.checkpoint.Close())
+	}
+	check(r.t, r.device.Close())
 }
 
 // load loads the model in dir and closes it, and then the device, when the test ends.
@@ -68,25 +100,30 @@ func load(t testing.TB, dir string, device kernels.Device, o model.LoadOptions) 
 
 // open goes the whole way from a folder to a loaded model.
 func open(dir string, device kernels.Device, o model.LoadOptions) (*model.Model, *ckpt.Checkpoint, error) {
+	c, policy, config, err := describe(dir)
+	if err != nil {
+		return nil, c, err
+	}
+	m, err := model.Load(context.Background(), c, policy, config, device, o)
+	return m, c, err
+}
+
+func describe(dir string) (*ckpt.Checkpoint, model.Policy, model.Config, error) {
 	path := dir
 	if list, err := filepath.Glob(filepath.Join(dir, "megatron.json")); err == nil && len(list) == 1 {
 		path = list[0]
 	}
 	c, err := ckpt.Open(path, ckpt.Options{})
 	if err != nil {
-		return nil, nil, err
+		return nil, model.Policy{}, model.Config{}, err
 	}
 	facts := model.NewFacts(c.Config().Source, c.Config().Values)
 	policy, err := policies.Find(facts)
 	if err != nil {
-		return nil, c, err
+		return c, policy, model.Config{}, err
 	}
 	config, err := policy.Configure(facts)
-	if err != nil {
-		return nil, c, err
-	}
-	m, err := model.Load(context.Background(), c, policy, config, device, o)
-	return m, c, err
+	return c, policy, config, err
 }
 
 func check(t testing.TB, err error) {
@@ -167,7 +204,7 @@ func (r *runner) score(ids []int32) []float32 {
 	p, err := r.device.Alloc("log-probabilities", kernels.F32, n, 1)
 	check(r.t, err)
 	defer p.Mem.Free()
-	greedy, target := r.ints(n, make([]int32, n)), r.ints(n, ids[1:])
+	greedy, target := r.ints(n, 1, make([]int32, n)), r.ints(n, 1, ids[1:])
 	defer greedy.Mem.Free()
 	defer target.Mem.Free()
 	check(r.t, r.model.Logits(context.Background(), r.stream, logits, h.RowRange(0, n)))
@@ -175,33 +212,54 @@ func (r *runner) score(ids []int32) []float32 {
 	return r.floats(p)
 }
 
-// step puts prompts into consecutive blocks of the cache.
+// piece is some consecutive tokens of a text whose keys and values lie in consecutive blocks from block on.
+type piece struct {
+	ids      []int32
+	from, to int
+	block    int
+}
+
+// step puts prompts, whole, into consecutive blocks of the cache.
 func (r *runner) step(prompts [][]int32) (step model.Step, release func()) {
-	var ids, positions, slots, seq []int32
-	start, longest, blocks := []int32{0}, 0, 0
+	longest := 0
 	for _, p := range prompts {
 		longest = max(longest, len(p))
 	}
-	each := (longest + runnerBlock - 1) / runnerBlock
-	table := make([]int32, 0, each*len(prompts))
+	var pieces []piece
 	for s, p := range prompts {
-		for i, id := range p {
-			ids, positions, seq = append(ids, id), append(positions, int32(i)), append(seq, int32(s))
-			slots = append(slots, int32(blocks*runnerBlock+i))
+		pieces = append(pieces, piece{p, 0, len(p), s * blocksOf(longest)})
+	}
+	return r.pieces(pieces)
+}
+
+func blocksOf(tokens int) int { return (tokens + runnerBlock - 1) / runnerBlock }
+
+// pieces is a step over pieces, which may be none.
+func (r *runner) pieces(pieces []piece) (step model.Step, release func()) {
+	var ids, positions, slots, seq, table []int32
+	start, longest := []int32{0}, 0
+	for _, p := range pieces {
+		longest = max(longest, p.to)
+	}
+	for s, p := range pieces {
+		for i := p.from; i < p.to; i++ {
+			ids, positions, seq = append(ids, p.ids[i]), append(positions, int32(i)), append(seq, int32(s))
+			slots = append(slots, int32(p.block*runnerBlock+i))
 		}
-		for b := range each {
-			table = append(table, int32(blocks+b))
+		for b := range blocksOf(longest) {
+			table = append(table, int32(p.block+b))
 		}
-		start, blocks = append(start, int32(len(ids))), blocks+each
+		start = append(start, int32(len(ids)))
 	}
 	var made []kernels.Tensor
-	put := func(rows int, v []int32) kernels.Tensor {
-		made = append(made, r.ints(rows, v))
+	put := func(rows, cols int, v []int32) kernels.Tensor {
+		made = append(made, r.ints(rows, cols, v))
 		return made[len(made)-1]
 	}
-	step = model.Step{IDs: put(1, ids), Cache: r.cache, Batch: kernels.Batch{
-		Tokens: len(ids), Seqs: len(prompts), MaxContext: longest, Position: put(1, positions), Slot: put(1, slots),
-		Seq: put(1, seq), Start: put(1, start), Blocks: put(len(prompts), table)}}
+	n := len(ids)
+	step = model.Step{IDs: put(1, n, ids), Cache: r.cache, Batch: kernels.Batch{
+		Tokens: n, Seqs: len(pieces), MaxContext: longest, Position: put(1, n, positions), Slot: put(1, n, slots),
+		Seq: put(1, n, seq), Start: put(1, len(start), start), Blocks: put(len(pieces), blocksOf(longest), table)}}
 	return step, func() {
 		for _, t := range made {
 			t.Mem.Free()
@@ -209,9 +267,9 @@ func (r *runner) step(prompts [][]int32) (step model.Step, release func()) {
 	}
 }
 
-func (r *runner) ints(rows int, v []int32) kernels.Tensor {
+func (r *runner) ints(rows, cols int, v []int32) kernels.Tensor {
 	r.t.Helper()
-	t, err := r.device.Alloc("test", kernels.I32, rows, len(v)/rows)
+	t, err := r.device.Alloc("test", kernels.I32, rows, cols)
 	check(r.t, err)
 	data := make([]byte, 0, 4*len(v))
 	for _, x := range v {

@@ -3,6 +3,8 @@ package model
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/kernels"
@@ -45,13 +47,32 @@ func newSlicing(c *Config, o LoadOptions) (y slicing, err error) {
 	if y.slices == 0 {
 		return y, nil
 	}
-	if y.slices < 0 || y.slices&(y.slices-1) != 0 || y.slices > kernels.MaxParts {
-		return y, fmt.Errorf("%w: %d slices whatever tp is; use 2, 4, 8, 16, 32 or 64", ErrSlices, y.slices)
+	if s := y.slices; s < 0 || s&(s-1) != 0 || s > kernels.MaxParts {
+		return y, fmt.Errorf("%w: %d slices, whatever tp and es are, do not add up in pairs; use 2, 4, 8, 16, 32 or 64", ErrSlices, s)
+	}
+	if y.slices%y.ranks != 0 {
+		return y, fmt.Errorf("%w: tp %d: %d slices, whatever tp is, cannot be shared out evenly by %d ranks; use %s", ErrSlices, y.ranks, y.slices, y.ranks,
+			powersOfTwo(1, y.slices, func(tp int) bool { return c.Heads%tp == 0 }))
 	}
 	if c.Heads%y.ranks != 0 || c.KVHeads%y.ranks != 0 && y.ranks%c.KVHeads != 0 {
-		return y, fmt.Errorf("%w: with results that do not depend on tp, %d heads and %d key-value heads cannot be cut over %d ranks; use a tp that divides both", ErrSlices, c.Heads, c.KVHeads, y.ranks)
+		return y, fmt.Errorf("%w: tp %d: for results that do not depend on tp, %d heads and %d key-value heads are shared out evenly; use %s", ErrSlices, y.ranks, c.Heads, c.KVHeads,
+			powersOfTwo(1, y.slices, func(tp int) bool { return c.Heads%tp == 0 && (c.KVHeads%tp == 0 || tp%c.KVHeads == 0) }))
 	}
 	return y, nil
+}
+
+// powersOfTwo lists those that fit as a sentence does: 1, 2 or 4.
+func powersOfTwo(from, to int, fits func(int) bool) string {
+	var all []string
+	for n := from; n <= to; n *= 2 {
+		if fits(n) {
+			all = append(all, strconv.Itoa(n))
+		}
+	}
+	if last := len(all) - 1; last > 0 {
+		return strings.Join(all[:last], ", ") + " or " + all[last]
+	}
+	return strings.Join(all, "")
 }
 
 // own is this rank's heads.
@@ -66,9 +87,16 @@ func cut(what string, size int, at place, slices int) ([]shard.Range, error) {
 		}
 		return all[at.rank : at.rank+1], nil
 	}
-	if size%slices != 0 || slices%at.ranks != 0 {
-		return nil, fmt.Errorf("%w: with results that do not depend on the number of ranks, %s of %d is cut into %d equal slices over %d ranks, which must divide",
-			ErrSlices, what, size, slices, at.ranks)
+	if size%slices != 0 {
+		can := powersOfTwo(max(2, at.ranks), kernels.MaxParts, func(n int) bool { return size%n == 0 })
+		if can == "" {
+			can = "one slice a rank"
+		}
+		return nil, fmt.Errorf("%w: %s, %d, cannot be cut into %d equal slices; use %s", ErrSlices, what, size, slices, can)
+	}
+	if slices%at.ranks != 0 {
+		return nil, fmt.Errorf("%w: %d slices of %s cannot be shared out evenly by %d ranks; use %s", ErrSlices, slices, what, at.ranks,
+			powersOfTwo(1, slices, func(int) bool { return true }))
 	}
 	all, err := shard.Cut(what, size, slices)
 	each := slices / at.ranks

@@ -1,0 +1,150 @@
+package comm
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/cpu"
+	"github.com/dsbatch/dsbatch/mpi"
+)
+
+func floatsOf(b []byte) []float32 {
+	x := make([]float32, len(b)/4)
+	for i := range x {
+		x[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
+	}
+	return x
+}
+
+func bytesOf(x []float32) (b []byte) {
+	for _, v := range x {
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
+	}
+	return b
+}
+
+func random(rng *rand.Rand, n int) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(rng.NormFloat64() * math.Exp2(float64(rng.IntN(12)-6)))
+	}
+	return x
+}
+
+// TestSumOfSlices cuts a product's inputs, one an input, into eight slices over 1, 2, 4 and 8 ranks. Every element is the
+// balanced tree of eight products of two numbers, in the order of the slices. The rows are more than a Sum does at once.
+func TestSumOfSlices(t *testing.T) {
+	const slicesInAll, rows, cols = 8, 5, sumBytes / 4 / 16
+	rng := rand.New(rand.NewPCG(3, 4))
+	x, w, old := random(rng, rows*slicesInAll), random(rng, cols*slicesInAll), random(rng, rows*cols)
+	for _, ranks := range []int{1, 2, 4, 8} {
+		t.Run(fmt.Sprintf("%d ranks", ranks), func(t *testing.T) {
+			err := mpi.Run(ranks, func(world mpi.World) error {
+				d, err := cpu.New(cpu.Options{Threads: 1})
+				if err != nil {
+					return err
+				}
+				defer d.Close() //nolint:errcheck // a device of the test's
+				each := slicesInAll / ranks
+				m, err := NewSum(d, &Group{World: world}, each, rows, cols)
+				if err != nil {
+					return err
+				}
+				defer m.Free()
+				if got := SumBytes(&Group{World: world}, each, rows, cols); got < int64(m.own.Bytes()) || m.rows >= rows && each > 3 {
+					return fmt.Errorf("%d rows at once, %d bytes", m.rows, got)
+				}
+				s, err := d.NewStream()
+				if err != nil {
+					return err
+				}
+				first := world.Rank() * each
+				xt, yt := tensorOf(d, s, rows, slicesInAll, x), tensorOf(d, s, rows, cols, old)
+				var weights []kernels.Weights
+				for i := range each {
+					column := make([]float32, cols)
+					for j := range column {
+						column[j] = w[j*slicesInAll+first+i]
+					}
+					one, err := d.Pack("slice", kernels.WeightSpec{DType: kernels.F32, Experts: []kernels.Linear{{
+						Parts: []kernels.Matrix{{DType: kernels.F32, Rows: cols, Cols: 1, Data: bytesOf(column)}}}}})
+					if err != nil {
+						return err
+					}
+					defer one.Free()
+					weights = append(weights, one)
+				}
+				if err := m.Linear(t.Context(), s, yt, xt.ColRange(first, first+each), weights, true); err != nil {
+					return err
+				}
+				got := make([]byte, yt.Bytes())
+				s.Read(got, yt)
+				if err := s.Sync(); err != nil {
+					return err
+				}
+				for i, g := range floatsOf(got) {
+					r, c := i/cols, i%cols
+					var p [slicesInAll]float32
+					for k := range p {
+						p[k] = x[r*slicesInAll+k] * w[c*slicesInAll+k]
+					}
+					if want := old[i] + (((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7]))); g != want {
+						return fmt.Errorf("row %d, column %d: %v, want %v", r, c, g, want)
+					}
+				}
+				return s.Close()
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func tensorOf(d kernels.Device, s kernels.Stream, rows, cols int, x []float32) kernels.Tensor {
+	t, err := d.Alloc("test", kernels.F32, rows, cols)
+	if err != nil {
+		panic(err) // mpi.Run tells it
+	}
+	s.Write(t, bytesOf(x))
+	return t
+}
+
+// TestColumnsOfRanks gathers columns of unequal numbers, some held twice, and none of no rows.
+func TestColumnsOfRanks(t *testing.T) {
+	from, to := []int{0, 3, 3, 4}, []int{3, 4, 4, 9}
+	for _, rows := range []int{0, 1, 6} {
+		want := random(rand.New(rand.NewPCG(1, uint64(rows))), rows*9)
+		err := mpi.Run(4, func(world mpi.World) error {
+			d, err := cpu.New(cpu.Options{Threads: 1})
+			if err != nil {
+				return err
+			}
+			defer d.Close() //nolint:errcheck // a device of the test's
+			s, err := d.NewStream()
+			if err != nil {
+				return err
+			}
+			all := tensorOf(d, s, rows, 9, want)
+			whole := tensorOf(d, s, rows, 9, make([]float32, rows*9))
+			r := world.Rank()
+			if err := NewColumns(world, from, to).Gather(t.Context(), s, whole, all.ColRange(from[r], to[r])); err != nil {
+				return err
+			}
+			got := make([]byte, whole.Bytes())
+			s.Read(got, whole)
+			if !slices.Equal(floatsOf(got), want) {
+				return fmt.Errorf("%v, want %v", floatsOf(got), want)
+			}
+			return s.Sync()
+		})
+		if err != nil {
+			t.Errorf("%d rows: %v", rows, err)
+		}
+	}
+}
