@@ -64,13 +64,14 @@ func NewAllToAll(group *Group, o AllToAllOptions) (AllToAll, error) {
 }
 
 // AllToAll returns the all-to-all of the layers with this number of experts. Where it is coordinated, which Auto is with
-// tp slices, share divides the tokens among tp peers, and is nil where they all carry all: each takes its Range, routes
-// and exchanges that, and calls Gather on what came of it. Otherwise every tp peer sends and has computed all tokens.
-func (x *ExpertGroups) AllToAll(o AllToAllOptions) (rows AllToAll, share *Share, err error) {
-	if x.Peers.Size() == x.EP.Size() && x.Share.Size() == 1 || o.Algorithm == Flat || o.Algorithm == Hierarchical {
-		if o.Algorithm == Coordinated {
-			return nil, nil, fmt.Errorf("--all-to-all coordinated: no two ranks hold the same tokens, which takes --tp 2 or more and slices of experts inside the tp groups; use auto, flat or hierarchical")
-		}
+// tp slices, tp peers have every row computed once; split, nil where it would be of one rank, are those among whom the
+// tokens have to be divided beforehand and the results gathered afterwards. Otherwise each tp peer sends all its tokens.
+func (x *ExpertGroups) AllToAll(o AllToAllOptions) (rows AllToAll, split *Group, err error) {
+	common := x.Gather.Size() * x.Share.Size() // ranks with the same tokens
+	if o.Algorithm == Coordinated && common == 1 {
+		return nil, nil, fmt.Errorf("--all-to-all coordinated: no two ranks hold the same tokens, which takes --tp 2 or more; use auto, flat or hierarchical")
+	}
+	if common == 1 || o.Algorithm == Flat || o.Algorithm == Hierarchical {
 		rows, err = NewAllToAll(x.EP, o)
 		return rows, nil, err
 	}
@@ -81,7 +82,7 @@ func (x *ExpertGroups) AllToAll(o AllToAllOptions) (rows AllToAll, share *Share,
 		rows = newCoordinated(x, rows)
 	}
 	if x.Share.Size() > 1 {
-		share = NewShare(x.Share)
+		split = x.Share
 	}
-	return rows, share, nil
+	return rows, split, nil
 }

@@ -3,7 +3,6 @@ package comm
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/dsbatch/dsbatch/mpi"
 )
@@ -15,8 +14,7 @@ import (
 // Ep groups that a rank's peers can't serve, because tp ranks lie in them unevenly, are their own peers; tokens are then
 // divided among all tp peers.
 func (e *ExpertRanks) coordinate(l *Layout) {
-	tp, slice := places(l.TPGroups), places(e.ESGroups)
-	team := map[int]int{} // a rank's tp group
+	tp, team := places(l.TPGroups), map[int]int{} // a rank's place, and its tp group
 	for i, g := range l.TPGroups {
 		for _, r := range g {
 			team[r] = i
@@ -25,24 +23,17 @@ func (e *ExpertRanks) coordinate(l *Layout) {
 	if !e.gather(l, tp, team) {
 		e.PeerGroups, e.GatherGroups = e.EPGroups, runs(ascending(0, l.World), 1)
 	}
-	e.ShareGroups = nil
 	class := places(e.GatherGroups)
-	same := map[[3]int]int{} // tp group, slice and class: the group of those that could carry the same rows
+	e.ShareGroups = nil
+	same := map[[2]int]int{} // tp group and class: the ranks that could carry the same rows
 	for r := range l.World {
-		key := [3]int{team[r], slice[r], class[r]}
+		key := [2]int{team[r], class[r]}
 		at, known := same[key]
 		if !known {
 			at = len(e.ShareGroups)
 			same[key], e.ShareGroups = at, append(e.ShareGroups, nil)
 		}
 		e.ShareGroups[at] = append(e.ShareGroups[at], r)
-	}
-	// All slices must be with the tp peers, else those divide nothing: tokens of one go to slices that others can't reach.
-	if len(same) != len(l.TPGroups)*e.ES*len(e.GatherGroups[0]) {
-		e.ShareGroups = runs(ascending(0, l.World), 1)
-	}
-	if slices.ContainsFunc(e.ShareGroups, func(g []int) bool { return len(g) != len(e.ShareGroups[0]) }) {
-		e.ShareGroups = runs(ascending(0, l.World), 1)
 	}
 }
 
@@ -159,40 +150,3 @@ func (c *coordinated) Traffic() Traffic { return c.traffic.plus(c.AllToAll.Traff
 func (c *coordinated) String() string {
 	return fmt.Sprintf("coordinated: %v, gathered by %d", c.AllToAll, c.gather.Size())
 }
-
-// Share divides the tokens of ranks that hold the same ones, tp peers, and gathers what each has made of its part.
-type Share struct {
-	group   mpi.World
-	own     []byte
-	counts  []int64
-	traffic Traffic
-}
-
-// NewShare returns the share of this rank in the tokens of a group.
-func NewShare(group mpi.World) *Share {
-	return &Share{group: group, counts: make([]int64, group.Size())}
-}
-
-// Range tells which of so many tokens are this rank's.
-func (s *Share) Range(tokens int) (from, to int) { return s.rangeOf(s.group.Rank(), tokens) }
-
-func (s *Share) rangeOf(rank, tokens int) (from, to int) {
-	return tokens * rank / s.group.Size(), tokens * (rank + 1) / s.group.Size()
-}
-
-// Gather fills the rows of all tokens, of which this rank's are there, with those of the others. All ranks of the group
-// call it with as many tokens.
-func (s *Share) Gather(ctx context.Context, rows []byte, rowBytes int) error {
-	tokens := len(rows) / rowBytes
-	for r := range s.counts {
-		from, to := s.rangeOf(r, tokens)
-		s.counts[r] = int64(to-from) * int64(rowBytes)
-	}
-	from, to := s.Range(tokens)
-	s.own = append(s.own[:0], rows[from*rowBytes:to*rowBytes]...)
-	s.traffic.gather(len(s.counts), len(s.own))
-	return s.group.AllGatherV(ctx, s.own, rows, s.counts)
-}
-
-// Traffic returns what this rank has sent to others.
-func (s *Share) Traffic() Traffic { return s.traffic }

@@ -58,7 +58,7 @@ type ExpertRanks struct {
 	// slices peers are the ep group, and the other two tables have groups of one rank.
 	PeerGroups   [][]int // of an ep group, the ranks of equal tp rank: rows travel among them
 	GatherGroups [][]int // of an ep group, tp peers, in the order of the experts that each one's peers hold
-	ShareGroups  [][]int // tp peers in different ep groups with the same slice: tokens are divided among them
+	ShareGroups  [][]int // tp peers in different ep groups: tokens are divided among them
 }
 
 // Ranks computes the layout of a job. A size that can't be is a *SizeError, groups that can't be are a *GroupError.
