@@ -2,8 +2,9 @@
  *
  * Shapes  q, out [tokens, heads·dim]; the cache as in cache.go. A row is one query head of one token.
  * Tiles   64 positions of K and V, from position 0 on, by up to ROWS rows. K of 16 positions lies side by side, so that
- *         a register holds a dimension of them and no sum crosses lanes. Tiles that are not float32 in panels are
- *         unpacked into scratch first, once for all rows.
+ *         a register holds a dimension of them and no sum crosses lanes. Panels are read where they lie, and the next
+ *         tile is fetched meanwhile; but bfloat16 for more rows than one block of registers has, and what is not in
+ *         panels, is unpacked into scratch first, once for all rows.
  * Order   of a row: tiles ascending from the one of its first position; a score sums the dimensions ascending, fused;
  *         a tile's largest score and sum of exponentials cross lanes by halves; out is rescaled, then adds the values
  *         of the tile's positions, ascending, fused. It depends on the row's position (and window) alone: rows of a
@@ -22,10 +23,29 @@ enum {
     MOST = CPU_ATTENTION_ROWS            /* rows of an item */
 };
 
-/* One tile: its panels of K [dim][16] and of V [16][dim]. */
+/* One tile: its panels of K [dim][16] and of V [16][dim], in the cache or in scratch. */
 typedef struct tile {
-    const float *k[PANELS], *v[PANELS];
+    const void *k[PANELS], *v[PANELS];
 } tile;
+
+/* How a tile is read: float32 from scratch or from an earlier block of rows; float32 or bfloat16 from the cache, where
+ * the tile after it is fetched. A constant of each copy of a loop, as the number of rows is. */
+enum { AT_HAND, FLOATS, HALVES };
+
+INLINE vec vec_of(const int how, const void *panel, int64_t at) {
+    return how == HALVES ? vec_bf16((const uint16_t *)panel + at) : vec_load((const float *)panel + at);
+}
+
+INLINE vec vec_of_first(const int how, const void *panel, int64_t at, int64_t n) {
+    if (how != HALVES) return vec_load_first((const float *)panel + at, n);
+    vec v = vec_zero();
+    for (int64_t i = 0; i < n; i++) v[i] = of_bits((uint32_t)((const uint16_t *)panel)[at + i] << 16);
+    return v;
+}
+
+INLINE void fetch(const int how, const void *panel, int64_t at) {
+    if (how != AT_HAND) __builtin_prefetch((const char *)panel + at * (how == HALVES ? 2 : 4), 0, 2);
+}
 
 /* One row: where it is, and its softmax so far. */
 typedef struct row {
@@ -47,26 +67,27 @@ INLINE void unpack(float *dst, const uint16_t *src, int64_t n, const uint16_t *a
     for (; i < n; i++) dst[i] = of_bits((uint32_t)src[i] << 16);
 }
 
-/* Unpacks panel p of the tile at position base; [from, to) is what any row sees. */
-INLINE void open_panel(const attention_args *a, tile *t, int p, int64_t base, const int32_t *blocks, int64_t head,
-                       int64_t from, int64_t to, float *scratch) {
+/* Where panel p of the tile at position base lies; [from, to) is what any row sees. A panel lies in one block. */
+INLINE void find_panel(const attention_args *a, tile *t, int p, int64_t base, const int32_t *blocks, int64_t head, int64_t from,
+                       int64_t to) {
+    const int64_t at = base + p * PANEL, size = a->block_tokens, head_size = size * a->dim;
+    if (at >= to || at + PANEL <= from) return;
+    const int64_t k = 2 * head_size * (blocks[at / size] * a->kv_heads + head) + at % size * a->dim, bytes = a->type == CPU_F32 ? 4 : 2;
+    t->k[p] = (const char *)a->data + k * bytes;
+    t->v[p] = (const char *)a->data + (k + head_size) * bytes;
+}
+
+/* Unpacks panel p of a tile into scratch; in panels, found says where it lies, and ahead the next tile. */
+INLINE void unpack_panel(const attention_args *a, tile *t, int p, const tile *found, const tile *ahead, int64_t base,
+                         const int32_t *blocks, int64_t head, int64_t from, int64_t to, float *scratch) {
     const int64_t dim = a->dim, at = base + p * PANEL, size = a->block_tokens, head_size = size * dim;
     float *const k = scratch + (int64_t)p * 2 * PANEL * dim, *const v = k + PANEL * dim;
     t->k[p] = k;
     t->v[p] = v;
     if (at >= to || at + PANEL <= from) return;
-    if (a->width == PANEL) { /* a panel lies in one block */
-        const int64_t base_k = 2 * head_size * (blocks[at / size] * a->kv_heads + head) + at % size * dim;
-        if (a->type == CPU_F32) {
-            t->k[p] = (const float *)a->data + base_k;
-            t->v[p] = t->k[p] + head_size;
-            return;
-        }
-        const int64_t next = at + TILE < to ? at + TILE : at;
-        const int64_t next_k = 2 * head_size * (blocks[next / size] * a->kv_heads + head) + next % size * dim;
-        const uint16_t *const data = a->data;
-        unpack(k, data + base_k, PANEL * dim, data + next_k);
-        unpack(v, data + base_k + head_size, PANEL * dim, data + next_k + head_size);
+    if (a->width == PANEL) {
+        unpack(k, found->k[p], PANEL * dim, ahead->k[p]);
+        unpack(v, found->v[p], PANEL * dim, ahead->v[p]);
         return;
     }
     for (int64_t j = clamp(from - at, 0, PANEL); j < clamp(to - at, 0, PANEL); j++) {
@@ -84,7 +105,8 @@ INLINE void open_panel(const attention_args *a, tile *t, int p, int64_t base, co
 }
 
 /* score[r][64] = scale · q[d][rows] · K for the panels [first, last) of a tile. */
-INLINE void scores(float (*score)[TILE], const float *q, const tile *t, const int rows, int64_t dim, float scale, int first, int last) {
+INLINE void scores(float (*score)[TILE], const float *q, const tile *t, const tile *ahead, const int rows, const int how, int64_t dim,
+                   float scale, int first, int last) {
     const int wide = rows == 1 ? PANELS * VECTORS : rows == ROWS ? WIDE : 2 * WIDE, step = wide / VECTORS ? wide / VECTORS : 1;
     for (int p = first; p < last; p += step) {
         vec s[ROWS][PANELS * VECTORS];
@@ -93,13 +115,18 @@ INLINE void scores(float (*score)[TILE], const float *q, const tile *t, const in
 #pragma GCC unroll 16
             for (int u = 0; u < step * VECTORS; u++) s[r][u] = vec_zero();
         }
-        const float *k[PANELS];
+        const void *k[PANELS], *next[PANELS];
 #pragma GCC unroll 16
-        for (int i = 0; i < step; i++) k[i] = t->k[p + i < last ? p + i : last - 1];
+        for (int i = 0; i < step; i++) {
+            k[i] = t->k[p + i < last ? p + i : last - 1];
+            next[i] = ahead->k[p + i < last ? p + i : last - 1];
+        }
         for (int64_t d = 0; d < dim; d++) {
             vec v[PANELS * VECTORS];
 #pragma GCC unroll 16
-            for (int u = 0; u < step * VECTORS; u++) v[u] = vec_load(k[u / VECTORS] + d * PANEL + u % VECTORS * LANES);
+            for (int u = 0; u < step * VECTORS; u++) v[u] = vec_of(how, k[u / VECTORS], d * PANEL + u % VECTORS * LANES);
+#pragma GCC unroll 16
+            for (int i = 0; i < step; i++) fetch(how, next[i], d * PANEL);
 #pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
                 const vec x = vec_set(q[d * rows + r]);
@@ -148,8 +175,8 @@ INLINE float exponentials(float *score, row *w, int from, int to) {
 }
 
 /* out[r] = out[r]·by[r] + Σ_j e[r][j]·V[j] for positions [from, to) of a tile, and cols vectors of dim from d on. */
-INLINE void add_columns(row *w, const float (*e)[TILE], const float *by, const tile *t, const int rows, const int cols,
-                        int64_t dim, int64_t d, int from, int to) {
+INLINE void add_columns(row *w, const float (*e)[TILE], const float *by, const tile *t, const tile *ahead, const int rows,
+                        const int how, const int cols, int64_t dim, int64_t d, int from, int to) {
     vec s[ROWS][8];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
@@ -157,10 +184,12 @@ INLINE void add_columns(row *w, const float (*e)[TILE], const float *by, const t
         for (int u = 0; u < cols; u++) s[r][u] = vec_load(w[r].out + d + u * LANES) * vec_set(by[r]);
     }
     for (int j = from; j < to; j++) {
-        const float *const v = t->v[j / PANEL] + j % PANEL * dim + d;
+        const int64_t at = j % PANEL * dim + d;
         vec x[8];
 #pragma GCC unroll 16
-        for (int u = 0; u < cols; u++) x[u] = vec_load(v + u * LANES);
+        for (int u = 0; u < cols; u++) x[u] = vec_of(how, t->v[j / PANEL], at + u * LANES);
+#pragma GCC unroll 16
+        for (int u = 0; u < cols * LANES; u += how == HALVES ? 32 : 16) fetch(how, ahead->v[j / PANEL], at + u);
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
             const vec p = vec_set(e[r][j]);
@@ -175,30 +204,38 @@ INLINE void add_columns(row *w, const float (*e)[TILE], const float *by, const t
     }
 }
 
-INLINE void add_values(row *w, const float (*e)[TILE], const float *by, const tile *t, const int rows, int64_t dim, int from, int to) {
+INLINE void add_values(row *w, const float (*e)[TILE], const float *by, const tile *t, const tile *ahead, const int rows,
+                       const int how, int64_t dim, int from, int to) {
     const int most = rows == ROWS ? 2 : rows == 1 ? 8 : 4; /* so many chains of sums that none waits for itself */
     int64_t d = 0;
     if (most == 8) {
-        for (; d + 8 * LANES <= dim; d += 8 * LANES) add_columns(w, e, by, t, rows, 8, dim, d, from, to);
+        for (; d + 8 * LANES <= dim; d += 8 * LANES) add_columns(w, e, by, t, ahead, rows, how, 8, dim, d, from, to);
     }
     if (most >= 4) {
-        for (; d + 4 * LANES <= dim; d += 4 * LANES) add_columns(w, e, by, t, rows, 4, dim, d, from, to);
+        for (; d + 4 * LANES <= dim; d += 4 * LANES) add_columns(w, e, by, t, ahead, rows, how, 4, dim, d, from, to);
     }
-    for (; d + 2 * LANES <= dim; d += 2 * LANES) add_columns(w, e, by, t, rows, 2, dim, d, from, to);
-    for (; d + LANES <= dim; d += LANES) add_columns(w, e, by, t, rows, 1, dim, d, from, to);
+    for (; d + 2 * LANES <= dim; d += 2 * LANES) add_columns(w, e, by, t, ahead, rows, how, 2, dim, d, from, to);
+    for (; d + LANES <= dim; d += LANES) add_columns(w, e, by, t, ahead, rows, how, 1, dim, d, from, to);
     if (d == dim) return;
     for (int r = 0; r < rows; r++) {
         const int64_t left = dim - d;
         vec s = vec_load_first(w[r].out + d, left) * vec_set(by[r]);
         for (int j = from; j < to; j++) {
-            s = vec_fma(vec_set(e[r][j]), vec_load_first(t->v[j / PANEL] + j % PANEL * dim + d, left), s);
+            s = vec_fma(vec_set(e[r][j]), vec_of_first(how, t->v[j / PANEL], j % PANEL * dim + d, left), s);
         }
         vec_store_first(w[r].out + d, s, left);
     }
 }
 
+/* add_values for a part of the positions that one row sees and others do not. */
+static __attribute__((noinline)) void add_more(row *w, const float *e, float by, const tile *t, int how, int64_t dim, int from, int to) {
+    if (how == HALVES) add_values(w, (const float(*)[TILE])e, &by, t, t, 1, HALVES, dim, from, to);
+    else add_values(w, (const float(*)[TILE])e, &by, t, t, 1, AT_HAND, dim, from, to);
+}
+
 /* One tile by rows rows of q [dim][rows]. */
-INLINE void attend_block(const attention_args *a, row *w, const float *q, const tile *t, const int rows, int64_t base) {
+INLINE void attend_block(const attention_args *a, row *w, const float *q, const tile *t, const tile *ahead, const int rows,
+                         const int how, int64_t base) {
     float score[ROWS][TILE] __attribute__((aligned(64)));
     float by[ROWS];
     int from[ROWS], to[ROWS], first = TILE, last = 0, all_from = 0, all_to = TILE;
@@ -212,24 +249,22 @@ INLINE void attend_block(const attention_args *a, row *w, const float *q, const 
         if (to[r] < all_to) all_to = to[r];
     }
     if (first >= last) return;
-    scores(score, q, t, rows, a->dim, a->scale, first / PANEL, (last + PANEL - 1) / PANEL);
+    scores(score, q, t, ahead, rows, how, a->dim, a->scale, first / PANEL, (last + PANEL - 1) / PANEL);
     for (int r = 0; r < rows; r++) by[r] = from[r] < to[r] ? exponentials(score[r], &w[r], from[r], to[r]) : 1;
-    if (all_from >= all_to) all_from = all_to = TILE; /* nothing that all see */
-    if (all_from == TILE) {
-        for (int r = 0; r < rows; r++) add_values(w + r, (const float(*)[TILE])score[r], by + r, t, 1, a->dim, from[r], to[r]);
+    if (all_from >= all_to) { /* nothing that all see */
+        for (int r = 0; r < rows; r++) add_more(w + r, score[r], by[r], t, how, a->dim, from[r], to[r]);
         return;
     }
-    const float one = 1;
     int before = 0;
     for (int r = 0; r < rows; r++) before |= from[r] < all_from;
     if (before) { /* then the first part rescales, all rows alike */
-        for (int r = 0; r < rows; r++) add_values(w + r, (const float(*)[TILE])score[r], by + r, t, 1, a->dim, from[r], all_from);
+        for (int r = 0; r < rows; r++) add_more(w + r, score[r], by[r], t, how, a->dim, from[r], all_from);
     }
     float rest[ROWS];
     for (int r = 0; r < rows; r++) rest[r] = before ? 1 : by[r];
-    add_values(w, (const float(*)[TILE])score, rest, t, rows, a->dim, all_from, all_to);
+    add_values(w, (const float(*)[TILE])score, rest, t, ahead, rows, how, a->dim, all_from, all_to);
     for (int r = 0; r < rows; r++) {
-        if (to[r] > all_to) add_values(w + r, (const float(*)[TILE])score[r], &one, t, 1, a->dim, all_to, to[r]);
+        if (to[r] > all_to) add_more(w + r, score[r], 1, t, how, a->dim, all_to, to[r]);
     }
 }
 
@@ -247,6 +282,23 @@ INLINE int block_rows(int left) {
     return n;
 }
 
+/* attend_block, a copy for each number of rows and each way. */
+static void attend_some(const attention_args *a, row *w, const float *q, const tile *t, const tile *ahead, int rows, int how, int64_t base) {
+#define COPIES(rows)                                                                                                   \
+    case 4 * (rows) + AT_HAND: attend_block(a, w, q, t, ahead, rows, AT_HAND, base); break;                            \
+    case 4 * (rows) + FLOATS: attend_block(a, w, q, t, ahead, rows, FLOATS, base); break;                              \
+    case 4 * (rows) + HALVES: attend_block(a, w, q, t, ahead, rows, HALVES, base); break;
+    switch (4 * rows + how) {
+        COPIES(1)
+        COPIES(2)
+        COPIES(4)
+#if defined(LEVEL_AVX512)
+        COPIES(8)
+#endif
+    }
+#undef COPIES
+}
+
 /* The rows of one item that fit into MOST. */
 static void attend_rows(const attention_args *a, row *w, const float *const *q, int rows, const int32_t *blocks, int64_t head, float *scratch) {
     const int64_t dim = a->dim;
@@ -258,29 +310,20 @@ static void attend_rows(const attention_args *a, row *w, const float *const *q, 
         memset(w[r].out, 0, (size_t)dim * sizeof *w[r].out);
     }
     for (int r = 0; r < rows; r += block_rows(rows - r)) pack_rows(packed + r * dim, q + r, block_rows(rows - r), dim);
-    for (int64_t base = from < to ? from / TILE * TILE : to; base < to; base += TILE) {
-        tile t;
-        for (int p = 0; p < PANELS; p++) open_panel(a, &t, p, base, blocks, head, from, to, scratch);
-        for (int r = 0; r < rows;) {
-            switch (block_rows(rows - r)) {
-#if defined(LEVEL_AVX512)
-            case 8:
-                attend_block(a, w + r, packed + r * dim, &t, 8, base);
-                r += 8;
-                break;
-#endif
-            case 4:
-                attend_block(a, w + r, packed + r * dim, &t, 4, base);
-                r += 4;
-                break;
-            case 2:
-                attend_block(a, w + r, packed + r * dim, &t, 2, base);
-                r += 2;
-                break;
-            default:
-                attend_block(a, w + r, packed + r * dim, &t, 1, base);
-                r += 1;
-            }
+    /* bfloat16 is unpacked where that is not done anew for every block of rows */
+    const int direct = a->width == PANEL && (a->type == CPU_F32 || block_rows(rows) == rows);
+    tile found = {0}, ahead;
+    int64_t base = from < to ? from / TILE * TILE : to;
+    for (int p = 0; p < PANELS && a->width == PANEL; p++) find_panel(a, &found, p, base, blocks, head, from, to);
+    for (; base < to; base += TILE, found = ahead) {
+        tile t = found;
+        ahead = found; /* of the last tile it is itself */
+        for (int p = 0; p < PANELS && a->width == PANEL; p++) find_panel(a, &ahead, p, base + TILE, blocks, head, from, to);
+        for (int p = 0; p < PANELS && !direct; p++) unpack_panel(a, &t, p, &found, &ahead, base, blocks, head, from, to, scratch);
+        int how = !direct ? AT_HAND : a->type == CPU_F32 ? FLOATS : HALVES;
+        for (int r = 0, n; r < rows; r += n, how = AT_HAND) {
+            n = block_rows(rows - r);
+            attend_some(a, w + r, packed + r * dim, &t, &ahead, n, how, base);
         }
     }
     for (int r = 0; r < rows; r++) {
