@@ -22,7 +22,7 @@ type attentionArgs struct {
 
 // attentionItem is a piece of work: some tokens of a sequence, one KV head.
 type attentionItem struct {
-	seq, from, to, head int
+	seq, from, to, head int64 // as attention_item in cpu.h
 }
 
 // itemRows is about how many rows, query heads of tokens, one piece of work has: they share reads of K and V. It
@@ -70,7 +70,7 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 
 // attend shares the work out, longest pieces first as far as that is free: the last tokens of a sequence see most.
 func (s *Stream) attend(a *attentionArgs) {
-	var items []attentionItem
+	items := s.items[:0]
 	var seen int
 	block := max(1, itemRows/a.group) // tokens
 	for seq := range len(a.start) - 1 {
@@ -81,10 +81,11 @@ func (s *Stream) attend(a *attentionArgs) {
 				seen += max(0, hi-lo)
 			}
 			for head := range a.cache.spec.KVHeads {
-				items = append(items, attentionItem{seq, from, to, head})
+				items = append(items, attentionItem{int64(seq), int64(from), int64(to), int64(head)})
 			}
 		}
 	}
+	s.items = items
 	const valueTime = 0.1 // nanoseconds that a value of K and V and a query head take
 	cost := valueTime * float64(seen) * float64(a.q.cols) / float64(len(items))
 	s.rows(len(items), cost, func(from, to int) { s.dev.kernels.attention(a, items[from:to]) })
@@ -140,9 +141,9 @@ func attendItems(a *attentionArgs, items []attentionItem) {
 	kv := make([]float32, dim)
 	var scores []float32
 	for _, it := range items {
-		for t := it.from; t < it.to; t++ {
-			lo, hi := a.span(it.seq, t)
-			for h := it.head * a.group; h < (it.head+1)*a.group; h++ {
+		for t := int(it.from); t < int(it.to); t++ {
+			lo, hi := a.span(int(it.seq), t)
+			for h := int(it.head) * a.group; h < (int(it.head)+1)*a.group; h++ {
 				q, out := a.q.row(t)[h*dim:(h+1)*dim], a.out.row(t)[h*dim:(h+1)*dim]
 				scores = scores[:0]
 				for p := lo; p < hi; p++ {
@@ -167,7 +168,7 @@ func attendItems(a *attentionArgs, items []attentionItem) {
 // at is where K and V of a position of an item's sequence lie.
 func (a *attentionArgs) at(it attentionItem, position int) (k, v int) {
 	size := a.cache.spec.BlockTokens
-	return a.cache.at(int(a.blocks.row(it.seq)[position/size])*size+position%size, it.head)
+	return a.cache.at(int(a.blocks.row(int(it.seq))[position/size])*size+position%size, int(it.head))
 }
 
 // get reads elements at, at+stride, … of a layer's data into x.

@@ -226,9 +226,11 @@ typedef struct kernel_set {
     void (*add)(const add_args *a, int64_t from, int64_t to);
     void (*reduce)(const reduce_args *a, int64_t from, int64_t to);
     void (*score)(const score_args *a, int64_t from, int64_t to);
-    int64_t (*log_sum)(const float *x, int64_t n, double *result);
-    void (*token_weights)(float *dst, const float *x, int64_t n, float top, float temperature);
+    int64_t (*log_sum)(const float *x, int64_t n, double *result, const float *ahead);
+    double (*token_weights)(float *dst, const float *x, int64_t n, float top, float temperature);
     int64_t (*next_above)(const float *x, int64_t from, int64_t n, float bound);
+    void (*masses_above)(const float *w, int64_t n, const float *bound, double *mass, int64_t *count);
+    int64_t (*weights_between)(float *to, int32_t *to_id, const float *w, const int32_t *id, int64_t n, float low, float high);
 } kernel_set;
 extern const kernel_set kernels_generic, kernels_avx2, kernels_avx512;
 
@@ -247,7 +249,9 @@ void cpu_reduce(int level, reduce_args a, int64_t from, int64_t to);
 void cpu_score(int level, score_args a, int64_t from, int64_t to);
 /* Returns the argmax of x and gives log Σ exp(x). */
 int64_t cpu_log_sum(int level, const float *x, int64_t n, double *result);
-void cpu_token_weights(int level, float *dst, const float *x, int64_t n, float top, float temperature);
+double cpu_token_weights(int level, float *dst, const float *x, int64_t n, float top, float temperature);
 int64_t cpu_next_above(int level, const float *x, int64_t from, int64_t n, float bound);
+void cpu_masses_above(int level, const float *w, int64_t n, const float *bound, double *mass, int64_t *count);
+int64_t cpu_weights_between(int level, float *to, int32_t *to_id, const float *w, const int32_t *id, int64_t n, float low, float high);
 
 #endif

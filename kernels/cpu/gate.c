@@ -42,14 +42,15 @@ INLINE int64_t take_largest(int32_t *key, int64_t n) {
     }
 }
 
-/* Σ exp(x - top). */
-INLINE float sum_exp(const float *x, float top, int64_t n) {
+/* Σ exp(x - top), while as much at ahead, or nothing, comes nearer. */
+INLINE float sum_exp(const float *x, float top, int64_t n, const float *ahead) {
     vec s = vec_zero();
-    for (int64_t e = 0; e < n; e += LANES) {
-        const int64_t left = n - e < LANES ? n - e : LANES;
-        const vec p = vec_exp(vec_load_first(x + e, left) - vec_set(top));
-        s = s + (left == LANES ? p : vec_first(p, left));
+    int64_t e = 0;
+    for (; e + LANES <= n; e += LANES) {
+        __builtin_prefetch(ahead ? ahead + e : x + e, 0, 2);
+        s = s + vec_exp(vec_load(x + e) - vec_set(top));
     }
+    if (e < n) s = s + vec_first(vec_exp(vec_load_first(x + e, n - e) - vec_set(top)), n - e);
     return vec_sum(s);
 }
 
@@ -62,7 +63,7 @@ static void gate_rows(const gate_args *a, int64_t from, int64_t to, int32_t *key
         fill_keys(key, logits, n);
         for (int64_t c = 0; c < a->k; c++) expert[c] = (int32_t)take_largest(key, n);
         const float top = logits[expert[0]];
-        const float divisor = a->sigmoid ? 1 : sum_exp(logits, top, n);
+        const float divisor = a->sigmoid ? 1 : sum_exp(logits, top, n, NULL);
         float sum = 0;
         for (int64_t c = 0; c < a->k; c++) {
             const float x = logits[expert[c]];

@@ -10,6 +10,7 @@ package cpu
 import "C"
 
 import (
+	"math/bits"
 	"runtime"
 	"sync/atomic"
 	"unsafe"
@@ -89,7 +90,7 @@ func (s *Stream) runPanels(g *gemm) {
 		}
 		if p.packed == nil || p.packed.Size() < int64(size) {
 			p.free()
-			packed, err := allocate("packed rows of a linear op", int64(size))
+			packed, err := allocate("packed rows of a linear op", int64(1)<<bits.Len(uint(size)))
 			if err != nil {
 				s.fail("%w", err)
 				return
@@ -122,7 +123,10 @@ func (p *panelGemm) cut(g *gemm, threads int) {
 	for _, s := range p.segments {
 		total += panelTime(s.rows) * float64(w.panels)
 	}
-	target := max(taskTime, total/float64(threads*tasksThread))
+	target := total // one thread has nobody to share with
+	if threads > 1 {
+		target = max(taskTime, total/float64(threads*tasksThread))
+	}
 	tilePack := packTime * float64(g.w.in*int(w.kernel.tile_rows))
 	for i, s := range p.segments {
 		n := parts(s.tiles, taskTime/tilePack)

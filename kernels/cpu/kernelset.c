@@ -34,12 +34,22 @@ void cpu_attention(int level, attention_args a, const attention_item *items, int
 
 void cpu_gate(int level, gate_args a, int64_t from, int64_t to, int32_t *key) { set_of(level)->gate(&a, from, to, key); }
 
-int64_t cpu_log_sum(int level, const float *x, int64_t n, double *result) { return set_of(level)->log_sum(x, n, result); }
+int64_t cpu_log_sum(int level, const float *x, int64_t n, double *result) {
+    return set_of(level)->log_sum(x, n, result, NULL);
+}
 
-void cpu_token_weights(int level, float *dst, const float *x, int64_t n, float top, float temperature) {
-    set_of(level)->token_weights(dst, x, n, top, temperature);
+double cpu_token_weights(int level, float *dst, const float *x, int64_t n, float top, float temperature) {
+    return set_of(level)->token_weights(dst, x, n, top, temperature);
 }
 
 int64_t cpu_next_above(int level, const float *x, int64_t from, int64_t n, float bound) {
     return set_of(level)->next_above(x, from, n, bound);
+}
+
+void cpu_masses_above(int level, const float *w, int64_t n, const float *bound, double *mass, int64_t *count) {
+    set_of(level)->masses_above(w, n, bound, mass, count);
+}
+
+int64_t cpu_weights_between(int level, float *to, int32_t *to_id, const float *w, const int32_t *id, int64_t n, float low, float high) {
+    return set_of(level)->weights_between(to, to_id, w, id, n, low, high);
 }

@@ -17,8 +17,10 @@ type kernelSet struct {
 	reduce       func(a *reduceArgs, from, to int)
 	score        func(a *scoreArgs, from, to int)
 	logSum       func(logits []float32) (argmax int, logSum float64)
-	tokenWeights func(dst, logits []float32, top, temperature float32)
+	tokenWeights func(dst, logits []float32, top, temperature float32) (sum float64)
 	nextAbove    func(x []float32, from int, bound float32) int // the first index >= from above bound, or len(x)
+	massesAbove  func(w []float32, bound [3]float32) massesAbove
+	between      func(to, from weighted, low, high float32) (found int)
 }
 
 // kernelsOf is the set of a level.
@@ -41,5 +43,7 @@ func kernelsOf(l Level) kernelSet {
 		logSum:       logSumOf,
 		tokenWeights: tokenWeights,
 		nextAbove:    nextAbove,
+		massesAbove:  massesOf,
+		between:      weightsBetween,
 	}
 }

@@ -30,6 +30,10 @@ package cpu
 // #cgo nocallback cpu_token_weights
 // #cgo noescape cpu_next_above
 // #cgo nocallback cpu_next_above
+// #cgo noescape cpu_masses_above
+// #cgo nocallback cpu_masses_above
+// #cgo noescape cpu_weights_between
+// #cgo nocallback cpu_weights_between
 // #include "cpu.h"
 import "C"
 
@@ -71,6 +75,8 @@ func nativeKernels(l Level) kernelSet {
 		logSum:       n.logSum,
 		tokenWeights: n.tokenWeights,
 		nextAbove:    n.nextAbove,
+		massesAbove:  n.massesAbove,
+		between:      n.between,
 	}
 }
 
@@ -139,10 +145,6 @@ func (n *native) store(a *storeArgs, from, to int) {
 
 func (n *native) attention(a *attentionArgs, items []attentionItem) {
 	s := a.cache.spec
-	list := make([]C.attention_item, len(items))
-	for i, it := range items {
-		list[i] = C.attention_item{C.int64_t(it.seq), C.int64_t(it.from), C.int64_t(it.to), C.int64_t(it.head)}
-	}
 	scratch := borrow[float32](&n.scratch, C.CPU_ATTENTION_SCRATCH*s.HeadDim)
 	defer n.scratch.Put(scratch)
 	C.cpu_attention(n.level, C.attention_args{
@@ -152,7 +154,7 @@ func (n *native) attention(a *attentionArgs, items []attentionItem) {
 		block_tokens: C.int64_t(s.BlockTokens), width: C.int64_t(a.cache.width), kv_heads: C.int64_t(s.KVHeads),
 		dim: C.int64_t(s.HeadDim), group: C.int64_t(a.group), window: C.int64_t(a.window),
 		scale: C.float(a.scale), _type: typeOf(s.DType),
-	}, unsafe.SliceData(list), C.int64_t(len(list)), floats(*scratch))
+	}, (*C.attention_item)(unsafe.Pointer(unsafe.SliceData(items))), C.int64_t(len(items)), floats(*scratch))
 }
 
 // borrow takes a slice of n elements from a pool, which gets it back by Put.
@@ -219,8 +221,18 @@ func (n *native) logSum(logits []float32) (argmax int, logSum float64) {
 	return int(at), float64(sum)
 }
 
-func (n *native) tokenWeights(dst, logits []float32, top, temperature float32) {
-	C.cpu_token_weights(n.level, floats(dst), floats(logits), C.int64_t(len(logits)), C.float(top), C.float(temperature))
+func (n *native) tokenWeights(dst, logits []float32, top, temperature float32) float64 {
+	return float64(C.cpu_token_weights(n.level, floats(dst), floats(logits), C.int64_t(len(logits)), C.float(top), C.float(temperature)))
+}
+
+func (n *native) massesAbove(w []float32, bound [3]float32) (m massesAbove) {
+	C.cpu_masses_above(n.level, floats(w), C.int64_t(len(w)), floats(bound[:]), (*C.double)(&m.mass[0]), (*C.int64_t)(&m.count[0]))
+	return m
+}
+
+func (n *native) between(to, from weighted, low, high float32) int {
+	return int(C.cpu_weights_between(n.level, floats(to.weight), ints(to.id), floats(from.weight), ints(from.id),
+		C.int64_t(len(from.weight)), C.float(low), C.float(high)))
 }
 
 func (n *native) nextAbove(x []float32, from int, bound float32) int {

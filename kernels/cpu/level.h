@@ -23,4 +23,6 @@ const kernel_set LEVEL = {
     .log_sum = log_sum,
     .token_weights = token_weights,
     .next_above = next_above,
+    .masses_above = masses_above,
+    .weights_between = weights_between,
 };

@@ -19,7 +19,7 @@ type weights struct {
 	rows    int
 	gated   bool
 	group   int       // I8: inputs that share a scale, a divisor of in
-	bias    []float32 // [experts, rows] in the order of the source, or none
+	bias    []float32 // [experts, rows] in the order of the source, or none; panels have their own
 
 	reference *referenceWeights // one of the two
 	panels    *panelWeights
@@ -70,6 +70,7 @@ func (d *Device) Pack(what string, s kernels.WeightSpec) (kernels.Weights, error
 	if w.panels, err = packPanels(d, what, s, w); err != nil {
 		return nil, fmt.Errorf("pack %s: %w", what, err)
 	}
+	w.bias = nil
 	return w, nil
 }
 

@@ -5,169 +5,156 @@ import (
 	"slices"
 )
 
-// ranking knows the tokens of one row in order of falling weight, ties by id, without sorting them all: they are
-// counted into buckets of close weights, and only the buckets that a cut or a draw falls into are sorted.
+// ranking knows the tokens of one row in order of falling weight, ties by id, without sorting them all: where a filter
+// or a draw ends is searched for by weight, in windows that hold ever fewer tokens, and only the last one is sorted.
 type ranking struct {
 	weight []float32 // of each token, the largest being 1
-	bucket []bucket
-
-	list []candidate // the sorted tokens of bucket open, or a caller's
-	open int         // -1: none
-	raw  []candidate // logits before the penalty
+	sum    float64   // of all weights
+	window weighted  // tokens of a search
+	list   []candidate
+	raw    []candidate // logits before the penalty
 }
 
-// A bucket is the exponent and the first 5 bits of the fraction of weights in [0, 1].
+// weighted is tokens with their weights; without ids, token i is at place i.
+type weighted struct {
+	weight []float32
+	id     []int32
+}
+
+// place is a token's in the ranking.
+type place struct {
+	candidate
+	mass float64 // the weights of all tokens up to this one and its own
+}
+
+// massesAbove is the sum and the number of the weights above each of three bounds.
+type massesAbove struct {
+	mass  [3]float64
+	count [3]int64
+}
+
 const (
-	bucketShift = 23 - 5
-	bucketCount = (127<<23)>>bucketShift + 1
+	windowSorted = 64 // tokens of a window that is sorted
+	windowRoom   = 16 // lanes of a vector, which writes all of them
 )
 
-// bucket counts tokens and sums their weights.
-type bucket struct {
-	mass  float64
-	count int
-	odd   struct { // those of odd ids, while they are counted: neighbours that are alike do not wait for each other
-		mass  float64
-		count int
-	}
-}
-
-func bucketOf(weight float32) int { return int(math.Float32bits(weight) >> bucketShift) }
-
-// rank takes the logits of a row; top is the largest.
-func (r *ranking) rank(k *kernelSet, logits []float32, top, temperature float32) {
-	if r.bucket == nil {
-		r.bucket = make([]bucket, bucketCount)
-	}
-	clear(r.bucket)
+// weigh takes the logits of a row; top is the largest.
+func (r *ranking) weigh(k *kernelSet, logits []float32, top, temperature float32) {
 	n := len(logits)
 	r.weight = slices.Grow(r.weight[:0], n)[:n]
-	r.open = -1
-	k.tokenWeights(r.weight, logits, top, temperature)
-	for i := 0; i < n-1; i += 2 {
-		even, odd := r.weight[i], r.weight[i+1]
-		b, c := &r.bucket[bucketOf(even)], &r.bucket[bucketOf(odd)].odd
-		b.mass += float64(even)
-		c.mass += float64(odd)
-		b.count++
-		c.count++
-	}
-	if n%2 == 1 {
-		b := &r.bucket[bucketOf(r.weight[n-1])]
-		b.mass += float64(r.weight[n-1])
-		b.count++
-	}
-	for i := range r.bucket {
-		b := &r.bucket[i]
-		b.mass += b.odd.mass
-		b.count += b.odd.count
-	}
+	r.window.weight = slices.Grow(r.window.weight[:0], n+windowRoom)[:n+windowRoom]
+	r.window.id = slices.Grow(r.window.id[:0], n+windowRoom)[:n+windowRoom]
+	r.sum = k.tokenWeights(r.weight, logits, top, temperature)
 }
 
-// sorted is the tokens of a bucket in order.
-func (r *ranking) sorted(bucket int) []candidate {
-	if r.open != bucket {
-		r.open, r.list = bucket, r.list[:0]
-		for id, w := range r.weight {
-			if bucketOf(w) == bucket {
-				r.list = append(r.list, candidate{w, int32(id)})
-			}
-		}
-		slices.SortFunc(r.list, falling)
+// draw draws among all tokens that the filters keep.
+func (r *ranking) draw(k *kernelSet, f filters, u float64) int {
+	mass, last := r.sum, candidate{} // of what is kept; the last token of it where anything is left out
+	if 0 < f.topK && f.topK < len(r.weight) {
+		p := r.find(k, func(_ float64, count int) bool { return count >= f.topK })
+		mass, last = p.mass, p.candidate
 	}
-	return r.list
+	if f.topP < 1 {
+		p := r.find(k, func(m float64, _ int) bool { return m >= f.topP*mass })
+		mass, last = p.mass, p.candidate
+	}
+	if least := float32(f.minP); least > 0 && last.value < least {
+		below := math.Nextafter32(least, 0)
+		mass = max(k.massesAbove(r.weight, [3]float32{below, below, below}).mass[0], 1) // the first one stays
+	}
+	return int(r.find(k, func(m float64, _ int) bool { return m > u*mass }).id)
 }
 
-// cut is where a filter ends the ranking: all buckets above bucket are kept and the first n tokens of it, in all of
-// the weight mass.
-type cut struct {
-	bucket, n int
-	mass      float64
-}
-
-// drawFromBuckets draws among all tokens that the filters keep.
-func (r *ranking) drawFromBuckets(f filters, u float64) int {
-	c := r.all()
-	if f.topK > 0 {
-		c = r.first(f.topK, c)
-	}
-	if f.topP < 1 || f.minP > 0 {
-		c = r.likely(f, c)
-	}
-	target := u * c.mass
-	var sum float64
-	for b := bucketCount - 1; b > c.bucket; b-- {
-		if r.bucket[b].count > 0 && sum+r.bucket[b].mass > target {
-			return int(walk(r.sorted(b), sum, target).id)
-		}
-		sum += r.bucket[b].mass
-	}
-	return int(walk(r.sorted(c.bucket)[:c.n], sum, target).id)
-}
-
-// all keeps every token.
-func (r *ranking) all() cut {
-	c := cut{bucket: bucketCount}
-	for b := bucketCount - 1; b >= 0; b-- {
-		if r.bucket[b].count > 0 {
-			c = cut{b, r.bucket[b].count, c.mass + r.bucket[b].mass}
-		}
-	}
-	return c
-}
-
-// first keeps the k first tokens of c.
-func (r *ranking) first(k int, c cut) cut {
-	var n int
+// find returns the first token, in order, by which enough of the weight and of the tokens have come; the last one where
+// it is never enough. What is enough stays so.
+func (r *ranking) find(k *kernelSet, enough func(mass float64, count int) bool) place {
+	// The token's weight is in (low, high], as bits, which ascend as weights do. mass and count are of the tokens above
+	// high, upTo is the number of those above low. in holds all of the window, and above it come what above tells.
+	low, high := int64(-1), bitsOf(1)
 	var mass float64
-	for b := bucketCount - 1; b > c.bucket; b-- {
-		if n+r.bucket[b].count >= k {
-			return r.cutInside(b, k-n, mass)
-		}
-		n, mass = n+r.bucket[b].count, mass+r.bucket[b].mass
-	}
-	if n+c.n <= k {
-		return c
-	}
-	return r.cutInside(c.bucket, k-n, mass)
-}
-
-// likely keeps the tokens of c that top-p and min-p keep.
-func (r *ranking) likely(f filters, c cut) cut {
-	var mass float64
-	for b := bucketCount - 1; b > c.bucket; b-- {
-		if r.bucket[b].count == 0 {
-			continue
-		}
-		inside := (f.topP >= 1 || mass+r.bucket[b].mass < f.topP*c.mass) && bucketOf(float32(f.minP)) < b
-		if !inside {
-			if d := r.keepInside(f, b, len(r.sorted(b)), mass, c.mass); d.n < r.bucket[b].count {
-				return d
+	var count int
+	upTo := len(r.weight)
+	in, above := weighted{weight: r.weight}, struct {
+		mass  float64
+		count int
+	}{}
+	bound := [3]int64{bitsOf(0x1p-12), bitsOf(0x1p-6), bitsOf(0x1p-3)} // texts mostly end there
+	for upTo-count > windowSorted && high-low > 1 {
+		got := k.massesAbove(in.weight, [3]float32{ofBits(bound[0]), ofBits(bound[1]), ofBits(bound[2])})
+		for i := len(bound) - 1; i >= 0; i-- {
+			m, n := above.mass+got.mass[i], above.count+int(got.count[i])
+			if n > 0 && enough(m, n) {
+				low, upTo = bound[i], n
+				break
 			}
+			high, mass, count = bound[i], m, n
 		}
-		mass += r.bucket[b].mass
+		if upTo-count < len(in.weight)/2 {
+			in = r.narrow(k, in, low, high)
+			above.mass, above.count = mass, count
+		}
+		for i := range bound {
+			bound[i] = low + (high-low)*int64(i+1)/4
+		}
 	}
-	return r.keepInside(f, c.bucket, c.n, mass, c.mass)
-}
-
-// keepInside keeps what the filters keep of the first n tokens of a bucket, before being the weight above it.
-func (r *ranking) keepInside(f filters, bucket, n int, before, mass float64) cut {
-	kept, sum := 0, before
-	for _, c := range r.sorted(bucket)[:n] {
-		if !f.keeps(c, sum, mass) {
+	in = r.narrow(k, in, low, high)
+	r.list = r.list[:0]
+	for i, w := range in.weight {
+		r.list = append(r.list, candidate{w, in.id[i]})
+	}
+	slices.SortFunc(r.list, falling)
+	p := place{mass: mass}
+	for _, c := range r.list {
+		p.candidate = c
+		p.mass += float64(c.value)
+		count++
+		if enough(p.mass, count) {
 			break
 		}
-		sum += float64(c.value)
-		kept++
 	}
-	return cut{bucket, kept, sum}
+	return p
 }
 
-// cutInside keeps the first n tokens of a bucket.
-func (r *ranking) cutInside(bucket, n int, before float64) cut {
-	sum := before
-	for _, c := range r.sorted(bucket)[:n] {
-		sum += float64(c.value)
+// narrow is the tokens of in whose weights are in (low, high], in the same order.
+func (r *ranking) narrow(k *kernelSet, in weighted, low, high int64) weighted {
+	n := k.between(r.window, in, ofBits(low), ofBits(high))
+	return weighted{r.window.weight[:n], r.window.id[:n]}
+}
+
+// bitsOf and ofBits turn weights into whole numbers of the same order, and back; -1 is below all weights.
+func bitsOf(weight float32) int64 { return int64(math.Float32bits(weight)) }
+func ofBits(bits int64) float32 {
+	if bits < 0 {
+		return -1
 	}
-	return cut{bucket, n, sum}
+	return math.Float32frombits(uint32(bits))
+}
+
+// massesOf is the reference.
+func massesOf(w []float32, bound [3]float32) (m massesAbove) {
+	for i, b := range bound {
+		for _, x := range w {
+			if x > b {
+				m.mass[i] += float64(x)
+				m.count[i]++
+			}
+		}
+	}
+	return m
+}
+
+// weightsBetween is the reference: puts the tokens of from whose weights are in (low, high] to the front of to, which
+// may be from, and returns how many they are.
+func weightsBetween(to, from weighted, low, high float32) (found int) {
+	for i, w := range from.weight {
+		if low < w && w <= high {
+			id := int32(i)
+			if from.id != nil {
+				id = from.id[i]
+			}
+			to.weight[found], to.id[found] = w, id
+			found++
+		}
+	}
+	return found
 }

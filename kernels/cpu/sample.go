@@ -51,10 +51,14 @@ func (s *Stream) Sample(logits kernels.Tensor, p kernels.Sampling) {
 	}
 	if s.openSeen(op, a, p); s.err == nil {
 		s.rows(n, float64(p.Vocab), func(from, to int) {
-			var r ranking
-			for i := from; i < to; i++ {
-				s.dev.kernels.sampleRow(a, &r, i)
+			r, ok := s.rankings.Get().(*ranking)
+			if !ok {
+				r = new(ranking)
 			}
+			for i := from; i < to; i++ {
+				s.dev.kernels.sampleRow(a, r, i)
+			}
+			s.rankings.Put(r)
 		})
 	}
 }
@@ -95,7 +99,7 @@ func (s *Stream) openSeen(op string, a *sampleArgs, p kernels.Sampling) {
 }
 
 // mostSorted is the largest top-k that is met by keeping a heap of that many tokens; beyond it and without a top-k
-// tokens are ranked by buckets.
+// the ends of the filters are searched for.
 const mostSorted = 1024
 
 // sampleRow draws the token of row i.
@@ -123,8 +127,8 @@ func (k *kernelSet) sampleRow(a *sampleArgs, r *ranking, i int) {
 		if 0 < f.topK && f.topK <= mostSorted && f.topK < len(logits) {
 			token = r.drawFromList(k, logits, f, float64(a.u[i]))
 		} else {
-			r.rank(k, logits, logits[best], t)
-			token = r.drawFromBuckets(f, float64(a.u[i]))
+			r.weigh(k, logits, logits[best], t)
+			token = r.draw(k, f, float64(a.u[i]))
 		}
 	}
 	a.token.row(i)[0] = int32(token)
@@ -242,7 +246,7 @@ func (r *ranking) drawFromList(k *kernelSet, logits []float32, f filters, u floa
 		kept += float64(r.list[n].value)
 		n++
 	}
-	return int(walk(r.list[:n], 0, u*kept).id)
+	return int(walk(r.list[:n], u*kept).id)
 }
 
 // keeps tells whether top-p and min-p keep the next candidate, those before it having the weight sum before, all that
@@ -251,9 +255,9 @@ func (f filters) keeps(c candidate, before, mass float64) bool {
 	return before == 0 || (f.topP >= 1 || before < f.topP*mass) && float64(c.value) >= f.minP
 }
 
-// walk is the first candidate whose cumulative weight exceeds target, sum being that of all before them; the last one
-// where rounding keeps all from it.
-func walk(list []candidate, sum, target float64) candidate {
+// walk is the first candidate whose cumulative weight exceeds target; the last one where rounding keeps all from it.
+func walk(list []candidate, target float64) candidate {
+	sum := 0.0
 	for _, c := range list {
 		if sum += float64(c.value); sum > target {
 			return c
@@ -271,8 +275,10 @@ func weightOf(logit, top, temperature float32) float32 {
 }
 
 // tokenWeights is the reference: dst[i] = weightOf(logits[i]).
-func tokenWeights(dst, logits []float32, top, temperature float32) {
+func tokenWeights(dst, logits []float32, top, temperature float32) (sum float64) {
 	for i, x := range logits {
 		dst[i] = weightOf(x, top, temperature)
+		sum += float64(dst[i])
 	}
+	return sum
 }

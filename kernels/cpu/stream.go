@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"sync"
 	"unsafe"
 
 	"github.com/dsbatch/dsbatch/kernels"
@@ -13,7 +14,9 @@ type Stream struct {
 	dev *Device
 	err error // the first one
 
-	gemm gemm // the call of Linear or Grouped under way (gemm.go)
+	gemm     gemm            // the call of Linear or Grouped under way (gemm.go)
+	items    []attentionItem // of the last Attention
+	rankings sync.Pool       // *ranking, one a thread, for Sample
 }
 
 var _ kernels.Stream = (*Stream)(nil)

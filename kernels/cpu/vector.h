@@ -135,6 +135,53 @@ INLINE int vec_above(vec v, float x) {
 
 #endif
 
+/* Lanes widened to float64, half by half. */
+typedef double dvec __attribute__((vector_size(sizeof(vec))));
+typedef int64_t lvec __attribute__((vector_size(sizeof(vec))));
+typedef struct wide {
+    dvec half[2];
+} wide;
+
+#if defined(LEVEL_AVX512)
+INLINE wide wide_of(vec v) {
+    return (wide){{_mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1))}};
+}
+/* sum += w where that is above x; returns how many are. */
+INLINE int wide_add_above(wide *sum, wide w, vec v, float x) {
+    const unsigned m = _mm512_cmp_ps_mask(v, _mm512_set1_ps(x), _CMP_GT_OQ);
+    sum->half[0] = _mm512_mask_add_pd(sum->half[0], (__mmask8)m, sum->half[0], w.half[0]);
+    sum->half[1] = _mm512_mask_add_pd(sum->half[1], (__mmask8)(m >> 8), sum->half[1], w.half[1]);
+    return __builtin_popcount(m);
+}
+#else
+INLINE wide wide_of(vec v) {
+    wide w;
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES; i++) w.half[i / (LANES / 2)][i % (LANES / 2)] = v[i];
+    return w;
+}
+INLINE int wide_add_above(wide *sum, wide w, vec v, float x) {
+    (void)v;
+    int64_t n = 0;
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+        const lvec above = w.half[h] > (double)x;
+        sum->half[h] += (dvec)((lvec)w.half[h] & above);
+#pragma GCC unroll 4
+        for (int i = 0; i < LANES / 2; i++) n -= above[i];
+    }
+    return (int)n;
+}
+#endif
+INLINE wide wide_add(wide a, wide b) { return (wide){{a.half[0] + b.half[0], a.half[1] + b.half[1]}}; }
+INLINE double wide_sum(wide w) {
+    const dvec both = w.half[0] + w.half[1];
+    double sum = 0;
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES / 2; i++) sum += both[i];
+    return sum;
+}
+
 /* The sum of all lanes, and the largest: halves with halves, down to one. */
 #if defined(LEVEL_AVX512) || defined(LEVEL_AVX2)
 INLINE float sum_of_4(__m128 v) {
