@@ -5,6 +5,20 @@ package mpi
 /*
 #cgo pkg-config: ompi
 #include <mpi.h>
+#include <stdio.h>
+
+// dsb_built writes the make and version of the library whose headers this was built with, as the library tells it.
+static void dsb_built(char *text, int room) {
+#if defined(OPEN_MPI)
+    snprintf(text, room, "Open MPI v%d.%d", OMPI_MAJOR_VERSION, OMPI_MINOR_VERSION);
+#elif defined(I_MPI_VERSION)
+    snprintf(text, room, "Intel(R) MPI Library %s", I_MPI_VERSION);
+#elif defined(MPICH_VERSION)
+    snprintf(text, room, "MPICH Version: %s", MPICH_VERSION);
+#else
+    text[0] = 0;
+#endif
+}
 
 // The library's handles are macros. static: empi's own C code defines global names for some of them.
 static MPI_Comm dsb_world(void) { return MPI_COMM_WORLD; }
@@ -39,6 +53,9 @@ func MPI() (World, error) {
 	if started.Swap(true) || empi.IsOn() {
 		return nil, errors.New("the MPI library has been started in this process before")
 	}
+	if err := sameLibrary(); err != nil {
+		return nil, err
+	}
 	if err := prepare(); err != nil {
 		return nil, err
 	}
@@ -59,6 +76,17 @@ func MPI() (World, error) {
 		return nil, fmt.Errorf("%s started %d processes, and each is alone for the MPI library; %s", kind, n, remedy(kind))
 	}
 	return &communicator{transport: t, rank: t.rank, size: t.size, first: t.rank, host: processorName()}, nil
+}
+
+// sameLibrary compares the library at hand with the one that this program was built with; both may be asked before start.
+func sameLibrary() error {
+	var built, found [C.MPI_MAX_LIBRARY_VERSION_STRING]C.char
+	var n C.int
+	C.dsb_built(&built[0], C.int(len(built)))
+	if C.MPI_Get_library_version(&found[0], &n) != C.MPI_SUCCESS {
+		return nil
+	}
+	return sameMajor(C.GoString(&built[0]), C.GoString(&found[0]))
 }
 
 // empiComm is one communicator of the MPI library: what empi offers goes through it, the rest is in collective.go.

@@ -4,6 +4,7 @@ package mpi_test
 
 import (
 	"os"
+	"runtime"
 	"strconv"
 	"syscall"
 	"testing"
@@ -33,6 +34,9 @@ func rankOf(t *testing.T) mpi.World {
 
 func TestRankConforms(t *testing.T) {
 	w := rankOf(t)
+	if yields := os.Getenv("OMPI_MCA_mpi_yield_when_idle") == "1"; w.Size() > runtime.NumCPU() && !yields {
+		t.Error("more ranks than cores, and those that wait keep theirs")
+	}
 	if kind, n := mpi.Launched(); kind != "mpirun" || n != w.Size() {
 		t.Errorf("launched by %q with %d ranks, the world has %d", kind, n, w.Size())
 	}
@@ -111,7 +115,7 @@ func TestRankDisagrees(t *testing.T) {
 func TestRankSendsMoreThan32Bits(t *testing.T) {
 	w := rankOf(t)
 	const n = 1<<31 + 5
-	b, err := syscall.Mmap(-1, 0, n, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE|syscall.MAP_NORESERVE)
+	b, err := large(n)
 	if err != nil {
 		t.Fatal(err)
 	}

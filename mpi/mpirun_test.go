@@ -58,6 +58,7 @@ func TestMPIMoreThan32Bits(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs 2.2 GB of memory")
 	}
+	needMemory(t, 3<<30)
 	if out, status := mpitest.Mpirun(t, 2, "TestRankSendsMoreThan32Bits", 3*time.Minute); status != 0 || !passed(out, 2) {
 		t.Errorf("status %d\n%s", status, out)
 	}

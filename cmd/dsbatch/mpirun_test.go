@@ -91,15 +91,20 @@ func TestWithoutTheMPIProgram(t *testing.T) {
 			}
 		}
 	}
-	// a program that cannot load its library ends as the dynamic loader lets it
-	if err := os.WriteFile(filepath.Join(folder, "dsbatch-mpi"), []byte("#!/nowhere/loader\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	_, wait := start(t, "env", append([]string{"OMPI_COMM_WORLD_SIZE=2", alone}, job(output)...)...)
-	e := wait().want(t, failed)
-	t.Log(e.stderr)
-	if !strings.Contains(e.stderr, "cannot be started") || !strings.Contains(e.stderr, "apt-get install") {
-		t.Errorf("it does not say what to install:\n%s", e.stderr)
+	const loader = "#!/bin/sh\necho \"$0: error while loading shared libraries: libmpi.so.7777: cannot open shared object file\" >&2\nexit 127\n"
+	for script, says := range map[string]string{
+		"#!/nowhere/loader\n": "does not start",
+		loader:                "does not start: it is linked with libmpi.so.7777",
+	} {
+		if err := os.WriteFile(filepath.Join(folder, "dsbatch-mpi"), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		_, wait := start(t, "env", append([]string{"OMPI_COMM_WORLD_SIZE=2", alone}, job(output)...)...)
+		e := wait().want(t, failed)
+		t.Log(e.stderr)
+		if !strings.Contains(e.stderr, says) || !strings.Contains(e.stderr, "apt-get install") {
+			t.Errorf("it does not say %q and what to install:\n%s", says, e.stderr)
+		}
 	}
 	if _, err := os.Stat(output); err == nil {
 		t.Error("a job was run")

@@ -101,6 +101,9 @@ func become(kind string) error {
 	if os.Getenv("DSBATCH_BECAME") != "" {
 		return fmt.Errorf("%s is not linked with MPI; %s", other, install)
 	}
+	if err := mpi.Starts(other); err != nil { // afterwards the dynamic loader ends this process with its own words
+		return fmt.Errorf("%s; %s", err.Error(), install)
+	}
 	err = syscall.Exec(other, append([]string{other}, os.Args[1:]...), append(os.Environ(), "DSBATCH_BECAME=1"))
 	return fmt.Errorf("%s cannot be started: %s; %s", other, err.Error(), install) // not wrapped: no input is missing
 }
