@@ -6,6 +6,7 @@ import (
 
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/kernels/cpu"
+	"github.com/dsbatch/dsbatch/kernels/cuda"
 )
 
 // ceilings are what a device can do at most, looked at again and again: on a machine that others use too, only a ratio
@@ -28,6 +29,10 @@ type looker interface {
 
 func newCeilings(d kernels.Device) (*ceilings, error) {
 	c := &ceilings{products: map[kernels.DType][]float64{}}
+	if g, ok := d.(*cuda.Device); ok {
+		c.look = card{g}
+		return c, nil
+	}
 	p, ok := d.(*cpu.Device)
 	if !ok {
 		return c, nil
@@ -38,6 +43,19 @@ func newCeilings(d kernels.Device) (*ceilings, error) {
 	}
 	c.look = look
 	return c, err
+}
+
+// card is a GPU's ceilings, which it measures once: nobody else is on it, and its clocks are its own.
+type card struct{ *cuda.Device }
+
+func (c card) Products(w kernels.DType) float64 { return c.PeakProducts(w) }
+func (c card) Close()                           {}
+func (c card) Read() float64 {
+	bytes, err := c.PeakRead()
+	if err != nil {
+		return 0
+	}
+	return bytes
 }
 
 func (c *ceilings) close() {
@@ -92,11 +110,12 @@ const (
 )
 
 // timed runs op in rounds, each of as many calls as fill its time and with a look at what bounds a call before it.
-func timed(s kernels.Stream, op func(), bound func() (least float64, by string)) ([]round, error) {
+// op is told its number in the round: a round is the same calls again.
+func timed(s kernels.Stream, op func(call int), bound func() (least float64, by string)) ([]round, error) {
 	run := func(calls int) (time.Duration, error) {
 		begin := time.Now()
-		for range calls {
-			op()
+		for i := range calls {
+			op(i)
 		}
 		err := s.Sync()
 		return time.Since(begin), err
@@ -114,6 +133,9 @@ func timed(s kernels.Stream, op func(), bound func() (least float64, by string))
 			break
 		}
 		calls = max(calls+1, int(float64(calls)*min(10, float64(roundTime)/float64(max(took, 1)))))
+	}
+	if _, err := run(calls); err != nil { // a GPU makes a graph of what comes twice
+		return nil, err
 	}
 	all := make([]round, rounds)
 	for i := range all {

@@ -8,11 +8,18 @@ import (
 	"time"
 
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/cuda"
 )
 
 // KernelOptions of Kernels. The zero value measures every op.
 type KernelOptions struct {
 	Only string // groups whose names contain it; "": all
+}
+
+// kernelGroup measures the ops of one kind.
+type kernelGroup struct {
+	name, note string
+	run        func(*Group)
 }
 
 // bench measures ops on one device. The first error ends it.
@@ -39,17 +46,18 @@ func Kernels(ctx context.Context, d kernels.Device, o KernelOptions) ([]Group, e
 	}
 	defer ceiling.close()
 	b := &bench{ctx: ctx, device: d, stream: stream, ceiling: ceiling, random: rand.New(rand.NewPCG(1, 2))}
-	for _, g := range []struct {
-		name, note string
-		run        func(*Group)
-	}{
+	groups := []kernelGroup{
 		{"linear", "y = x·Wᵀ, N = K = 2048, weights from memory", b.linear},
 		{"grouped", "16 experts of 1024×1024 with 1 to 64 tokens each; the bound is the larger of the weights' bytes and of one linear op of the same rows", b.grouped},
 		{"attention", "over a paged cache of blocks of 16 tokens in random order", b.attention},
 		{"routing", "1024 tokens of hidden 1024, 64 experts; each op's part of the whole MoE layer, which gathers tokens inside its grouped op", b.routing},
 		{"memory", "1024 tokens of hidden 2048: ops that move and scale rows", b.memory},
-		{"vocabulary", "64 rows of 50304 logits", b.vocabulary},
-	} {
+		{"vocabulary", "64 rows of 50304 logits", func(g *Group) { b.vocabulary(g, 64, 50304) }},
+	}
+	if _, is := d.(*cuda.Device); is {
+		groups = b.gpuGroups()
+	}
+	for _, g := range groups {
 		if b.err == nil {
 			b.err = ctx.Err()
 		}
@@ -70,7 +78,7 @@ func Kernels(ctx context.Context, d kernels.Device, o KernelOptions) ([]Group, e
 }
 
 // op adds the figure of an op that does flops operations on weights of type w and touches bytes.
-func (b *bench) op(g *Group, name string, w kernels.DType, flops, bytes float64, op func()) {
+func (b *bench) op(g *Group, name string, w kernels.DType, flops, bytes float64, op func(call int)) {
 	b.bounded(g, name, flops, bytes, op, func() (float64, string) {
 		b.ceiling.measure(w, flops > 0)
 		return b.ceiling.bound(flops, bytes)
@@ -78,7 +86,7 @@ func (b *bench) op(g *Group, name string, w kernels.DType, flops, bytes float64,
 }
 
 // bounded is op with a bound of its own.
-func (b *bench) bounded(g *Group, name string, flops, bytes float64, op func(), bound func() (float64, string)) {
+func (b *bench) bounded(g *Group, name string, flops, bytes float64, op func(call int), bound func() (float64, string)) {
 	if b.err == nil {
 		b.err = b.ctx.Err()
 	}
@@ -94,7 +102,11 @@ func (b *bench) bounded(g *Group, name string, flops, bytes float64, op func(), 
 	if flops == 0 {
 		unit, work = "GB/s", bytes/1e9
 	}
-	g.Figures = append(g.Figures, rate(name, unit, work, all...))
+	f := rate(name, unit, work, all...)
+	if flops > 0 {
+		f.Bytes = bytes / f.Seconds
+	}
+	g.Figures = append(g.Figures, f)
 }
 
 // Weights enough that no cache holds them from one call to the next.
@@ -107,10 +119,9 @@ func (b *bench) linear(g *Group) {
 	for _, w := range weightTypes {
 		weights := b.cold(w, 1, n, n, false)
 		for _, m := range []int{1, 16, 64, 256} {
-			x, y, i := b.floats(m, n), b.floats(m, n), 0
-			b.op(g, fmt.Sprintf("%v M=%d", w, m), w, 2*float64(m)*n*n, b.bytes(weights), func() {
+			x, y := b.floats(m, n), b.floats(m, n)
+			b.op(g, fmt.Sprintf("%v M=%d", w, m), w, 2*float64(m)*n*n, b.bytes(weights), func(i int) {
 				b.stream.Linear(y, x, weights[i%len(weights)], kernels.Epilogue{})
-				i++
 			})
 		}
 		b.free()
@@ -127,20 +138,16 @@ func (b *bench) grouped(g *Group) {
 	for _, w := range weightTypes {
 		at := b.ints(offsets...)
 		weights, single := b.cold(w, experts, n, n, false), b.cold(w, 1, n, n, false)
-		x, y, flops, i := b.floats(slots, n), b.floats(slots, n), 2*float64(slots)*n*n, 0
-		one := func() {
-			b.stream.Linear(y, x, single[i%len(single)], kernels.Epilogue{})
-			i++
-		}
+		x, y, flops := b.floats(slots, n), b.floats(slots, n), 2*float64(slots)*n*n
+		one := func(i int) { b.stream.Linear(y, x, single[i%len(single)], kernels.Epilogue{}) }
 		b.op(g, fmt.Sprintf("%v, one expert of %d tokens", w, slots), w, flops, b.bytes(single), one)
-		b.bounded(g, fmt.Sprintf("%v, 16 experts", w), flops, b.bytes(weights), func() {
+		b.bounded(g, fmt.Sprintf("%v, 16 experts", w), flops, b.bytes(weights), func(i int) {
 			b.stream.Grouped(y, x, weights[i%len(weights)], at, kernels.Tensor{}, 1, kernels.Epilogue{})
-			i++
 		}, func() (float64, string) {
 			b.ceiling.measure(w, false)
 			least, by := b.ceiling.bound(0, b.bytes(weights))
-			begin := time.Now()
-			one()
+			begin, next := time.Now(), int(b.random.Int32N(int32(len(single))))
+			one(next)
 			if b.err = b.stream.Sync(); time.Since(begin).Seconds() > least {
 				least, by = time.Since(begin).Seconds(), "by one op"
 			}
@@ -151,18 +158,26 @@ func (b *bench) grouped(g *Group) {
 }
 
 func (b *bench) attention(g *Group) {
-	const block = 16
-	for _, c := range []struct {
-		seqs, tokens, context, heads, kvHeads, dim int
-		cache                                      kernels.DType
-	}{
+	b.attentions(g, []attentionCase{
 		{8, 512, 512, 16, 16, 64, kernels.BF16},
 		{8, 512, 512, 32, 8, 128, kernels.BF16},
 		{64, 1, 512, 16, 16, 64, kernels.F32},
 		{64, 1, 512, 16, 16, 64, kernels.BF16},
 		{64, 1, 512, 32, 8, 128, kernels.BF16},
 		{1, 1, 8192, 32, 8, 128, kernels.BF16},
-	} {
+	}, kernels.F32)
+}
+
+// attentionCase is so many sequences with so many new tokens each, of a context.
+type attentionCase struct {
+	seqs, tokens, context, heads, kvHeads, dim int
+	cache                                      kernels.DType
+}
+
+// attentions measures attention whose products are bounded like those of products' type.
+func (b *bench) attentions(g *Group, cases []attentionCase, products kernels.DType) {
+	const block = 16
+	for _, c := range cases {
 		if b.err != nil {
 			return
 		}
@@ -191,11 +206,9 @@ func (b *bench) attention(g *Group) {
 			Start:    b.each(c.seqs+1, func(i int) int32 { return int32(i * c.tokens) })}
 		how := kernels.AttentionSpec{Heads: c.heads, KVHeads: c.kvHeads, HeadDim: c.dim, Scale: 0.1, Causal: true}
 		pairs := float64(n) * (float64(c.context) - float64(c.tokens-1)/2) // of a token and a position it sees
-		layer := 0
 		b.op(g, fmt.Sprintf("%d×%d of %d, %d heads of %d over %d, %v", c.seqs, c.tokens, c.context, c.heads, c.dim, c.kvHeads, c.cache),
-			kernels.F32, 4*pairs*float64(c.heads*c.dim), float64(spec.Bytes())/float64(spec.Layers), func() {
-				b.stream.Attention(out, q, cache, layer%spec.Layers, batch, how)
-				layer++
+			products, 4*pairs*float64(c.heads*c.dim), float64(spec.Bytes())/float64(spec.Layers), func(i int) {
+				b.stream.Attention(out, q, cache, i%spec.Layers, batch, how)
 			})
 		cache.Free()
 		b.free()
@@ -205,7 +218,7 @@ func (b *bench) attention(g *Group) {
 func (b *bench) memory(g *Group) {
 	const tokens, hidden, heads, dim, choices = 1024, 2048, 16, 128, 2
 	x, y, delta, weight := b.floats(tokens, hidden), b.floats(tokens, hidden), b.floats(tokens, hidden), b.f32s(1, hidden)
-	half := b.alloc(kernels.BF16, tokens, hidden)
+	half, wide := b.alloc(kernels.BF16, tokens, hidden), b.f32s(tokens, hidden)
 	table := b.alloc(kernels.BF16, 50000, hidden)
 	ids, positions := b.each(tokens, func(i int) int32 { return int32(i * 37 % 50000) }), b.count(tokens)
 	coef := b.f32s(tokens, 2)
@@ -221,29 +234,29 @@ func (b *bench) memory(g *Group) {
 	batch := kernels.Batch{Tokens: tokens, Position: positions, Slot: positions}
 	angles := b.f32s(tokens, dim/2)
 	rope := &kernels.Rope{Cos: angles, Sin: angles, Dim: dim}
-	s, row, none := b.stream, float64(tokens*hidden*4), kernels.Tensor{}
+	act := float64(b.device.Activations(kernels.BF16).Size())
+	s, row, none := b.stream, float64(tokens*hidden)*act, kernels.Tensor{}
 	for _, c := range []struct {
 		name  string
 		bytes float64
 		op    func()
 	}{
-		{"Embed, bf16 table", 1.5 * row, func() { s.Embed(y, ids, table, none, none) }},
+		{"Embed, bf16 table", (1 + 2/act) * row, func() { s.Embed(y, ids, table, none, none) }},
 		{"Norm, RMS", 2 * row, func() { s.Norm(y, x, none, kernels.Norm{Kind: kernels.RMSNorm, Weight: weight, Eps: 1e-5}) }},
 		{"Norm, RMS of x + delta", 4 * row, func() { s.Norm(y, x, delta, kernels.Norm{Kind: kernels.RMSNorm, Weight: weight, Eps: 1e-5}) }},
 		{"Norm, layer", 2 * row, func() { s.Norm(y, x, none, kernels.Norm{Weight: weight, Bias: weight, Eps: 1e-5}) }},
-		{"Store, rotary, bf16 cache", 6 * row, func() { s.Store(cache, 0, x, y, delta, batch, rope) }},
+		{"Store, rotary, bf16 cache", (5 + 4/act) * row, func() { s.Store(cache, 0, x, y, delta, batch, rope) }},
 		{"Add", 3 * row, func() { s.Add(y, delta) }},
 		{"Mix", 3 * row, func() { s.Mix(y, x, delta, coef) }},
 		{"Select", 2 * row, func() { s.Select(y, x, ids.Reshape(1, tokens), 50) }},
-		{"Copy, fp32 to bf16", 1.5 * row, func() { s.Copy(half, x) }},
+		{"Copy, fp32 to bf16", 6 * tokens * hidden, func() { s.Copy(half, wide) }},
 	} {
-		b.op(g, c.name, kernels.F32, 0, c.bytes, c.op)
+		b.op(g, c.name, kernels.F32, 0, c.bytes, func(int) { c.op() })
 	}
 }
 
-func (b *bench) vocabulary(g *Group) {
-	const rows, vocab = 64, 50304
-	logits, ids := b.f32s(rows, vocab), b.each(rows, func(i int) int32 { return int32(i * 700) }).Reshape(rows, 1)
+func (b *bench) vocabulary(g *Group, rows, vocab int) {
+	logits, ids := b.f32s(rows, vocab), b.each(rows, func(i int) int32 { return int32(i * 700 % vocab) }).Reshape(rows, 1)
 	column := func(v func() float32) kernels.Tensor {
 		x := make([]float32, rows)
 		for i := range x {
@@ -272,6 +285,6 @@ func (b *bench) vocabulary(g *Group) {
 		{"Sample, top-p 0.95", sample(0.8, 0.95, 0, 0)},
 		{"Sample, no filter", sample(1, 1, 0, 0)},
 	} {
-		b.op(g, c.name, kernels.F32, 0, 4*rows*vocab, c.op)
+		b.op(g, c.name, kernels.F32, 0, 4*float64(rows)*float64(vocab), func(int) { c.op() })
 	}
 }

@@ -8,11 +8,24 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
-// Shape is the shape of a random model of the OLMoE family.
+// Family is the architecture of a random model.
+type Family string
+
+// The families of random models.
+const (
+	OLMoE    Family = "olmoe"
+	Qwen3MoE Family = "qwen3_moe"
+	DSMoE    Family = "deepspeed" // GPT with experts in every second layer, as the seeds have it
+)
+
+// Shape is the shape of a random model.
 type Shape struct {
+	Family                                                     Family // "": OLMoE
 	Hidden, Layers, Heads, Experts, Active, FFN, Vocab, Window int
+	KVHeads, HeadDim                                           int // 0: Heads, and Hidden over Heads
 }
 
 // DefaultShape has 502 million parameters, of which a token uses 167 million.
@@ -20,26 +33,87 @@ func DefaultShape() Shape {
 	return Shape{Hidden: 1024, Layers: 8, Heads: 16, Experts: 16, Active: 4, FFN: 1024, Vocab: 32000, Window: 4096}
 }
 
+// Shapes are those of known models, by name.
+func Shapes() map[string]Shape {
+	return map[string]Shape{
+		"olmoe-1b-7b":   {Hidden: 2048, Layers: 16, Heads: 16, Experts: 64, Active: 8, FFN: 1024, Vocab: 50304, Window: 4096},
+		"qwen3-30b-a3b": {Family: Qwen3MoE, Hidden: 2048, Layers: 48, Heads: 32, KVHeads: 4, HeadDim: 128, Experts: 128, Active: 8, FFN: 768, Vocab: 151936, Window: 40960},
+		"ds-52b":        {Family: DSMoE, Hidden: 2048, Layers: 24, Heads: 16, Experts: 128, Active: 1, FFN: 8192, Vocab: 50304, Window: 2048},
+	}
+}
+
+func (s Shape) kvHeads() int {
+	if s.KVHeads == 0 {
+		return s.Heads
+	}
+	return s.KVHeads
+}
+
+func (s Shape) headDim() int {
+	if s.HeadDim == 0 {
+		return s.Hidden / s.Heads
+	}
+	return s.HeadDim
+}
+
+// hasExperts tells whether a layer has.
+func (s Shape) hasExperts(layer int) bool { return s.Family != DSMoE || layer%2 == 1 }
+
+// config is what stands beside the weights, as encoding/json reads it.
+func (s Shape) config() (map[string]any, error) {
+	c := map[string]any{
+		"hidden_act": "silu", "torch_dtype": "bfloat16", "hidden_size": s.Hidden, "num_hidden_layers": s.Layers,
+		"num_attention_heads": s.Heads, "num_key_value_heads": s.kvHeads(), "head_dim": s.headDim(), "num_experts": s.Experts,
+		"num_experts_per_tok": s.Active, "vocab_size": s.Vocab, "max_position_embeddings": s.Window, "rms_norm_eps": 1e-5,
+		"rope_theta": 10000.0, "tie_word_embeddings": false, "attention_bias": false,
+		"eos_token_id": nil, "bos_token_id": nil, "pad_token_id": nil,
+	}
+	switch s.Family {
+	case Qwen3MoE:
+		c["architectures"], c["model_type"] = []string{"Qwen3MoeForCausalLM"}, "qwen3_moe"
+		c["norm_topk_prob"], c["moe_intermediate_size"], c["intermediate_size"] = true, s.FFN, 4*s.Hidden
+	case DSMoE:
+		var at, experts []int
+		for l := range s.Layers {
+			if s.hasExperts(l) {
+				at, experts = append(at, l), append(experts, s.Experts)
+			}
+		}
+		c = map[string]any{
+			"architecture": "megatron-deepspeed-gpt-moe", "num_layers": s.Layers, "hidden_size": s.Hidden, "num_attention_heads": s.Heads,
+			"ffn_hidden_size": s.FFN, "max_position_embeddings": s.Window, "vocab_size": s.Vocab, "padded_vocab_size": s.Vocab,
+			"moe_layers": at, "experts_per_moe_layer": experts, "mlp_type": "standard", "topk": s.Active, "activation": "gelu_tanh",
+		}
+	default:
+		c["architectures"], c["model_type"] = []string{"OlmoeForCausalLM"}, "olmoe"
+		c["norm_topk_prob"], c["intermediate_size"] = false, s.FFN
+	}
+	text, err := json.MarshalIndent(c, "", " ")
+	if err != nil {
+		return nil, err
+	}
+	var read map[string]any
+	return read, json.Unmarshal(text, &read)
+}
+
 // RandomModel writes a model of random bf16 weights of a standard deviation of 0.02 as a Hugging Face folder, without a
 // tokenizer. Memory: one tensor.
 func RandomModel(folder string, s Shape, seed uint64) error {
-	config, err := json.MarshalIndent(map[string]any{
-		"architectures": []string{"OlmoeForCausalLM"}, "model_type": "olmoe", "hidden_act": "silu", "torch_dtype": "bfloat16",
-		"hidden_size": s.Hidden, "num_hidden_layers": s.Layers, "num_attention_heads": s.Heads, "num_key_value_heads": s.Heads,
-		"num_experts": s.Experts, "num_experts_per_tok": s.Active, "norm_topk_prob": false, "intermediate_size": s.FFN,
-		"vocab_size": s.Vocab, "max_position_embeddings": s.Window, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-		"tie_word_embeddings": false, "attention_bias": false, "eos_token_id": nil, "bos_token_id": nil, "pad_token_id": nil,
-	}, "", " ")
+	config, err := s.config()
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(folder, "config.json"), config, 0o644); err != nil {
+	text, err := json.MarshalIndent(config, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(folder, "config.json"), text, 0o644); err != nil {
 		return err
 	}
 	return writeSafetensors(filepath.Join(folder, "model.safetensors"), s.tensors(), seed)
 }
 
-// tensor is a tensor to be invented: a vector of ones, or a matrix of noise.
+// tensor is a tensor to be invented: a vector of ones (a norm's) or zeros (a bias), or a matrix of noise.
 type tensor struct {
 	name  string
 	shape []int
@@ -53,24 +127,76 @@ func (t tensor) values() int {
 	return n
 }
 
+func (t tensor) vector() bool { return len(t.shape) == 1 }
+
+// fill makes the values of a vector.
+func (t tensor) fill() []byte {
+	data := make([]byte, 2*t.values())
+	if !strings.HasSuffix(t.name, ".bias") {
+		for i := 0; i < len(data); i += 2 {
+			data[i], data[i+1] = 0x80, 0x3f // 1
+		}
+	}
+	return data
+}
+
 // tensors are all of a model's, by the family's names.
 func (s Shape) tensors() []tensor {
+	if s.Family == DSMoE {
+		return s.deepspeedTensors()
+	}
 	all := []tensor{{"model.embed_tokens.weight", []int{s.Vocab, s.Hidden}}, {"model.norm.weight", []int{s.Hidden}}, {"lm_head.weight", []int{s.Vocab, s.Hidden}}}
+	heads, kv := s.Heads*s.headDim(), s.kvHeads()*s.headDim()
+	qNorm, kNorm := heads, kv
+	if s.Family == Qwen3MoE {
+		qNorm, kNorm = s.headDim(), s.headDim()
+	}
 	for l := range s.Layers {
 		layer := func(name string, shape ...int) {
 			all = append(all, tensor{fmt.Sprintf("model.layers.%d.%s.weight", l, name), shape})
 		}
-		for _, norm := range []string{"input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"} {
-			layer(norm, s.Hidden)
-		}
-		for _, projection := range []string{"q_proj", "k_proj", "v_proj", "o_proj"} {
-			layer("self_attn."+projection, s.Hidden, s.Hidden)
-		}
+		layer("input_layernorm", s.Hidden)
+		layer("post_attention_layernorm", s.Hidden)
+		layer("self_attn.q_norm", qNorm)
+		layer("self_attn.k_norm", kNorm)
+		layer("self_attn.q_proj", heads, s.Hidden)
+		layer("self_attn.k_proj", kv, s.Hidden)
+		layer("self_attn.v_proj", kv, s.Hidden)
+		layer("self_attn.o_proj", s.Hidden, heads)
 		layer("mlp.gate", s.Experts, s.Hidden)
 		for e := range s.Experts {
 			layer(fmt.Sprintf("mlp.experts.%d.gate_proj", e), s.FFN, s.Hidden)
 			layer(fmt.Sprintf("mlp.experts.%d.up_proj", e), s.FFN, s.Hidden)
 			layer(fmt.Sprintf("mlp.experts.%d.down_proj", e), s.Hidden, s.FFN)
+		}
+	}
+	return all
+}
+
+func (s Shape) deepspeedTensors() []tensor {
+	const root = "language_model."
+	all := []tensor{{root + "embedding.word_embeddings.weight", []int{s.Vocab, s.Hidden}}, {root + "embedding.position_embeddings.weight", []int{s.Window, s.Hidden}}}
+	both := func(name string, out int, in ...int) { // weight and bias
+		all = append(all, tensor{name + ".weight", append([]int{out}, in...)}, tensor{name + ".bias", []int{out}})
+	}
+	both(root+"encoder.final_layernorm", s.Hidden)
+	for l := range s.Layers {
+		layer := fmt.Sprintf("%sencoder.layers.%d.", root, l)
+		both(layer+"input_layernorm", s.Hidden)
+		both(layer+"post_attention_layernorm", s.Hidden)
+		both(layer+"attention.query_key_value", 3*s.Hidden, s.Hidden)
+		both(layer+"attention.dense", s.Hidden, s.Hidden)
+		if !s.hasExperts(l) {
+			both(layer+"mlp.dense_h_to_4h", s.FFN, s.Hidden)
+			both(layer+"mlp.dense_4h_to_h", s.Hidden, s.FFN)
+			continue
+		}
+		moe := layer + "mlp.deepspeed_moe."
+		all = append(all, tensor{moe + "gate.wg.weight", []int{s.Experts, s.Hidden}})
+		for e := range s.Experts {
+			expert := fmt.Sprintf("%sexperts.deepspeed_experts.%d.", moe, e)
+			both(expert+"dense_h_to_4h", s.FFN, s.Hidden)
+			both(expert+"dense_4h_to_h", s.Hidden, s.FFN)
 		}
 	}
 	return all
@@ -110,11 +236,9 @@ func writeSafetensors(path string, tensors []tensor, seed uint64) (err error) {
 	}
 	r := rand.New(rand.NewPCG(seed, 0))
 	for _, t := range tensors {
-		data := make([]byte, 0, 2*t.values())
-		if len(t.shape) == 1 {
-			for range t.values() {
-				data = append(data, 0x80, 0x3f) // 1
-			}
+		var data []byte
+		if t.vector() {
+			data = t.fill()
 		} else {
 			data = noise(r, t.values(), 0.02)
 		}

@@ -45,6 +45,7 @@ type Figure struct {
 	Bound    float64 `json:"bound,omitempty"`
 	By       string  `json:"bound_by,omitempty"`
 	Fraction float64 `json:"fraction,omitempty"`
+	Bytes    float64 `json:"bytes_per_second,omitempty"` // that the work touches at least, where both rates are of interest
 }
 
 // round is one timed repetition: its seconds, and those that the ceiling named by allowed for it then; 0: none is known.
@@ -117,7 +118,12 @@ func (g *Group) table(w io.Writer) error {
 		fmt.Fprintf(w, "  %s\n", g.Note)
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "\ttime\tmedian\tworst – best\tbound\tof bound\t")
+	both := slices.ContainsFunc(g.Figures, func(f Figure) bool { return f.Bytes > 0 })
+	heading := "\ttime\tmedian\tworst – best\tbound\tof bound\t"
+	if both {
+		heading += "moves\t"
+	}
+	fmt.Fprintln(t, heading)
 	for _, f := range g.Figures {
 		bound, fraction := "", ""
 		if f.Bound > 0 {
@@ -131,7 +137,11 @@ func (g *Group) table(w io.Writer) error {
 		if f.Best != f.Worst {
 			extent = number(f.Worst) + " – " + number(f.Best)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s %s\t%s\t%s\t%s\t\n", f.Name, took, number(f.Value), f.Unit, extent, bound, fraction)
+		fmt.Fprintf(t, "%s\t%s\t%s %s\t%s\t%s\t%s\t", f.Name, took, number(f.Value), f.Unit, extent, bound, fraction)
+		if both {
+			fmt.Fprintf(t, "%s GB/s\t", number(f.Bytes/1e9))
+		}
+		fmt.Fprintln(t)
 	}
 	return t.Flush()
 }

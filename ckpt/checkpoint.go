@@ -48,6 +48,7 @@ const (
 	Megatron    = "megatron"    // canonical names
 	DSModel     = "ds_model"    // a JSON list of files whose names are taken as they are
 	SingleFile  = "file"        // one file of tensors by itself, without a config
+	Memory      = "memory"      // made by InMemory
 )
 
 // Options of Open. The zero value takes what the checkpoint itself says is its latest state.
@@ -103,6 +104,17 @@ func Open(path string, o Options) (*Checkpoint, error) {
 	}
 	c.names = slices.Sorted(maps.Keys(c.tensors))
 	return c, nil
+}
+
+// InMemory is a checkpoint of tensors that lie in memory, made by NewTensor, under the names and with the facts of a
+// Hugging Face folder or of one of DeepSpeed's. name stands for its path in messages.
+func InMemory(name string, config map[string]any, tensors []Tensor) *Checkpoint {
+	c := &Checkpoint{Format: Memory, Path: name, config: Config{Source: name, Values: config}, files: map[string]int64{}, tensors: map[string]Tensor{}}
+	for _, t := range tensors {
+		c.tensors[t.Name] = t
+	}
+	c.names = slices.Sorted(maps.Keys(c.tensors))
+	return c
 }
 
 // open finds out what the path is and reads it so.

@@ -76,6 +76,16 @@ func Open(ctx context.Context, world mpi.World, job *config.Job) (*Engine, error
 	return e, nil
 }
 
+// OpenCheckpoint is Open of a checkpoint that is open already, such as one in memory; the engine closes it. What the job
+// calls its model names it in messages.
+func OpenCheckpoint(ctx context.Context, world mpi.World, job *config.Job, c *ckpt.Checkpoint) (*Engine, error) {
+	e := &Engine{job: job, world: world, checkpoint: c}
+	if err := e.open(ctx); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
+}
+
 // Open is prepare, which refuses what cannot work, and then load, which reads the weights.
 func (e *Engine) open(ctx context.Context) error {
 	if err := e.prepare(ctx, nil); err != nil {

@@ -73,8 +73,10 @@ func (e *Engine) meet(ctx context.Context) error {
 
 // inspect settles what follows from the job and the checkpoint alone, without asking another rank.
 func (e *Engine) inspect() (err error) {
-	if e.checkpoint, err = ckpt.Open(e.job.Model, ckpt.Options{Tag: e.job.Tag, BaseDir: e.job.Inference.BaseDir}); err != nil {
-		return err
+	if e.checkpoint == nil {
+		if e.checkpoint, err = ckpt.Open(e.job.Model, ckpt.Options{Tag: e.job.Tag, BaseDir: e.job.Inference.BaseDir}); err != nil {
+			return err
+		}
 	}
 	if e.policy, e.shape, err = describe(e.checkpoint, e.job); err != nil {
 		return err
@@ -184,7 +186,10 @@ func (e *Engine) readTokenizer() error {
 	if st, err := os.Stat(folder); err == nil && !st.IsDir() {
 		folder = filepath.Dir(folder)
 	}
-	t, err := tokenizer.Load(folder)
+	t, err := (*tokenizer.Tokenizer)(nil), error(tokenizer.ErrMissing)
+	if e.checkpoint.Format != ckpt.Memory {
+		t, err = tokenizer.Load(folder)
+	}
 	switch {
 	case errors.Is(err, tokenizer.ErrMissing):
 		if e.job.IDsColumn == "" && e.job.Output != "" { // a caller in Go may only look

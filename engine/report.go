@@ -61,7 +61,7 @@ func (e *Engine) account(took time.Duration, pieces []piece, prompt, output int)
 	}
 	work := e.model.Work(tokens, contexts, reads, e.steps.rowsWanted, e.steps.workspace.ExpertTokens())
 	return stats.Step{
-		Duration: took, PromptTokens: prompt, OutputTokens: output, Rows: len(pieces), FLOPs: work.FLOPs, Bytes: work.Bytes,
+		Duration: took, Wait: e.steps.waited, PromptTokens: prompt, OutputTokens: output, Rows: len(pieces), FLOPs: work.FLOPs, Bytes: work.Bytes,
 		KVBlocks: len(e.scheduler.pool.uses) - e.scheduler.pool.available(),
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/model"
@@ -25,6 +26,7 @@ type stepper struct {
 
 	enter      func(section string) // nil: nobody measures
 	rowsWanted int                  // rows of logits of the last step
+	waited     time.Duration        // for the device, at the end of the last step
 
 	ids, position, slot, seq, start, blocks kernels.Tensor
 	rows, hidden, logits                    kernels.Tensor // places of the wanted rows; the rows; their logits
@@ -154,9 +156,11 @@ func (st *stepper) run(ctx context.Context, pieces []piece) error {
 		}
 	}
 	st.readBack(len(wanted), scored)
+	begin := time.Now()
 	if err := st.stream.Sync(); err != nil {
 		return err
 	}
+	st.waited = time.Since(begin)
 	st.section("")
 	st.note(wanted, scored)
 	return nil

@@ -107,7 +107,8 @@ func (r *Recorder) AddBytes(t Traffic, n int64) {
 // Step is one forward pass of a rank that has just ended.
 type Step struct {
 	Duration     time.Duration
-	PromptTokens int // more than 0 makes it a prefill step
+	Wait         time.Duration // of it, at its end, for the device
+	PromptTokens int           // more than 0 makes it a prefill step
 	OutputTokens int
 	Rows         int     // in flight
 	KVBlocks     int     // in use after it

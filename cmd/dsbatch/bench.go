@@ -2,7 +2,9 @@ package main
 
 import (
 	"errors"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -11,7 +13,10 @@ import (
 
 	"github.com/dsbatch/dsbatch/benchmarks"
 	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/kernels/cpu"
+	"github.com/dsbatch/dsbatch/kernels/cuda"
+	"github.com/dsbatch/dsbatch/mpi"
 )
 
 func benchCommand() *cli.Command {
@@ -27,16 +32,13 @@ func benchKernelsCommand() *cli.Command {
 	return &cli.Command{
 		Name: "kernels", Usage: "every op at sizes of real models, beside the machine's measured peak",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "device", Value: "cpu", Usage: "`cpu`"},
-			&cli.IntFlag{Name: "threads", Usage: "`N` threads (0: every core)"},
+			&cli.StringFlag{Name: "device", Value: "cpu", Usage: "`cpu|cuda`"},
+			&cli.IntFlag{Name: "threads", Usage: "`N` threads of a CPU (0: every core)"},
 			&cli.StringFlag{Name: "only", Usage: "groups of ops whose names contain `TEXT`"},
 			jsonFlag,
 		},
 		Action: func(c *cli.Context) (err error) {
-			if device := c.String("device"); device != "cpu" {
-				return usageErrorf("--device %q: kernels are measured on cpu", device)
-			}
-			d, err := cpu.New(cpu.Options{Threads: c.Int("threads")})
+			d, err := benchDevice(c.String("device"), c.Int("threads"))
 			if err != nil {
 				return err
 			}
@@ -50,6 +52,16 @@ func benchKernelsCommand() *cli.Command {
 	}
 }
 
+func benchDevice(name string, threads int) (kernels.Device, error) {
+	switch name {
+	case "cpu":
+		return cpu.New(cpu.Options{Threads: threads})
+	case "cuda":
+		return cuda.New(cuda.Options{})
+	}
+	return nil, usageErrorf("--device %q: ops are measured on cpu or cuda", name)
+}
+
 func benchEngineCommand() *cli.Command {
 	shape := benchmarks.DefaultShape()
 	values := config.Values{}
@@ -60,6 +72,7 @@ func benchEngineCommand() *cli.Command {
 		&cli.IntFlag{Name: "tokens", Value: 32, Usage: "`TOKENS` that a row generates"},
 		&cli.IntFlag{Name: "rounds", Value: 3, Usage: "repetitions `N`"},
 		&cli.BoolFlag{Name: "load", Value: true, Usage: "measure loading too"},
+		&cli.StringFlag{Name: "shape", Usage: "random weights of a known `MODEL`'s shape, which no file is written for: " + strings.Join(shapeNames(), ", ")},
 		jsonFlag,
 	}
 	for _, f := range []struct {
@@ -74,7 +87,7 @@ func benchEngineCommand() *cli.Command {
 	}
 	for _, f := range jobFlags(values) {
 		switch f.Names()[0] {
-		case "model", "tag", "device", "dtype", "threads", "max-batch-tokens", "max-seqs", "kv-memory", "reference":
+		case "model", "tag", "device", "dtype", "threads", "max-batch-tokens", "max-seqs", "kv-memory", "reference", "ranks", "ep", "tp", "es":
 			flags = append(flags, f)
 		}
 	}
@@ -89,7 +102,15 @@ func benchEngineCommand() *cli.Command {
 			if o.Job, _, err = config.Load(values); err != nil {
 				return err
 			}
-			if o.Job.Model == "" {
+			if name := c.String("shape"); name != "" {
+				known, ok := benchmarks.Shapes()[name]
+				if !ok {
+					return usageErrorf("--shape %q: these are known: %s", name, strings.Join(shapeNames(), ", "))
+				}
+				if o.Weights, err = benchmarks.NewWeights(name, known, 1); err != nil {
+					return err
+				}
+			} else if o.Job.Model == "" {
 				folder, err := os.MkdirTemp("", "dsbatch-bench-*")
 				if err != nil {
 					return err
@@ -101,13 +122,22 @@ func benchEngineCommand() *cli.Command {
 				o.Job.Model = folder
 			}
 			r := newReport("")
-			if r.Groups, r.Machine.Device, err = benchmarks.Engine(c.Context, o); err != nil {
+			err = onWorld(o.Job, func(w mpi.World) error {
+				groups, device, err := benchmarks.Engine(c.Context, w, o)
+				if w.Rank() == 0 {
+					r.Groups, r.Machine.Device = groups, device
+				}
+				return err
+			})
+			if err != nil {
 				return err
 			}
 			return printBench(c, r)
 		},
 	}
 }
+
+func shapeNames() []string { return slices.Sorted(maps.Keys(benchmarks.Shapes())) }
 
 // parseLoads reads lists such as "8x512,1x512" and "1,8".
 func parseLoads(prefill, decode string) (batches []benchmarks.Batch, rows []int, err error) {

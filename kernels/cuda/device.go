@@ -73,7 +73,8 @@ type Device struct {
 	programs *programs
 	fault    *faultWord
 	graphs   bool
-	trace    *trace // nil: none
+	trace    *trace                    // nil: none
+	peaks    map[kernels.DType]float64 // as measured; of none: bytes
 }
 
 var _ kernels.Device = (*Device)(nil)
@@ -94,7 +95,7 @@ func New(o Options) (*Device, error) {
 	if c.major < 8 {
 		return nil, fmt.Errorf("cuda:%d %s: compute capability %d.%d; dsbatch needs 8.0 (A100) or later", o.Ordinal, c.name, c.major, c.minor)
 	}
-	d := &Device{ordinal: o.Ordinal, card: c, graphs: !o.NoGraphs}
+	d := &Device{ordinal: o.Ordinal, card: c, graphs: !o.NoGraphs, peaks: map[kernels.DType]float64{}}
 	if d.ctx, err = retainContext(o.Ordinal); err != nil {
 		return nil, fmt.Errorf("cuda:%d %s: %w", o.Ordinal, c.name, err)
 	}

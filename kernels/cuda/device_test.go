@@ -3,6 +3,8 @@ package cuda
 import (
 	"bytes"
 	"errors"
+	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -181,4 +183,18 @@ func TestCacheNames(t *testing.T) {
 		}
 		names[name] = what
 	}
+}
+
+// randomBytes is n normal numbers of deviation 0.05, as the upper halves of float32s where d is narrower.
+func randomBytes(d kernels.DType, n int) []byte {
+	r := rand.New(rand.NewPCG(1, 2))
+	out := make([]byte, 0, n*d.Size())
+	for range n {
+		bits := math.Float32bits(float32(0.05 * r.NormFloat64()))
+		if d == kernels.F32 {
+			out = append(out, byte(bits), byte(bits>>8))
+		}
+		out = append(out, byte(bits>>16), byte(bits>>24))
+	}
+	return out
 }

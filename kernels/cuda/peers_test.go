@@ -52,7 +52,9 @@ func TestPeers(t *testing.T) {
 	n := len(devices)
 	const cols = 24
 	rows := func(round, from, to int) int { return (7*round + 3*from + 5*to) % 11 }
-	row := func(round, from, to, i int) []byte { return bytes.Repeat([]byte{byte(1 + round*31 + from*17 + to*5 + i)}, 2*cols) }
+	row := func(round, from, to, i int) []byte {
+		return bytes.Repeat([]byte{byte(1 + round*31 + from*17 + to*5 + i)}, 2*cols)
+	}
 	onEach(t, n, func(me int) error {
 		s, err := devices[me].newStream()
 		if err != nil {

@@ -172,10 +172,11 @@ const (
 	opSample
 	opPack
 	opExchange
+	opPeak
 )
 
 var opNames = [...]string{"", "write", "read", "copy", "embed", "norm", "linear", "grouped", "store", "attention",
-	"gate", "drop", "table", "combine", "mix", "add", "reduce", "select", "score", "sample", "pack", "exchange"}
+	"gate", "drop", "table", "combine", "mix", "add", "reduce", "select", "score", "sample", "pack", "exchange", "peak"}
 
 func (o opNumber) String() string {
 	if int(o) < len(opNames) {

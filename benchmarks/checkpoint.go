@@ -1,0 +1,63 @@
+package benchmarks
+
+import (
+	"math/rand/v2"
+
+	"github.com/dsbatch/dsbatch/ckpt"
+)
+
+// Weights are those of a random model that lies in no file: its matrices are windows onto one block of noise, so that a
+// model of any size takes the memory of little more than its largest matrix.
+type Weights struct {
+	name    string
+	config  map[string]any
+	tensors []ckpt.Tensor
+}
+
+const (
+	noiseBytes   = 64 << 20     // of it that do not repeat, nearly: a window of any other size begins elsewhere
+	windowOffset = 2 * 15485863 // bytes from the beginning of one matrix to that of the next
+)
+
+// NewWeights invents the weights of a shape; name stands for the model's path.
+func NewWeights(name string, s Shape, seed uint64) (*Weights, error) {
+	w := &Weights{name: name}
+	var err error
+	if w.config, err = s.config(); err != nil {
+		return nil, err
+	}
+	all, most := s.tensors(), 0
+	for _, t := range all {
+		if !t.vector() {
+			most = max(most, 2*t.values())
+		}
+	}
+	once := noise(rand.New(rand.NewPCG(seed, 0)), noiseBytes/2+1, 0.02)
+	block := make([]byte, most+noiseBytes)
+	for at := 0; at < len(block); {
+		at += copy(block[at:], once)
+	}
+	begin := 0
+	for _, t := range all {
+		data := []byte(nil)
+		if t.vector() {
+			data = t.fill()
+		} else {
+			data = block[begin : begin+2*t.values()]
+			begin = (begin + windowOffset) % noiseBytes
+		}
+		shape := make([]int64, len(t.shape))
+		for i, n := range t.shape {
+			shape[i] = int64(n)
+		}
+		made, err := ckpt.NewTensor(t.name, ckpt.BF16, shape, data)
+		if err != nil {
+			return nil, err
+		}
+		w.tensors = append(w.tensors, made)
+	}
+	return w, nil
+}
+
+// Open is a checkpoint of the weights. Ranks of one process may each have their own.
+func (w *Weights) Open() *ckpt.Checkpoint { return ckpt.InMemory(w.name, w.config, w.tensors) }

@@ -1,0 +1,46 @@
+package benchmarks
+
+import (
+	"testing"
+
+	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/mpi"
+)
+
+// TestEngineOfEveryFamily measures a tiny model of each, alone and with its experts over two ranks.
+func TestEngineOfEveryFamily(t *testing.T) {
+	for _, f := range []Family{OLMoE, Qwen3MoE, DSMoE} {
+		s := Shape{Family: f, Hidden: 32, Layers: 2, Heads: 4, Experts: 4, Active: 1, FFN: 48, Vocab: 96, Window: 64}
+		if f == Qwen3MoE {
+			s.KVHeads, s.HeadDim = 2, 12
+		}
+		for _, ranks := range []int{1, 2} {
+			err := mpi.Run(ranks, func(w mpi.World) error {
+				weights, err := NewWeights("tiny", s, 1)
+				if err != nil {
+					return err
+				}
+				job := config.New()
+				job.Device, job.Threads, job.MaxBatchTokens, job.MaxSeqs = "cpu", 1, 16, 4
+				groups, device, err := Engine(t.Context(), w, EngineOptions{Job: job, Weights: weights, Load: true,
+					Prefill: []Batch{{Rows: 2, Tokens: 20}}, Decode: []int{3}, Prompt: 5, Tokens: 4, Rounds: 1})
+				if err != nil {
+					return err
+				}
+				for _, name := range []string{"start", "prefill", "decode"} {
+					found := false
+					for _, g := range groups {
+						found = found || g.Name == name && len(g.Figures) > 0 && g.Figures[0].Value > 0
+					}
+					if !found {
+						t.Errorf("%s on %d ranks, %s: no figure of %s", f, ranks, device, name)
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("%s on %d ranks: %v", f, ranks, err)
+			}
+		}
+	}
+}

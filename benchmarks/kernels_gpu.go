@@ -1,0 +1,130 @@
+package benchmarks
+
+import (
+	"fmt"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// gpuGroups are the ops at the sizes that a GPU meets.
+func (b *bench) gpuGroups() []kernelGroup {
+	return []kernelGroup{
+		{"linear", "y = x·Wᵀ, weights from memory; bytes are those of weights, x and y", b.gpuLinear},
+		{"experts", "the two grouped ops of an MoE layer, hidden 2048, bf16, top-8 of random logits, gather and SiLU in them; bytes are those of the experts that are chosen and of all rows", b.gpuExperts},
+		{"attention", "over a paged cache of blocks of 16 tokens in random order", b.gpuAttention},
+		{"gating", "64 experts, top-8, hidden 2048; bytes of the rows", b.gpuGating},
+		{"memory", "1024 tokens of hidden 2048: ops that move and scale rows", b.memory},
+		{"vocabulary", "64 rows of 50304 logits", func(g *Group) { b.vocabulary(g, 64, 50304) }},
+		{"vocabulary, large", "512 rows of 151936 logits", func(g *Group) { b.vocabulary(g, 512, 151936) }},
+	}
+}
+
+func (b *bench) gpuLinear(g *Group) {
+	for _, c := range []struct {
+		w       kernels.DType
+		out, in int
+		rows    []int
+	}{
+		{kernels.BF16, 6144, 2048, []int{1, 16, 64, 256, 1024, 4096, 8192}},
+		{kernels.BF16, 2048, 2048, []int{1, 16, 64, 256, 1024, 4096, 8192}},
+		{kernels.BF16, 50304, 2048, []int{1, 16, 64}},
+		{kernels.I8, 6144, 2048, []int{1, 64, 1024, 8192}},
+		{kernels.F32, 2048, 2048, []int{1, 64, 1024}},
+		{kernels.F32, 64, 2048, []int{1, 64, 1024, 8192}}, // a gate
+	} {
+		weights := b.cold(c.w, 1, c.out, c.in, false)
+		for _, m := range c.rows {
+			x, y := b.floats(m, c.in), b.floats(m, c.out)
+			b.op(g, fmt.Sprintf("%v %d ← %d, %d rows", c.w, c.out, c.in, m), c.w, 2*float64(m)*float64(c.out)*float64(c.in),
+				b.bytes(weights)+float64(x.Bytes()+y.Bytes()), func(i int) {
+					b.stream.Linear(y, x, weights[i%len(weights)], kernels.Epilogue{})
+				})
+		}
+		b.free()
+	}
+}
+
+// experts that a choice of k of them falls upon, for each token, drawn without weights.
+func (b *bench) choices(tokens, experts, k int) (expert []int32, touched int) {
+	used := map[int32]bool{}
+	for range tokens {
+		for _, e := range b.random.Perm(experts)[:k] {
+			expert = append(expert, int32(e))
+			used[int32(e)] = true
+		}
+	}
+	return expert, len(used)
+}
+
+func (b *bench) routed(tokens, experts, k int) (r kernels.Routing, touched int) {
+	chosen, touched := b.choices(tokens, experts, k)
+	n := tokens * k
+	r = kernels.Routing{K: k, Experts: experts, Expert: b.ints(chosen...).Reshape(tokens, k), Weight: b.f32s(tokens, k),
+		Offsets: b.count(experts + 1), Choices: b.count(n), Place: b.count(n)}
+	if b.err == nil {
+		b.stream.Table(r)
+	}
+	return r, touched
+}
+
+func (b *bench) gpuExperts(g *Group) {
+	const hidden, k = 2048, 8
+	for _, c := range []struct{ experts, ffn int }{{64, 1024}, {64, 1408}, {128, 768}, {128, 1408}} {
+		up, down := b.weights(kernels.BF16, c.experts, c.ffn, hidden, true), b.weights(kernels.BF16, c.experts, hidden, c.ffn, false)
+		kept := b.owned
+		for _, tokens := range []int{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384} {
+			b.owned = nil
+			r, touched := b.routed(tokens, c.experts, k)
+			x, inner, out := b.floats(tokens, hidden), b.alloc(kernels.BF16, tokens*k, c.ffn), b.alloc(kernels.BF16, tokens*k, hidden)
+			slots := float64(tokens * k)
+			weights := float64(touched) * 3 * float64(c.ffn) * hidden * 2
+			b.op(g, fmt.Sprintf("E=%d, ffn %d, %d tokens", c.experts, c.ffn, tokens), kernels.BF16, 6*slots*float64(c.ffn)*hidden,
+				weights+float64(tokens)*hidden*2+slots*(2*float64(c.ffn)+hidden)*2, func(int) {
+					b.stream.Grouped(inner, x, up, r.Offsets, r.Choices, k, kernels.Epilogue{Act: kernels.SiLU})
+					b.stream.Grouped(out, inner, down, r.Offsets, kernels.Tensor{}, 1, kernels.Epilogue{})
+				})
+			b.free()
+		}
+		b.owned = kept
+		b.free()
+	}
+}
+
+func (b *bench) gpuAttention(g *Group) {
+	const dim = 128
+	b.attentions(g, []attentionCase{
+		{64, 1, 256, 16, 16, dim, kernels.BF16},
+		{256, 1, 1024, 16, 16, dim, kernels.BF16},
+		{64, 1, 1024, 32, 4, dim, kernels.BF16},
+		{512, 1, 1024, 32, 4, dim, kernels.BF16},
+		{1, 1, 32768, 32, 4, dim, kernels.BF16},
+		{64, 128, 128, 16, 16, dim, kernels.BF16},
+		{16, 512, 512, 16, 16, dim, kernels.BF16},
+		{16, 512, 512, 32, 4, dim, kernels.BF16},
+		{4, 2048, 2048, 16, 16, dim, kernels.BF16},
+		{4, 2048, 2048, 32, 4, dim, kernels.BF16},
+	}, kernels.BF16)
+}
+
+func (b *bench) gpuGating(g *Group) {
+	const hidden, experts, k = 2048, 64, 8
+	for _, tokens := range []int{64, 1024, 8192} {
+		r, _ := b.routed(tokens, experts, k)
+		logits := b.f32s(tokens, experts)
+		out, y := b.floats(tokens*k, hidden), b.floats(tokens, hidden)
+		gate := kernels.Gate{Experts: experts, K: k}
+		choices := float64(tokens * k)
+		for _, c := range []struct {
+			name  string
+			bytes float64
+			op    func(int)
+		}{
+			{"Table", 12 * choices, func(int) { b.stream.Table(r) }},
+			{"Combine", (choices + float64(tokens)) * hidden * 2, func(int) { b.stream.Combine(y, out, r) }},
+			{"Gate", float64(tokens)*experts*4 + 8*choices, func(int) { b.stream.Gate(r, logits, gate) }},
+		} {
+			b.op(g, fmt.Sprintf("%s, %d tokens", c.name, tokens), kernels.F32, 0, c.bytes, c.op)
+		}
+		b.free()
+	}
+}
