@@ -25,9 +25,9 @@ func (s *Stop) Request(reason string) {
 
 // leastShare is the part of an allocation's time that a job uses, whatever margin it is to keep: one that is stopped
 // before it has done anything would be started again for ever.
-const leastShare = 0.25
+const leastShare = 0.1
 
-// Before asks for the stop a margin before the end of the allocation, but not before a quarter of its time, counted from
+// Before asks for the stop a margin before the end of the allocation, but not before a tenth of its time, counted from
 // the first call, has been used. It may be called again when the end has moved. It returns the time of the stop.
 func (s *Stop) Before(end time.Time, margin time.Duration) time.Time {
 	s.mu.Lock()

@@ -36,6 +36,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"sync/atomic"
 	"unsafe"
 
@@ -59,6 +60,7 @@ func MPI() (World, error) {
 	if err := prepare(); err != nil {
 		return nil, err
 	}
+	warnWithoutPMI(os.LookupEnv)
 	empi.LogErrors = false // they are returned
 	if err := empi.InitThreadSafe(); err != nil {
 		return nil, fmt.Errorf("this MPI library was built without thread support: %w; use another one", err)

@@ -34,3 +34,19 @@ func prepare() error {
 	}
 	return nil
 }
+
+// warnWithoutPMI tells, once, what to do where srun started the ranks without a PMI, through which they find each other:
+// Open MPI then ends the process, with a page of text that does not.
+func warnWithoutPMI(env func(string) (string, bool)) {
+	if kind, n := launched(env); kind != "srun" || n == 1 {
+		return
+	}
+	for _, name := range []string{"PMIX_RANK", "PMI_RANK", "PMI_FD"} {
+		if _, ok := env(name); ok {
+			return
+		}
+	}
+	if rank, _ := env("SLURM_PROCID"); rank == "0" {
+		fmt.Fprintf(os.Stderr, "dsbatch: srun has started the ranks without a PMI; %s\n", remedy("srun"))
+	}
+}
