@@ -22,7 +22,8 @@ import (
 type layout struct {
 	tp, es, pp, ep, dp int
 	slices             int  // model.LoadOptions.Slices
-	split              bool // tokens divided among tp peers
+	split              bool // tokens divided among all tp peers
+	coordinated        bool // rows travel among peers of equal tp rank, and are gathered over tp
 	piece              int  // tokens of each text in a step; 0: all
 	wrongOrder         bool // partial results added in another order on each step, as they might arrive
 }
@@ -36,6 +37,9 @@ func (y layout) String() string {
 	}
 	if y.split {
 		s += ", split"
+	}
+	if y.coordinated {
+		s += ", coordinated"
 	}
 	if y.piece > 0 {
 		s += fmt.Sprintf(", by %d", y.piece)
@@ -117,6 +121,13 @@ func (q *layoutRank) open(t *testing.T, dir string) error {
 			x := &moe.Exchange{Rank: g.EP.Rank(), Ranks: g.EP.Size(), Rows: comm.NewFlat(g.EP), Slice: g.ES}
 			if q.split {
 				x.Split = q.groups.TP
+			}
+			if q.coordinated && experts > 2 { // the pyramid's first layer has too few to be on two ranks of a tp group
+				rows, share, err := g.AllToAll(comm.AllToAllOptions{Algorithm: comm.Coordinated})
+				if x.Rows = rows; share != nil {
+					x.Split = g.Share
+				}
+				return x, err
 			}
 			return x, nil
 		}}
@@ -244,6 +255,8 @@ var layouts = []layout{
 	{tp: 4, ep: 1}, {tp: 4, ep: 2, split: true, piece: 6}, {tp: 4, ep: 4, pp: 2, split: true}, {tp: 4, dp: 2, ep: 2, piece: 2},
 	{es: 2, dp: 2, ep: 1}, {es: 2, dp: 4, ep: 2}, {es: 2, dp: 4, ep: 1, piece: 3}, {es: 2, dp: 2, ep: 1, pp: 2, piece: 4}, {es: 2, dp: 8, ep: 4, piece: 7},
 	{tp: 2, es: 2, ep: 1}, {tp: 2, es: 2, ep: 1, split: true, piece: 3}, {tp: 2, es: 2, dp: 2, ep: 2, split: true}, {tp: 2, es: 2, dp: 2, ep: 2, piece: 2}, {tp: 2, es: 2, dp: 2, ep: 1, pp: 2, split: true},
+	{tp: 2, ep: 2, coordinated: true}, {tp: 2, dp: 2, ep: 4, coordinated: true, piece: 3}, {tp: 2, dp: 2, ep: 2, coordinated: true},
+	{tp: 4, ep: 4, coordinated: true, piece: 2}, {tp: 4, dp: 2, ep: 2, coordinated: true},
 	{tp: 4, es: 4, ep: 1, split: true}, {tp: 4, es: 4, dp: 2, ep: 2, piece: 5}, {tp: 4, es: 4, dp: 2, ep: 2, split: true},
 }
 
