@@ -190,12 +190,17 @@ func (x *Watcher) watchMyself() {
 	defer tick.Stop()
 	// how long news of a busy rank may take around the ring
 	lag := time.Duration(x.world.Size()) * 2 * x.period()
+	looked := time.Now()
 	for {
 		select {
 		case <-x.quit:
 			return
 		case <-tick.C:
 		}
+		if slept := time.Since(looked) > x.limit()/2; slept { // stopped and woken: whatever was at work slept too
+			x.forgive()
+		}
+		looked = time.Now()
 		x.followMain()
 		s, b := x.Status(), x.beat()
 		if s.Waits == "" {
@@ -211,6 +216,17 @@ func (x *Watcher) watchMyself() {
 			x.abort(x.world.Rank(), s.Main, s.Waits, ErrWaiting, "", b.idle)
 			return
 		}
+	}
+}
+
+// forgive gives all tasks their time anew.
+func (x *Watcher) forgive() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	now := time.Now()
+	x.main.state.Moved, x.busy = now, now
+	for t := range x.beside {
+		t.state.Moved = now
 	}
 }
 

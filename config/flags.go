@@ -127,7 +127,7 @@ var Flags = []Flag{
 
 	{Name: "stop-before", Category: running, Unit: "seconds", Default: "2m", Range: "[0, )", Help: "stop cleanly `TIME` before the allocation ends, to be resumed (0: never)",
 		field: func(j *Job) any { return &j.StopBefore }},
-	{Name: "rank-timeout", Category: running, Unit: "seconds", Default: "30s", Range: "(0, )", Help: "a rank silent for `TIME` ends the job",
+	{Name: "rank-timeout", Category: running, Unit: "seconds", Default: "30s", Range: "(0, )", Help: "the job has ended `TIME` after a rank was stopped, died or got stuck",
 		field: func(j *Job) any { return &j.RankTimeout }},
 	{Name: "accept-version", Category: running, Default: "false", Help: "go on with an output that another version of dsbatch began",
 		field: func(j *Job) any { return &j.AcceptVersion }},

@@ -47,8 +47,10 @@ func (d *diary) keep() {
 	look := time.NewTicker(min(d.every, diaryLook))
 	defer look.Stop()
 	asked, written, warned := "", time.Time{}, false
+	nap := d.run.job.RankTimeout / 3 // a rank that slept as long has probably been given up by the others
+	woken := time.Time{}
 	for {
-		last, ending := "", false
+		last, ending, before := "", false, time.Now()
 		select {
 		case last = <-d.ends:
 			ending = true
@@ -57,6 +59,12 @@ func (d *diary) keep() {
 			if reason := d.run.options.Stop.Reason(); reason == asked && time.Since(written) < d.every {
 				continue
 			}
+		}
+		if time.Since(before) > nap && nap > 0 {
+			woken = time.Now()
+		}
+		if !ending && time.Since(woken) < 2*nap { // where it fell asleep is what matters
+			continue
 		}
 		asked, written = d.run.options.Stop.Reason(), time.Now()
 		var err error

@@ -1,32 +1,44 @@
 package engine
 
 import (
+	"bytes"
+	"os"
+	"strconv"
 	"syscall"
 	"time"
 )
 
-// effort returns a count that grows while this process works: while it uses a twentieth of a core, or has pages read
-// in. It is how phases count as progress whose time goes into scanning files, reading metadata or compiling kernels.
+// effort returns a count that grows while this process works: while it uses a twentieth of a core, reads, or has pages
+// read in. It is how phases get on that have no place to say so from: scanning files, parsing metadata, compiling kernels.
 func effort() func() int64 {
 	var count int64
-	used, pages := usage()
-	at := time.Now()
+	last, at := usage(), time.Now()
 	return func() int64 {
-		nowUsed, nowPages := usage()
-		now := time.Now()
-		if nowUsed-used > now.Sub(at)/20 || nowPages != pages {
+		u, now := usage(), time.Now()
+		if u.busy-last.busy > now.Sub(at)/20 || u.pages != last.pages || u.read-last.read > 64<<10 {
 			count++
 		}
-		used, pages, at = nowUsed, nowPages, now
+		last, at = u, now
 		return count
 	}
 }
 
-// usage is the processor time of this process and the pages that it had to wait for.
-func usage() (time.Duration, int64) {
+// work is what this process has used so far.
+type work struct {
+	busy  time.Duration // of all cores
+	pages int64         // that it had to wait for
+	read  int64         // bytes, from files and from other processes
+}
+
+func usage() (w work) {
 	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		return 0, 0 // then nothing is known, and only Progress counts
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err == nil {
+		w.busy, w.pages = time.Duration(u.Utime.Nano()+u.Stime.Nano()), u.Majflt
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), int64(u.Majflt)
+	text, _ := os.ReadFile("/proc/self/io") // Linux only; elsewhere this is not known
+	if _, after, found := bytes.Cut(text, []byte("rchar: ")); found {
+		number, _, _ := bytes.Cut(after, []byte("\n"))
+		w.read, _ = strconv.ParseInt(string(number), 10, 64)
+	}
+	return w
 }

@@ -53,12 +53,6 @@ func TestAboutItself(t *testing.T) {
 	if e := dsbatch(t, "version").want(t, done); !strings.HasPrefix(e.stdout, "dsbatch 0.") {
 		t.Errorf("version: %s", e.stdout)
 	}
-	e := dsbatch(t, "doctor").want(t, done)
-	for _, word := range []string{"cpu ", "cores", "mpi ", "slurm "} {
-		if !strings.Contains(e.stdout, word) {
-			t.Errorf("doctor does not speak of %q:\n%s", word, e.stdout)
-		}
-	}
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		if e := dsbatch(t, "completion", shell).want(t, done); !strings.Contains(e.stdout, "dsbatch") {
 			t.Errorf("completion %s: %s", shell, e.stdout)

@@ -1,16 +1,17 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"io"
+	"log/slog"
 	"runtime"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/io/results"
 	"github.com/dsbatch/dsbatch/kernels/cpu"
 	"github.com/dsbatch/dsbatch/kernels/cuda"
 	"github.com/dsbatch/dsbatch/mpi"
@@ -18,63 +19,86 @@ import (
 
 func doctorCommand() *cli.Command {
 	return &cli.Command{
-		Name: "doctor", Usage: "say what this machine offers a job, and the mend for what is missing",
+		Name: "doctor", ArgsUsage: "[OUTPUT]", Usage: "say what this machine offers a job, or how the job on OUTPUT stands, and what to do next",
+		Description: "Without OUTPUT: CPU, GPUs, NVRTC, NCCL, MPI and Slurm, each with the mend for what is missing. Started by mpirun or srun, whether its ranks see each other.\n" +
+			"With OUTPUT: what is committed, what each rank of its last start was doing, on which host and since when.",
 		Action: func(c *cli.Context) error {
 			w := c.App.Writer
-			d, err := cpu.New(cpu.Options{})
-			if err != nil {
-				return err
+			if c.NArg() > 1 {
+				return usageErrorf("dsbatch doctor takes one OUTPUT at most, and got %d", c.NArg())
 			}
-			free, total := d.Memory()
-			fmt.Fprintf(w, "cpu       %s; %d cores, %v of %v free\n", d.Name(), runtime.NumCPU(), config.Bytes(free).About(), config.Bytes(total).About())
-			for _, line := range cuda.Describe() {
-				fmt.Fprintf(w, "gpu       %s\n", line)
+			if output := c.Args().First(); output != "" {
+				d, err := results.Diagnose(c.Context, output, results.Options{Log: slog.Default()})
+				if err != nil {
+					return err
+				}
+				for _, line := range d.Lines() {
+					fmt.Fprintln(w, line)
+				}
+				return nil
 			}
-			fmt.Fprintf(w, "mpi       %s\n", mpiFound())
-			if kind, ranks := mpi.Launched(); kind != "" {
-				fmt.Fprintf(w, "launcher  %s, %d ranks\n", kind, ranks)
+			if kind, size := mpi.Launched(); kind != "" && size != 1 {
+				return onWorld(&config.Job{Ranks: 1}, func(world mpi.World) error {
+					return sayWorld(c.Context, w, kind, world)
+				})
 			}
-			fmt.Fprintf(w, "slurm     %s\n", slurmFound())
-			return d.Close()
+			for _, say := range []func(io.Writer) error{sayCPU, sayGPU, sayMPI, saySlurm} {
+				if err := say(w); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}
 }
 
-// mpiFound tells whether jobs of several processes can run here.
-func mpiFound() string {
-	const install = "on Debian: apt-get install openmpi-bin libopenmpi-dev, then make build"
-	run, err := exec.LookPath("mpirun")
-	if err != nil {
-		return "no mpirun; " + install + " (or use --ranks N inside one process)"
-	}
-	version, err := exec.Command(run, "--version").Output()
-	if err != nil {
-		return fmt.Sprintf("%s does not run: %v; %s", run, err, install)
-	}
-	line, _, _ := strings.Cut(string(version), "\n")
-	if linkedWithMPI {
-		return line
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return line
-	}
-	other := filepath.Join(filepath.Dir(self), "dsbatch-mpi")
-	out, err := exec.Command(other, "version").CombinedOutput()
-	if err != nil {
-		return fmt.Sprintf("%s, but %s does not start (%s); %s", line, other, strings.TrimSpace(string(out)), install)
-	}
-	return line + "; " + other + " is linked with it"
+func say(w io.Writer, what, format string, args ...any) {
+	fmt.Fprintf(w, "%-9s %s\n", what, fmt.Sprintf(format, args...))
 }
 
-func slurmFound() string {
-	path, err := exec.LookPath("sbatch")
+func sayCPU(w io.Writer) error {
+	d, err := cpu.New(cpu.Options{})
 	if err != nil {
-		return "no sbatch here"
+		return err
 	}
-	version, err := exec.Command(path, "--version").Output()
+	free, total := d.Memory()
+	say(w, "cpu", "%s; %d cores, %v of %v free", d.Name(), runtime.NumCPU(), config.Bytes(free).About(), config.Bytes(total).About())
+	var levels []string
+	for _, l := range cpu.Levels() {
+		levels = append(levels, l.String())
+	}
+	say(w, "cpu", "kernels for %s (DSBATCH_CPU takes another than the last)", strings.Join(levels, ", "))
+	return d.Close()
+}
+
+func sayGPU(w io.Writer) error {
+	for _, line := range cuda.Describe() {
+		say(w, "gpu", "%s", line)
+	}
+	return nil
+}
+
+// sayWorld is rank 0's account of the ranks that a launcher started, once all have met.
+func sayWorld(ctx context.Context, w io.Writer, kind string, world mpi.World) error {
+	node, err := world.Node(ctx)
 	if err != nil {
-		return fmt.Sprintf("%s does not run: %v", path, err)
+		return err
 	}
-	return strings.TrimSpace(string(version))
+	mine, all := make([]byte, 64), make([]byte, 64*world.Size())
+	copy(mine, fmt.Sprintf("%d\x00%s", node.Rank(), world.Host()))
+	if err := world.AllGather(ctx, mine, all); err != nil {
+		return err
+	}
+	if world.Rank() > 0 {
+		return node.Close()
+	}
+	var hosts []string
+	for rank := range world.Size() {
+		local, host, _ := strings.Cut(strings.TrimRight(string(all[64*rank:64*rank+64]), "\x00"), "\x00")
+		if local == "0" {
+			hosts = append(hosts, host)
+		}
+	}
+	say(w, "launcher", "%s: %d ranks on %d hosts (%s) see each other", kind, world.Size(), len(hosts), strings.Join(hosts, ", "))
+	return node.Close()
 }

@@ -53,7 +53,7 @@ func jobFlags(values config.Values) (flags []cli.Flag) {
 func runJob(ctx context.Context, job *config.Job, warnings []config.Warning, stderr io.Writer) error {
 	stop := &engine.Stop{}
 	defer onSignals(stop)()
-	options := engine.RunOptions{Version: version, Command: strings.Join(os.Args, " "), Stop: stop}
+	options := engine.RunOptions{Version: version, Command: strings.Join(os.Args, " "), Stop: stop, Phase: faults()}
 	return onWorld(job, func(w mpi.World) error {
 		o := options
 		var progress *stats.Progress

@@ -161,10 +161,11 @@ func (d *Diagnosis) missing() string {
 
 // next is what to do.
 func (d *Diagnosis) next() string {
-	var gone, asleepRanks []string
+	var gone, asleepRanks, ended []string
 	for i, p := range d.Phases {
 		switch {
 		case p.Ended != "":
+			ended = append(ended, fmt.Sprint(p.Rank))
 		case d.fates[i] == asleep:
 			asleepRanks = append(asleepRanks, fmt.Sprintf("kill -CONT %d on %s", p.Process.PID, p.Process.Host))
 		case d.fates[i] == dead && p.Asked == "": // the launcher asks those to stop that it ends because of another
@@ -181,6 +182,8 @@ func (d *Diagnosis) next() string {
 		return "wait for it; where a rank stays at one place, look at its host and at the disks that it reads and writes"
 	case d.lease == alive:
 		return fmt.Sprintf("end the job, whose %s is gone, and %s", strings.Join(gone, ", "), again)
+	case len(ended) > 0:
+		return fmt.Sprintf("see what rank %s tells of its end, mend that where it needs mending, and %s", strings.Join(ended, ", "), again)
 	case len(gone) > 0:
 		return fmt.Sprintf("find out what ended %s (out of memory: dmesg and %s tell), and %s", strings.Join(gone, ", "), d.accounts(), again)
 	case d.lease == unknown:

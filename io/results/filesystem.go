@@ -101,6 +101,27 @@ func (disk) SyncDir(name string) error {
 	return errors.Join(err, d.Close())
 }
 
+// told is a file system that tells of each look at it: thousands of them may take a while.
+type told struct {
+	fileSystem
+	progress func()
+}
+
+func (t told) Open(name string) (handle, error) {
+	defer t.progress()
+	return t.fileSystem.Open(name)
+}
+
+func (t told) Stat(name string) (int64, error) {
+	defer t.progress()
+	return t.fileSystem.Stat(name)
+}
+
+func (t told) Remove(name string) error {
+	defer t.progress()
+	return t.fileSystem.Remove(name)
+}
+
 // writeAside writes a whole file so that name either keeps its former content or has all of the new one, now and after
 // a power failure: the content goes to temporary (in the same folder) and is fsynced, then renamed, then the folder is
 // fsynced. On an error, of ready too, which is asked right before the rename, the temporary file is removed.

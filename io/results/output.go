@@ -38,6 +38,8 @@ func Create(ctx context.Context, dir string, fp Fingerprint, layout Layout, chun
 		dir: dir, layout: layout, options: o.withDefaults(), close: func() error { return nil },
 		job: &Job{Fingerprint: fp, Columns: layout.columnNames(), Samples: layout.samples(), Chunks: chunks},
 	}
+	quiet := out.options
+	out.options.fs = told{quiet.fs, quiet.Progress}
 	if err := out.look(ctx); err != nil {
 		return nil, err
 	} else if out.finished {
@@ -47,7 +49,7 @@ func Create(ctx context.Context, dir string, fp Fingerprint, layout Layout, chun
 		return nil, diskError("cannot write to", dir, err)
 	}
 	var err error
-	if out.lease, err = acquire(ctx, dir, out.options); errors.Is(err, ErrInUse) || ctx.Err() != nil {
+	if out.lease, err = acquire(ctx, dir, quiet); errors.Is(err, ErrInUse) || ctx.Err() != nil {
 		return nil, err
 	} else if err != nil {
 		return nil, diskError("cannot write to", dir, err)

@@ -52,7 +52,7 @@ type Options struct {
 	RowGroupRows  int           // most records in a row group; 0: 65536
 	RowGroupBytes int64         // about the most bytes, uncompressed, in a row group, one record at least; 0: 64 MiB
 	Log           *slog.Logger  // nil: nothing is logged
-	Progress      func()        // called again and again while Create waits for a lease; nil: nobody is told
+	Progress      func()        // called as Create and Finish get on, and while Create waits; nil: nobody is told
 
 	fs   fileSystem // nil: the operating system's
 	self *process   // nil: this process

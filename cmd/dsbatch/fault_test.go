@@ -1,0 +1,154 @@
+package main_test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestBrokenRanks is promise 3 under MPI: in each phase a rank is killed (the launcher ends the others and names it) or
+// stopped (the others name it). The job ends in time and not well, dsbatch doctor tells where every rank was, what was
+// committed stays, and in the end the bits are those of an undisturbed job. The program is built with the tag faults,
+// see faults.go.
+func TestBrokenRanks(t *testing.T) {
+	needMPI(t)
+	folder := t.TempDir()
+	faulty := filepath.Join(folder, "dsbatch")
+	if err := build(faulty, "-tags", "mpi,faults"); err != nil {
+		t.Fatal(err)
+	}
+	work := []string{"--limit", "96", "--max-new-tokens", "128", "--rank-timeout", "3s"}
+	undisturbed := filepath.Join(t.TempDir(), "undisturbed")
+	dsbatch(t, job(undisturbed, work...)...).want(t, done)
+	work = append(work, "--max-seqs", "2") // from here on there is work left for the next fault
+
+	output := filepath.Join(t.TempDir(), "out") // of all the jobs: each goes on where the one before was broken
+	for _, fault := range []struct {
+		phase string
+		after int // times that the rank has entered it
+		rank  int
+		ranks int
+		place string
+	}{
+		{"load", 0, 0, 3, ""},
+		{"prefill", 20, 2, 3, ""},
+		{"dispatch", 12, 1, 4, ", layer [1-6] of 6"}, // 4 ranks share the experts, 3 do not
+		{"combine", 12, 3, 4, ", layer [1-6] of 6"},
+		{"commit", 0, 1, 3, ""},
+	} {
+		for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP} {
+			t.Run(fmt.Sprintf("%v in %s", signal, fault.phase), func(t *testing.T) {
+				before := committed(t, output)
+				t.Setenv("DSBATCH_FAULT", fmt.Sprintf("%d %s %d %d", fault.rank, fault.phase, fault.after, int(signal)))
+				began := time.Now()
+				_, wait := start(t, "mpirun", append([]string{"--oversubscribe", "-n", fmt.Sprint(fault.ranks), faulty}, job(output, work...)...)...)
+				e := wait()
+				spent := time.Since(began)
+				if e.status == done || e.status == badRows || e.status == stopped {
+					t.Fatalf("status %d\n%s", e.status, e.stderr)
+				}
+				if spent > 15*time.Second {
+					t.Errorf("the end took %v", spent)
+				}
+				says := fmt.Sprintf(`process rank %d with PID \d+ on node \S+ exited on signal 9`, fault.rank) // mpirun's words
+				if signal == syscall.SIGSTOP {
+					says = fmt.Sprintf(`rank %d \(\S+\) was stopped, or its host cannot be reached: silent for .+, last in phase .+; .*start the same command again`, fault.rank)
+				}
+				if !regexp.MustCompile(says).MatchString(e.stderr) {
+					t.Errorf("nobody says %q:\n%s", says, e.stderr)
+				}
+				told := dsbatch(t, "doctor", output).want(t, done).stdout
+				line := fmt.Sprintf(`(?m)^rank %d \(\S+, process \d+\): .*in phase %s%s`, fault.rank, fault.phase, fault.place)
+				if !regexp.MustCompile(line).MatchString(told) || strings.Count(told, "\nrank ") < fault.ranks || !strings.Contains(told, "start the same command again") {
+					t.Errorf("dsbatch doctor does not say %q:\n%s", line, told)
+				}
+				after := committed(t, output)
+				for name, digest := range before {
+					if after[name] != digest {
+						t.Errorf("%s was committed and is lost or changed", name)
+					}
+				}
+				t.Logf("%v, status %d, %d parts\n%s\n%s", spent.Round(100*time.Millisecond), e.status, len(after), firstLines(e.stderr), told)
+			})
+		}
+	}
+	if len(committed(t, output)) == 0 {
+		t.Error("nothing was committed by any of these jobs, so nothing could be lost")
+	}
+	dsbatch(t, job(output, append(work, "--ranks", "2")...)...).want(t, done)
+	sameRows(t, undisturbed, output)
+	if e := dsbatch(t, "doctor", output).want(t, done); !strings.Contains(e.stdout, "every row is committed") || strings.Contains(e.stdout, "rank") {
+		t.Errorf("of a finished output dsbatch doctor says:\n%s", e.stdout)
+	}
+	if left, _ := filepath.Glob(filepath.Join(output, "_dsbatch", "phase-*")); len(left) > 0 {
+		t.Errorf("phase files of a job that is done: %v", left)
+	}
+}
+
+func firstLines(text string) string {
+	all := lines(text)
+	return strings.Join(all[:min(len(all), 3)], "\n")
+}
+
+// committed are the digests of the parts that commit lines name, by name.
+func committed(t testing.TB, output string) map[string][32]byte {
+	t.Helper()
+	found := map[string][32]byte{}
+	commits, _ := filepath.Glob(filepath.Join(output, "_dsbatch", "commits-*.jsonl"))
+	for _, c := range commits {
+		text, err := os.ReadFile(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			name := regexp.MustCompile(`part-\d+\.parquet`).FindString(line)
+			if name == "" || !strings.HasSuffix(line, "\n") { // torn: it does not count
+				continue
+			}
+			content, err := os.ReadFile(filepath.Join(output, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			found[name] = sha256.Sum256(content)
+		}
+	}
+	return found
+}
+
+// TestTerminatedLauncher sends SIGTERM to mpirun, which gives its ranks about a second and returns 1: what is committed
+// stays. Ranks are not bound to cores, as the README has it.
+func TestTerminatedLauncher(t *testing.T) {
+	needMPI(t)
+	long := []string{"--limit", "96", "--max-new-tokens", "48", "--n", "2"}
+	undisturbed, output := filepath.Join(t.TempDir(), "undisturbed"), filepath.Join(t.TempDir(), "out")
+	dsbatch(t, job(undisturbed, long...)...).want(t, done)
+	long = append(long, "--max-seqs", "2")
+	cmd, wait := start(t, "mpirun", append([]string{"--bind-to", "none"}, launch(2, job(output, long...)...)...)...)
+	waitForCommit(t, output)
+	before := committed(t, output)
+	for ; len(before) == 0; before = committed(t, output) { // the part is there before its line
+		time.Sleep(5 * time.Millisecond)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	e := wait().want(t, failed)
+	after := committed(t, output)
+	for name, digest := range before {
+		if after[name] != digest {
+			t.Errorf("%s was committed and is lost or changed", name)
+		}
+	}
+	if len(after) == 32 {
+		t.Error("the job was done before the signal came")
+	}
+	t.Logf("%d parts before, %d after; %s", len(before), len(after), firstLines(e.stderr))
+	dsbatch(t, job(output, append(long, "--ranks", "2")...)...).want(t, done)
+	sameRows(t, undisturbed, output)
+}
