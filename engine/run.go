@@ -152,7 +152,10 @@ func (r *run) openRows(ctx context.Context) (err error) {
 	if err := r.job.RefuseUnbuilt(); err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	if r.rows, err = dataset.Open(ctx, r.job.Input, columns(r.job)); err != nil {
+	peers := dataset.Peers{Rank: r.world.Rank(), Size: r.world.Size(), Gather: func(ctx context.Context, mine []byte) ([][]byte, error) {
+		return gather(ctx, r.world, mine)
+	}}
+	if r.rows, err = dataset.OpenTogether(ctx, r.job.Input, columns(r.job), peers); err != nil {
 		return err
 	}
 	r.layout = results.Layout{Task: results.Task(r.job.Task), Logprobs: r.job.Logprobs, Samples: r.engine.samples(),

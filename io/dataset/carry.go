@@ -50,7 +50,7 @@ func carried(paths []string, files [][]column, columns Columns, names [roles]str
 			at := find(cols, w.Name)
 			plans[f].from[i] = at
 			if at < 0 {
-				if i < len(columns.Carry) {
+				if i < len(columns.Carry) && len(cols) > 0 { // a file without any has no row to carry
 					return nil, nil, missingColumn(paths[f], w.Name, cols, "--carry")
 				}
 				continue

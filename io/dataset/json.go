@@ -53,7 +53,10 @@ func (s *jsonScan) value() error {
 	case c == '[':
 		return s.array(func(int, int) error { return nil })
 	case c == '"':
-		_, err := s.text()
+		from, whole, err := s.plain()
+		if err == nil && !whole {
+			_, err = s.escaped(from)
+		}
 		return err
 	case c == '-' || c >= '0' && c <= '9':
 		return s.number()
@@ -170,6 +173,18 @@ func (s *jsonScan) number() error {
 
 // text decodes the string at the place.
 func (s *jsonScan) text() (string, error) {
+	from, whole, err := s.plain()
+	switch {
+	case err != nil:
+		return "", err
+	case whole:
+		return string(s.b[from : s.i-1]), nil
+	}
+	return s.escaped(from)
+}
+
+// plain passes the string at the place, which begins at from behind its quote: whole, or up to its first escape.
+func (s *jsonScan) plain() (from int, whole bool, err error) {
 	s.i++
 	from, high := s.i, byte(0)
 	for s.i < len(s.b) {
@@ -181,13 +196,13 @@ func (s *jsonScan) text() (string, error) {
 		s.i++
 	}
 	if high >= utf8.RuneSelf && !utf8.Valid(s.b[from:s.i]) {
-		return "", errUTF8
+		return from, false, errUTF8
 	}
 	if s.i < len(s.b) && s.b[s.i] == '"' {
 		s.i++
-		return string(s.b[from : s.i-1]), nil
+		return from, true, nil
 	}
-	return s.escaped(from)
+	return from, false, nil
 }
 
 // escaped decodes on from the first escape of a string that began at from.

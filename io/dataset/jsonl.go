@@ -1,10 +1,6 @@
 package dataset
 
 import (
-	"errors"
-	"fmt"
-	"io"
-	"slices"
 	"strings"
 
 	"github.com/apache/arrow/go/v15/arrow"
@@ -18,14 +14,16 @@ type jsonlFile struct {
 	count int64
 	cols  []column // the keys seen, with the types that hold all their values
 	marks []mark   // where rows begin, for plain files
-	step  int64    // rows between two marks
+	step  int64    // most rows between two marks
+	keys  keyKinds // of the lines that were looked at
+	err   error    // why it cannot be read
 	names [roles]string
 	fixed map[string]string // columns that the path gives, as JSON, for lines that lack them
 	seen  bool              // at least one line is an object
 }
 
 // mark is a place in a plain file.
-type mark struct{ row, offset int64 }
+type mark struct{ Row, Offset int64 }
 
 const (
 	firstStep  = 1024
@@ -37,33 +35,42 @@ const (
 type keyKinds struct {
 	names []string
 	kinds map[string]jsonKind
-	good  int // lines that are objects
+	good  int64 // lines that are objects
+	line  []keyKind
+}
+
+type keyKind struct {
+	key  string
+	kind jsonKind
 }
 
 func (k *keyKinds) see(line []byte) {
 	s := jsonScan{b: line}
-	type pair struct {
-		key  string
-		kind jsonKind
-	}
-	var pairs []pair
+	k.line = k.line[:0]
 	err := s.object(func(key string, from, to int) error {
-		pairs = append(pairs, pair{key, kindOf(line[from:to])})
+		k.line = append(k.line, keyKind{key, kindOf(line[from:to])})
 		return nil
 	})
 	if err != nil || s.end() != nil {
 		return
 	}
 	k.good++
-	for _, p := range pairs {
-		if _, ok := k.kinds[p.key]; !ok {
-			if len(k.names) >= 10000 {
-				continue
-			}
-			k.names = append(k.names, p.key)
-		}
-		k.kinds[p.key] |= p.kind
+	for _, p := range k.line {
+		k.add(p.key, p.kind)
 	}
+}
+
+// mostKeys bounds what is kept of files whose keys are all different.
+const mostKeys = 10000
+
+func (k *keyKinds) add(key string, kind jsonKind) {
+	if _, ok := k.kinds[key]; !ok {
+		if len(k.names) >= mostKeys {
+			return
+		}
+		k.names = append(k.names, key)
+	}
+	k.kinds[key] |= kind
 }
 
 // typ is the type that holds all values of a key: JSON text where nothing narrower does.
@@ -81,73 +88,13 @@ func (k jsonKind) typ() arrow.DataType {
 	return arrow.BinaryTypes.String
 }
 
-// openJSONL counts the rows in one pass. With typed it looks at every line for the types of its keys, else at some.
-func openJSONL(path string, typed bool) (*jsonlFile, error) {
-	l, plain, err := openLines(path)
-	if err != nil {
-		return nil, err
+// settle names the columns, once all of the file has been looked at.
+func (p *jsonlFile) settle() error {
+	for _, name := range p.keys.names {
+		p.cols = append(p.cols, column{Field: arrow.Field{Name: name, Type: p.keys.kinds[name].typ(), Nullable: true}})
 	}
-	defer shut(l)
-	p := &jsonlFile{path: path, step: firstStep}
-	keys := keyKinds{kinds: map[string]jsonKind{}}
-	for typed || p.count < peekedRows {
-		p.mark(plain, l.offset)
-		line, err := l.next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil && !errors.Is(err, errLong) {
-			return nil, p.cut(err)
-		}
-		if p.count == 0 && string(line) == "[" {
-			return nil, unread("it is one JSON array, not JSON Lines: write one object a line (jq -c '.[]')")
-		}
-		if err == nil {
-			keys.see(line)
-		}
-		p.count++
-	}
-	for !typed && p.count >= peekedRows {
-		p.mark(plain, l.offset)
-		n, err := l.pass(p.step - p.count%p.step)
-		p.count += n
-		if err != nil {
-			return nil, p.cut(err)
-		}
-		if n == 0 {
-			break
-		}
-	}
-	for _, name := range keys.names {
-		p.cols = append(p.cols, column{Field: arrow.Field{Name: name, Type: keys.kinds[name].typ(), Nullable: true}})
-	}
-	p.seen = keys.good > 0
-	return p, nil
-}
-
-func (p *jsonlFile) cut(err error) error {
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		err = errors.New("its compressed data is cut short")
-	}
-	return fmt.Errorf("%w; %d rows before are whole", err, p.count)
-}
-
-// mark notes where row count begins, at every step; the step doubles when there are too many.
-func (p *jsonlFile) mark(plain bool, offset int64) {
-	if !plain || p.count%p.step != 0 {
-		return
-	}
-	if n := len(p.marks); n > 0 && p.marks[n-1].row == p.count {
-		return
-	}
-	if len(p.marks) >= mostMarks {
-		p.step *= 2
-		p.marks = slices.DeleteFunc(p.marks, func(m mark) bool { return m.row%p.step != 0 })
-		if p.count%p.step != 0 {
-			return
-		}
-	}
-	p.marks = append(p.marks, mark{p.count, offset})
+	p.seen = p.keys.good > 0
+	return p.err
 }
 
 func (p *jsonlFile) rows() int64 { return p.count }

@@ -27,15 +27,15 @@ func (p *jsonlFile) open(from int64, carry *carryPlan, text bool) (cursor, error
 	}
 	c := &jsonlCursor{jsonlFile: p, lines: l, carry: carry, text: text}
 	if plain && len(p.marks) > 0 {
-		i, ok := slices.BinarySearchFunc(p.marks, from, func(m mark, row int64) int { return int(min(max(m.row-row, -1), 1)) })
+		i, ok := slices.BinarySearchFunc(p.marks, from, func(m mark, row int64) int { return int(min(max(m.Row-row, -1), 1)) })
 		if !ok {
 			i--
 		}
-		if err := l.seek(p.marks[i].offset); err != nil {
+		if err := l.seek(p.marks[i].Offset); err != nil {
 			shut(l)
 			return nil, err
 		}
-		c.row = p.marks[i].row
+		c.row = p.marks[i].Row
 	}
 	if err := c.forward(from); err != nil {
 		shut(l)

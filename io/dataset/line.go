@@ -26,6 +26,7 @@ type lines struct {
 	r      *bufio.Reader
 	closer func()
 	offset int64 // of the next byte in the decompressed text
+	end    int64 // lines that begin here or behind are not read; 0: all are
 	limit  int   // bytes of a line
 	long   []byte
 }
@@ -86,6 +87,21 @@ func (l *lines) seek(offset int64) error {
 	return nil
 }
 
+// enter goes to the first line that begins at or behind an offset of a plain file, and ends before the one that begins
+// at or behind end.
+func (l *lines) enter(offset, end int64) error {
+	if offset > l.offset { // the line end before the offset may be the one that it begins behind
+		if err := l.seek(offset - 1); err != nil {
+			return err
+		}
+		if _, err := l.line(false); err != nil && !errors.Is(err, errBlank) && !errors.Is(err, io.EOF) {
+			return err
+		}
+	}
+	l.end = end
+	return nil
+}
+
 func (l *lines) Close() error {
 	l.closer()
 	return l.f.Close()
@@ -124,6 +140,9 @@ var errBlank = errors.New("blank")
 
 // line reads one line. Without hold it returns no bytes, and errBlank for a blank one.
 func (l *lines) line(hold bool) ([]byte, error) {
+	if l.end > 0 && l.offset >= l.end {
+		return nil, io.EOF
+	}
 	l.long = l.long[:0]
 	empty, tooLong := true, false
 	for {

@@ -20,11 +20,18 @@ import (
 // Order: files as given, those of a folder or glob by path; a file named twice is read once, names that begin with _ or .
 // are passed over, and folders named KEY=VALUE on the way give a column KEY.
 func Open(ctx context.Context, patterns []string, columns Columns) (*Dataset, error) {
+	return OpenTogether(ctx, patterns, columns, Peers{})
+}
+
+// OpenTogether is Open by all ranks of a job, who count the rows of files of lines between them. A rank that cannot open
+// the data set makes it an error of all.
+func OpenTogether(ctx context.Context, patterns []string, columns Columns, peers Peers) (*Dataset, error) {
 	names, err := columns.names()
-	if err != nil {
+	if err != nil { // of the request: the same on all ranks
 		return nil, err
 	}
 	paths, err := expand(patterns)
+	lines, err := indexLines(ctx, paths, columns.ID != "" || len(columns.Carry) > 0 || columns.CarryAll, peers, err)
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +39,7 @@ func Open(ctx context.Context, patterns []string, columns Columns) (*Dataset, er
 	for i, path := range paths {
 		parts[i] = partitions(path)
 	}
-	o := opener{columns: columns, names: names, whole: wholePartitions(parts)}
+	o := opener{columns: columns, names: names, whole: wholePartitions(parts), lines: lines}
 	o.budget.Store(footerBudget)
 	opened := make([]openedFile, len(paths))
 	group, ctx := errgroup.WithContext(ctx)
@@ -40,7 +47,7 @@ func Open(ctx context.Context, patterns []string, columns Columns) (*Dataset, er
 	for i, path := range paths {
 		group.Go(func() error {
 			if ctx.Err() == nil {
-				opened[i], opened[i].err = o.open(path, parts[i])
+				opened[i], opened[i].err = o.open(i, path, parts[i])
 			}
 			return ctx.Err()
 		})
@@ -132,6 +139,7 @@ type opener struct {
 	columns Columns
 	names   [roles]string
 	whole   map[string]bool
+	lines   map[int]*jsonlFile // the files of lines, by place
 	budget  atomic.Int64
 }
 
@@ -146,13 +154,13 @@ type openedFile struct {
 	err      error
 }
 
-func (o *opener) open(path string, parts []partition) (f openedFile, err error) {
+func (o *opener) open(i int, path string, parts []partition) (f openedFile, err error) {
 	format, err := formatOfFile(path)
 	if err != nil {
 		return f, named(path, err)
 	}
 	if format == formatJSONL {
-		err = o.openLines(path, parts, &f)
+		err = o.openLines(o.lines[i], parts, &f)
 	} else {
 		err = o.openColumns(path, format, parts, &f)
 	}
@@ -162,9 +170,8 @@ func (o *opener) open(path string, parts []partition) (f openedFile, err error) 
 	return f, named(path, err)
 }
 
-func (o *opener) openLines(path string, parts []partition, f *openedFile) error {
-	p, err := openJSONL(path, o.columns.ID != "" || len(o.columns.Carry) > 0 || o.columns.CarryAll)
-	if err != nil {
+func (o *opener) openLines(p *jsonlFile, parts []partition, f *openedFile) error {
+	if err := p.settle(); err != nil {
 		return err
 	}
 	p.addPartitions(parts, o.whole)
