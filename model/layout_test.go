@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,6 +26,8 @@ type layout struct {
 	split              bool // tokens divided among all tp peers
 	coordinated        bool // rows travel among peers of equal tp rank, and are gathered over tp
 	piece              int  // tokens of each text in a step; 0: all
+	placed             bool // experts not in order
+	dtype              kernels.DType
 	wrongOrder         bool // partial results added in another order on each step, as they might arrive
 }
 
@@ -40,6 +43,9 @@ func (y layout) String() string {
 	}
 	if y.coordinated {
 		s += ", coordinated"
+	}
+	if y.placed {
+		s += ", placed"
 	}
 	if y.piece > 0 {
 		s += fmt.Sprintf(", by %d", y.piece)
@@ -115,7 +121,7 @@ func (q *layoutRank) open(t *testing.T, dir string) error {
 	if err != nil {
 		return err
 	}
-	o := model.LoadOptions{TP: q.groups.TP, Slices: q.slices, Stage: q.groups.PP.Rank(), Stages: q.groups.PP.Size(),
+	o := model.LoadOptions{DType: q.dtype, TP: q.groups.TP, Slices: q.slices, Stage: q.groups.PP.Rank(), Stages: q.groups.PP.Size(),
 		Experts: func(experts int) (*moe.Exchange, error) {
 			g := q.groups.Expert(experts)
 			x := &moe.Exchange{Rank: g.EP.Rank(), Ranks: g.EP.Size(), Rows: comm.NewFlat(g.EP), Slice: g.ES}
@@ -131,6 +137,11 @@ func (q *layoutRank) open(t *testing.T, dir string) error {
 			}
 			return x, nil
 		}}
+	if q.placed {
+		o.Placement = func(layer int) []int {
+			return rand.New(rand.NewPCG(5, uint64(layer))).Perm(config.MoE[layer].Gate.Experts)
+		}
+	}
 	if q.wrongOrder {
 		o.TP = &comm.Group{World: &shuffled{World: o.TP.World}, Ranks: o.TP.Ranks}
 	}
@@ -256,6 +267,7 @@ var layouts = []layout{
 	{es: 2, dp: 2, ep: 1}, {es: 2, dp: 4, ep: 2}, {es: 2, dp: 4, ep: 1, piece: 3}, {es: 2, dp: 2, ep: 1, pp: 2, piece: 4}, {es: 2, dp: 8, ep: 4, piece: 7},
 	{tp: 2, es: 2, ep: 1}, {tp: 2, es: 2, ep: 1, split: true, piece: 3}, {tp: 2, es: 2, dp: 2, ep: 2, split: true}, {tp: 2, es: 2, dp: 2, ep: 2, piece: 2}, {tp: 2, es: 2, dp: 2, ep: 1, pp: 2, split: true},
 	{tp: 2, ep: 2, coordinated: true}, {tp: 2, dp: 2, ep: 4, coordinated: true, piece: 3}, {tp: 2, dp: 2, ep: 2, coordinated: true},
+	{dp: 4, placed: true}, {dp: 2, pp: 2, placed: true, piece: 3}, {es: 2, dp: 4, ep: 2, placed: true}, {tp: 2, dp: 2, ep: 4, coordinated: true, placed: true},
 	{tp: 4, ep: 4, coordinated: true, piece: 2}, {tp: 4, dp: 2, ep: 2, coordinated: true},
 	{tp: 4, es: 4, ep: 1, split: true}, {tp: 4, es: 4, dp: 2, ep: 2, piece: 5}, {tp: 4, es: 4, dp: 2, ep: 2, split: true},
 }
@@ -309,6 +321,31 @@ func TestInvariantSlices(t *testing.T) {
 				compareBits(t, y, got, want)
 			}
 		})
+	}
+}
+
+// TestNarrowWeightsKeepTheBits is both promises for weights of 16 and 8 bits, whose kernels sum in other orders.
+func TestNarrowWeightsKeepTheBits(t *testing.T) {
+	for _, d := range []kernels.DType{kernels.BF16, kernels.F16, kernels.I8} {
+		for _, c := range [][]layout{
+			{{tp: 2}, {tp: 2, pp: 2, piece: 3}, {tp: 2, dp: 2, ep: 2, split: true}},
+			{{es: 2, dp: 2, ep: 1}, {es: 2, dp: 4, ep: 2, piece: 4}},
+			{{slices: 4}, {slices: 4, tp: 4}, {slices: 4, tp: 2, es: 2, ep: 1}, {slices: 4, es: 4, dp: 4, ep: 1, piece: 5}},
+		} {
+			for _, name := range []string{"olmoe", "mixtral"} {
+				t.Run(fmt.Sprintf("%s, %v", name, d), func(t *testing.T) {
+					var want [][]float32
+					for _, y := range c {
+						y.dtype = d
+						got := y.logits(t, name)
+						if want == nil {
+							want = got
+						}
+						compareBits(t, y, got, want)
+					}
+				})
+			}
+		}
 	}
 }
 
@@ -389,6 +426,20 @@ func TestARankReadsItsOwnBytes(t *testing.T) {
 		t.Error(err)
 	} else if experts := int64(4 * config.Layers * 8 * 3 * config.Hidden * config.MoE[0].FFN); one[0]-two[0] != experts/2 && one[0]-two[0] != experts/4 {
 		t.Errorf("mixtral: ranks read %v and %v bytes with es 1 and 2; the experts are %d", one, two, experts)
+	}
+}
+
+// TestPlacementThatIsNone: a placement that loses an expert is refused.
+func TestPlacementThatIsNone(t *testing.T) {
+	device, err := openRankDevice()
+	check(t, err)
+	_, err = openRunner(t, device, filepath.Join("testdata", "golden", "mixtral"), 16, model.LoadOptions{
+		Placement: func(int) []int { return []int{0, 1, 2, 3, 4, 5, 6, 6} },
+		Experts: func(int) (*moe.Exchange, error) {
+			return &moe.Exchange{Ranks: 1, Rows: comm.NewFlat(mpi.Alone())}, nil
+		}})
+	if !errors.Is(err, model.ErrSlices) || !strings.Contains(err.Error(), "layer 0: the placement [0 1 2 3 4 5 6 6] does not name each of 8 experts once") {
+		t.Error(err)
 	}
 }
 

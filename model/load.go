@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/dsbatch/dsbatch/ckpt"
 	"github.com/dsbatch/dsbatch/comm"
@@ -30,6 +31,9 @@ type LoadOptions struct {
 	Capacity *moe.Capacity
 	// Experts gives the exchange over which experts of a layer with so many are spread; nil: all are here.
 	Experts func(experts int) (*moe.Exchange, error)
+	// Placement, where not nil, gives the expert at each place of a layer that is spread over ranks, each of which holds a
+	// run of places; nil: in order. It changes no result.
+	Placement func(layer int) []int
 	// Progress, where not nil, is called after each layer of the stage.
 	Progress func(layers, of int)
 }
@@ -226,7 +230,7 @@ func (l *loader) layer(i int) layer {
 		l.fail(err)
 		return y
 	}
-	y.out = l.rowParallel(fmt.Sprintf("layer %d attention output", i), "attn.out", i, 0, 1, c.Heads*c.HeadDim, slices, c.Bias.Out)
+	y.out = l.rowParallel(fmt.Sprintf("layer %d attention output", i), "attn.out", i, []int{0}, c.Heads*c.HeadDim, slices, c.Bias.Out)
 	switch c.QKNorm {
 	case QKNormHead:
 		q, k := l.normAt("attn.qnorm", i, c.HeadDim, own.Q.Len()), l.normAt("attn.knorm", i, c.HeadDim, own.KV.Len())
@@ -246,7 +250,7 @@ func (l *loader) layer(i int) layer {
 	if !l.elsewhere {
 		l.model.inner = max(l.model.inner, span(slices).Len())
 	}
-	y.up, y.down = l.mlp(fmt.Sprintf("layer %d mlp", i), "mlp", i, 0, 1, c.FFN, slices, c.Bias.MLP, c.Bias.MLP)
+	y.up, y.down = l.mlp(fmt.Sprintf("layer %d mlp", i), "mlp", i, []int{0}, c.FFN, slices, c.Bias.MLP, c.Bias.MLP)
 	return y
 }
 
@@ -257,15 +261,15 @@ func (l *loader) moe(i int, m MoE) *moe.Layer {
 	y.Logits = l.pack(fmt.Sprintf("layer %d gate", i), kernels.WeightSpec{DType: kernels.F32,
 		Experts: []kernels.Linear{l.linear("moe.gate", i, 0, l.whole(m.Gate.Experts, c.Hidden), false)}})
 	mine := l.spread[m.Gate.Experts]
-	from, to := mine.from, mine.to
 	y.Exchange = mine.exchange
+	held := l.expertsHere(i, y, mine)
 	slices, err := cut("the inside of an expert", m.FFN, mine.place, l.options.Slices)
 	if err != nil {
 		l.fail(err)
 		return y
 	}
 	l.widen(moe.Shape{Inner: span(slices).Len(), Experts: m.Gate.Experts, K: m.Gate.K, Layers: 1})
-	y.Up, y.Down = l.mlp(fmt.Sprintf("layer %d experts %d to %d", i, from, to-1), "expert", i, from, to, m.FFN, slices, c.Bias.MLP, c.Bias.MLP && m.OutputBias)
+	y.Up, y.Down = l.mlp(fmt.Sprintf("layer %d experts", i), "expert", i, held, m.FFN, slices, c.Bias.MLP, c.Bias.MLP && m.OutputBias)
 	l.useExperts(i, m)
 	if m.Residual {
 		if slices, err = l.slicing.inside(m.FFN); err != nil {
@@ -274,12 +278,31 @@ func (l *loader) moe(i int, m MoE) *moe.Layer {
 		}
 		l.widen(moe.Shape{Inner: span(slices).Len()})
 		r := &moe.Residual{}
-		r.Up, r.Down = l.mlp(fmt.Sprintf("layer %d residual branch", i), "residual", i, 0, 1, m.FFN, slices, c.Bias.MLP, c.Bias.MLP && m.OutputBias)
+		r.Up, r.Down = l.mlp(fmt.Sprintf("layer %d residual branch", i), "residual", i, []int{0}, m.FFN, slices, c.Bias.MLP, c.Bias.MLP && m.OutputBias)
 		r.Mix = l.pack(fmt.Sprintf("layer %d residual coefficients", i), kernels.WeightSpec{DType: kernels.F32,
 			Experts: []kernels.Linear{l.linear("residual.mix", i, 0, l.whole(2, c.Hidden), true)}})
 		y.Residual = r
 	}
 	return y
+}
+
+// expertsHere is the experts of a layer that this rank holds, in order of their places.
+func (l *loader) expertsHere(i int, y *moe.Layer, mine part) []int {
+	experts := y.Gate.Experts
+	places := make([]int, experts)
+	for e := range places {
+		places[e] = e
+	}
+	if p := l.options.Placement; p != nil && y.Exchange != nil {
+		if placed := p(i); placed != nil {
+			if !slices.Equal(slices.Sorted(slices.Values(placed)), places) {
+				l.fail(fmt.Errorf("%w: layer %d: the placement %v does not name each of %d experts once", ErrSlices, i, placed, experts))
+				return nil
+			}
+			y.Placement, places = placed, placed
+		}
+	}
+	return places[mine.from:mine.to]
 }
 
 // widen notes what an MoE layer that is here needs.
@@ -292,13 +315,13 @@ func (l *loader) widen(by moe.Shape) {
 	m.Layers += by.Layers
 }
 
-// mlp packs the two linear ops of experts [from, to), or of a dense MLP (one of one): up (gated where the family is)
+// mlp packs the two linear ops of experts, or of a dense MLP (one of one): up (gated where the family is)
 // and down, for the slices of the inside [ffn] that are here.
-func (l *loader) mlp(what, kind string, layer, from, to, ffn int, slices []shard.Range, upBias, downBias bool) (up kernels.Weights, down []kernels.Weights) {
+func (l *loader) mlp(what, kind string, layer int, experts []int, ffn int, slices []shard.Range, upBias, downBias bool) (up kernels.Weights, down []kernels.Weights) {
 	c := l.config
 	shape := window{ffn, c.Hidden, span(slices), l.slicing.hidden}
 	u := kernels.WeightSpec{DType: l.options.DType, Group: l.options.Group, Gated: c.Gated}
-	for e := from; e < to && l.err == nil; e++ {
+	for _, e := range experts {
 		in := l.linear(kind+".up", layer, e, shape, upBias)
 		if c.Gated {
 			gate := l.linear(kind+".gate", layer, e, shape, upBias)
@@ -307,16 +330,16 @@ func (l *loader) mlp(what, kind string, layer, from, to, ffn int, slices []shard
 		u.Experts = append(u.Experts, in)
 	}
 	up = l.pack(what+" up", u)
-	return up, l.rowParallel(what+" down", kind+".down", layer, from, to, ffn, slices, downBias)
+	return up, l.rowParallel(what+" down", kind+".down", layer, experts, ffn, slices, downBias)
 }
 
-// rowParallel packs the slices that are here of a linear op's inputs [in], for experts [from, to). The bias is the first
+// rowParallel packs the slices that are here of a linear op's inputs [in], for each of experts. The bias is the first
 // slice's: so it is added once.
-func (l *loader) rowParallel(what, canonical string, layer, from, to, in int, slices []shard.Range, bias bool) (w []kernels.Weights) {
+func (l *loader) rowParallel(what, canonical string, layer int, experts []int, in int, slices []shard.Range, bias bool) (w []kernels.Weights) {
 	hidden := l.config.Hidden
 	for _, r := range slices {
 		s := kernels.WeightSpec{DType: l.options.DType, Group: l.options.Group}
-		for e := from; e < to && l.err == nil; e++ {
+		for _, e := range experts {
 			s.Experts = append(s.Experts, l.linear(canonical, layer, e, window{hidden, in, l.slicing.hidden, r}, bias && r.From == 0))
 			if bias {
 				l.use(biasOf(l.policy.Tensors.name(canonical, layer, e)))

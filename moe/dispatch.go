@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/kernels"
@@ -33,6 +34,7 @@ type exchangeBuffers struct {
 	recv, inner, out kernels.Tensor
 	arrived          order
 	slices           sliceBuffers
+	placed           placedSlots
 	parts, share     kernels.Tensor
 	sendRows         []int
 	host             []byte
@@ -40,12 +42,15 @@ type exchangeBuffers struct {
 }
 
 // exchange is experts over ranks: rows go to their experts' ranks, are computed there in expert order, and come back
-// to the slots they left. All counts are exact; a rank without tokens takes part with none.
-func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.Tensor, r kernels.Routing, w *Workspace) error {
+// to the slots they left, which r tells. All counts are exact; a rank without tokens takes part with none.
+func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.Tensor, r *kernels.Routing, w *Workspace) error {
 	w.enter(Dispatch)
 	b, local := &w.exchange, r.Experts/l.Exchange.Ranks
 	sent, err := b.readCounts(s, r)
 	if err != nil {
+		return err
+	}
+	if err := l.arrange(s, r, sent, b); err != nil {
 		return err
 	}
 	out = out.RowRange(0, sent)
@@ -113,7 +118,7 @@ func (l *Layer) arrived(s kernels.Stream, result, recv kernels.Tensor, w *Worksp
 }
 
 // readCounts reads how many slots each expert has; their sum is returned.
-func (b *exchangeBuffers) readCounts(s kernels.Stream, r kernels.Routing) (int, error) {
+func (b *exchangeBuffers) readCounts(s kernels.Stream, r *kernels.Routing) (int, error) {
 	b.host = append(b.host[:0], make([]byte, 4*(r.Experts+1))...)
 	s.Read(b.host, r.Offsets)
 	if err := s.Sync(); err != nil {
@@ -145,7 +150,7 @@ func (b *exchangeBuffers) room(t *kernels.Tensor, what string, d kernels.DType, 
 }
 
 func (b *exchangeBuffers) free() {
-	for _, t := range append(append(b.arrived.tensors(), b.slices.tensors()...), &b.recv, &b.inner, &b.out, &b.parts, &b.share) {
+	for _, t := range slices.Concat(b.arrived.tensors(), b.slices.tensors(), b.placed.tensors(), []*kernels.Tensor{&b.recv, &b.inner, &b.out, &b.parts, &b.share}) {
 		if !t.None() {
 			t.Mem.Free()
 			*t = kernels.Tensor{}

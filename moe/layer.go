@@ -21,6 +21,9 @@ type Layer struct {
 	Residual *Residual // PR-MoE; nil: none
 	Capacity *Capacity // nil: no token is ever dropped
 	Exchange *Exchange // nil: every expert is here
+	// Placement is the expert at each place, a permutation, where experts are spread by load: a rank of the exchange holds
+	// those of its run of places, in this order. nil: in order. It changes no result.
+	Placement []int
 }
 
 // Residual is the dense branch of a residual layer (PR-MoE, arXiv 2201.05596 §4.1).
@@ -79,7 +82,7 @@ func (l *Layer) forward(ctx context.Context, s kernels.Stream, y, x kernels.Tens
 		w.enter(Experts)
 		err = l.grouped(s, out, w.inner.Reshape(out.Rows, l.Up.Out()), x, r.Offsets, r.Choices, r.K, w)
 	} else {
-		err = l.exchange(ctx, s, out, x, r, w)
+		err = l.exchange(ctx, s, out, x, &r, w)
 	}
 	if err != nil {
 		return err
