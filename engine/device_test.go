@@ -78,7 +78,7 @@ func TestRefusedJobsLeaveNoOutput(t *testing.T) {
 		say    []string
 	}{
 		"KV memory for less than a row":   {func(j *config.Job) { j.KVMemory = 1 << 10 }, []string{"--kv-memory", "weights", "workspace"}},
-		"KV memory that no machine has":   {func(j *config.Job) { j.KVMemory, j.MaxSeqs = 1<<60, 1 << 30; j.MaxBatchTokens = 1 << 30 }, []string{"workspace of 1073741824 tokens"}},
+		"KV memory that no machine has":   {func(j *config.Job) { j.KVMemory, j.MaxSeqs = 1<<60, 1<<30; j.MaxBatchTokens = 1 << 30 }, []string{"workspace of 1073741824 tokens"}},
 		"experts not to be spread so":     {func(j *config.Job) { j.EP = 3 }, []string{"3"}},
 		"a tensor that the config denies": {func(j *config.Job) { j.Inference.ModelConfig = map[string]any{"padded_vocab_size": 4096} }, []string{"4096"}},
 	} {

@@ -53,8 +53,10 @@ type Engine struct {
 	dtype      kernels.DType
 	identity   identity
 
+	place     *place
 	steps     *stepper
-	scheduler *scheduler
+	pipeline  *pipeline
+	scheduler *scheduler // of what the lead's replica computes; others leave it empty
 	observer  Observer
 	loaded    func(layers, of int) // told of each part of the model that was read; nil: nobody is
 	entered   func(section string) // told of each section of a step, "" its end; nil: nobody is
@@ -91,28 +93,41 @@ func (e *Engine) open(ctx context.Context) error {
 	if err := e.prepare(ctx, nil); err != nil {
 		return err
 	}
-	return together(ctx, e.world, e.load(ctx))
+	return e.load(ctx)
 }
 
-// load reads this rank's weights and takes the rest of the memory that was planned. The checkpoint stays mapped: on a
-// CPU the embedding is used where it lies in the file.
+// load reads this rank's weights and takes the rest of the memory that was planned. All ranks call it; an error of one is
+// an error of all.
 func (e *Engine) load(ctx context.Context) error {
+	size, err := e.loadWeights(ctx)
+	if err := together(ctx, e.world, err); err != nil {
+		return err
+	}
+	if e.place.replica != nil { // the lead names blocks that every rank of the replica has
+		blocks := []int64{int64(size.blocks)}
+		if err := e.place.replica.AllReduceInt64(ctx, mpi.Min, blocks); err != nil {
+			return err
+		}
+		size.blocks = int(blocks[0])
+	}
+	if e.steps, err = newStepper(e.model, size, e.place); err == nil {
+		e.pipeline = newPipeline(e.place, e.steps)
+		e.scheduler = newScheduler(size.blocks, size.tokens, size.seqs, e.place.stages)
+	}
+	return together(ctx, e.world, err)
+}
+
+// loadWeights reads this rank's weights and plans the rest of its memory again. The checkpoint stays mapped: on a CPU the
+// embedding is used where it lies in the file.
+func (e *Engine) loadWeights(ctx context.Context) (stepSize, error) {
 	loaded, err := model.Load(ctx, e.checkpoint, e.policy, e.shape, e.device, e.loadOptions())
 	if err != nil {
-		return fmt.Errorf("%s: %w", e.job.Model, err)
+		return stepSize{}, fmt.Errorf("%s: %w", e.job.Model, err)
 	}
 	e.model = loaded
 	free, _ := e.device.Memory() // padding and what the driver took have come on top
 	e.room = min(e.room, free/int64(e.sharers)+loaded.Bytes())
-	size, err := e.plan()
-	if err != nil {
-		return err
-	}
-	if e.steps, err = newStepper(e.model, size); err != nil {
-		return err
-	}
-	e.scheduler = newScheduler(size.blocks, size.tokens, size.seqs)
-	return nil
+	return e.plan()
 }
 
 // Window is the most tokens of a row, prompt and output together.
@@ -145,6 +160,7 @@ func (e *Engine) Close() error {
 		}
 	}
 	e.peers = nil
+	errs = append(errs, e.place.close())
 	if e.groups != nil {
 		errs = append(errs, e.groups.Close())
 	}
@@ -154,6 +170,6 @@ func (e *Engine) Close() error {
 	if e.checkpoint != nil {
 		errs = append(errs, e.checkpoint.Close())
 	}
-	e.steps, e.model, e.groups, e.device, e.checkpoint = nil, nil, nil, nil, nil
+	e.steps, e.model, e.place, e.groups, e.device, e.checkpoint = nil, nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }

@@ -45,6 +45,9 @@ func (e *Engine) prepare(ctx context.Context, mine error) error {
 	if err := e.meet(ctx); err != nil {
 		return err
 	}
+	if e.place, err = newPlace(ctx, e.world, e.groups); err != nil {
+		return err
+	}
 	return together(ctx, e.world, e.survey(ctx))
 }
 
@@ -245,14 +248,6 @@ func (e *Engine) ranks() (*comm.Layout, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	if layout.TP > 1 || layout.PP > 1 {
-		return nil, fmt.Errorf("%w: tp %d and pp %d: slicing layers over ranks is not built yet; use --tp 1 --pp 1, ranks then take different rows and share experts", ErrRefused, layout.TP, layout.PP)
-	}
-	for _, x := range layout.Experts {
-		if x.ES > 1 {
-			return nil, fmt.Errorf("%w: es %d: slicing experts over ranks is not built yet; use --es 1", ErrRefused, x.ES)
-		}
-	}
 	if dp := e.job.DP; dp > 0 && dp != layout.DP {
 		return nil, fmt.Errorf("%w: dp %d: %d ranks make %d replicas", ErrRefused, dp, e.world.Size(), layout.DP)
 	}
@@ -260,7 +255,10 @@ func (e *Engine) ranks() (*comm.Layout, error) {
 }
 
 func (e *Engine) loadOptions() model.LoadOptions {
-	o := model.LoadOptions{DType: e.dtype, Progress: e.loaded, Experts: e.exchange}
+	o := model.LoadOptions{DType: e.dtype, Stage: e.place.stage, Stages: e.place.stages, Progress: e.loaded, Experts: e.exchange}
+	if e.place.ranks > 1 {
+		o.TP = e.groups.TP
+	}
 	if e.job.DropTokens {
 		o.Capacity = &moe.Capacity{Factor: e.job.CapacityFactor, Min: e.job.MinCapacity}
 		if e.job.DropPolicy == "probs" {
@@ -275,16 +273,16 @@ func (e *Engine) exchange(experts int) (*moe.Exchange, error) {
 	if x, known := e.exchanges[experts]; known {
 		return x, nil
 	}
-	group := e.groups.Expert(experts).EP
-	if group.Size() == 1 {
+	g := e.groups.Expert(experts)
+	if g.EP.Size() == 1 && g.ES.Size() == 1 {
 		return nil, nil
 	}
 	if e.exchanges == nil {
 		e.exchanges = map[int]*moe.Exchange{}
 	}
-	x := &moe.Exchange{Rank: group.Rank(), Ranks: group.Size(), Rows: comm.NewFlat(group)}
-	if p := e.peers[group]; p != nil {
-		x.Rows = comm.NewDeviceAllToAll(group, p)
+	x := &moe.Exchange{Rank: g.EP.Rank(), Ranks: g.EP.Size(), Rows: comm.NewFlat(g.EP), Slice: g.ES}
+	if p := e.peers[g.EP]; p != nil {
+		x.Rows = comm.NewDeviceAllToAll(g.EP, p)
 	}
 	e.exchanges[experts] = x
 	return x, nil

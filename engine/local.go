@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/dsbatch/dsbatch/config"
@@ -102,6 +103,9 @@ func (e *Engine) Score(ctx context.Context, texts []Text) ([]Result, error) {
 
 // all runs rows to their end on this rank.
 func (e *Engine) all(ctx context.Context, job *config.Job, in []*dataset.Row) ([]Result, error) {
+	if e.world.Size() > 1 {
+		return nil, fmt.Errorf("%w: rows are given to one rank of %d here; let Run divide a data set among them", ErrRefused, e.world.Size())
+	}
 	was := e.job
 	e.job = job
 	defer func() { e.job = was }()
@@ -116,14 +120,15 @@ func (e *Engine) all(ctx context.Context, job *config.Job, in []*dataset.Row) ([
 		}
 	}
 	for begin := time.Now(); !e.scheduler.idle(); {
-		pieces := e.scheduler.next()
-		if err := e.steps.run(ctx, pieces); err != nil {
+		planned := e.pipeline.plan(e.scheduler.next(0))
+		ran, done, err := e.pipeline.step(ctx, planned, true)
+		if err != nil {
 			return nil, err
 		}
-		prompt, output := e.advance(pieces, func(*sequence) {})
+		prompt, output := e.advance(done.pieces, func(*sequence) {})
 		if e.observer.Step != nil {
 			now := time.Now()
-			e.observer.Step(e.account(now.Sub(begin), pieces, prompt, output))
+			e.observer.Step(e.account(now.Sub(begin), ran, done, prompt, output))
 			begin = now
 		}
 	}

@@ -12,13 +12,15 @@ import (
 	"github.com/dsbatch/dsbatch/stats"
 )
 
-// loop is a rank's main loop: gather what was read, agree with the other ranks, step, hand over what is whole.
+// loop is a rank's main loop: gather what was read, agree with the other ranks, step, hand over what is whole. Ranks that
+// only follow their replica's lead have nothing to read and nothing to hand over.
 type loop struct {
 	*run
 	queue     queue
-	feeder    *feeder
-	committer *committer
+	feeder    *feeder             // the lead's
+	committer *committer          // the lead's
 	open      map[int]*chunkState // by index
+	stepped   bool                // at the last turn, on any rank
 	pending   int                 // chunks asked of the feeder
 	rowsDone  int64
 	rowsBad   int64
@@ -36,13 +38,20 @@ func (r *run) work(ctx context.Context, chunks []shard.Chunk) error {
 	r.stage("")
 	l := &loop{run: r, queue: queue{chunks: chunks}, open: map[int]*chunkState{}, begun: time.Now()}
 	r.loop = l
-	l.feeder = r.engine.feed(ctx, r.rows, r.writer, r.record, r.beside)
-	l.committer = r.engine.commit(ctx, r.rows, r.writer, r.record, r.beside)
+	r.engine.pipeline.begin = r.beginStep
+	if r.engine.place.leads() {
+		l.feeder = r.engine.feed(ctx, r.rows, r.writer, r.record, r.beside)
+		l.committer = r.engine.commit(ctx, r.rows, r.writer, r.record, r.beside)
+	}
 	reason, err := l.turn(ctx)
-	l.feeder.close()
+	if l.feeder != nil {
+		l.feeder.close()
+	}
 	r.stage(phaseCommit)
-	if commitErr := l.committer.close(); l.failed == nil {
-		l.failed = commitErr
+	if l.committer != nil {
+		if commitErr := l.committer.close(); l.failed == nil {
+			l.failed = commitErr
+		}
 	}
 	if err != nil { // the ranks no longer answer each other
 		return err
@@ -61,15 +70,9 @@ func (r *run) work(ctx context.Context, chunks []shard.Chunk) error {
 
 // turn steps until the work is done, or a rank asks for a stop (the reason is returned) or has failed.
 func (l *loop) turn(ctx context.Context) (reason string, err error) {
-	e := l.engine
+	p := l.engine.pipeline
 	for {
-		l.gather()
-		pieces := e.scheduler.next()
-		if len(pieces) == 0 && l.pending > 0 && l.failed == nil {
-			l.wait(ctx)
-			pieces = e.scheduler.next()
-		}
-		v, err := l.agree(ctx, len(pieces) > 0)
+		v, err := l.agree(ctx, l.plan(ctx))
 		if err != nil {
 			return "", err
 		}
@@ -92,9 +95,10 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 				l.failed = err
 			}
 		}
+		l.stepped = v.Any(votePlan) || p.inFlight()
 		switch {
-		case v.Any(voteBusy):
-			if err := l.step(ctx, pieces); err != nil {
+		case l.stepped:
+			if err := l.step(ctx, int(v.Of(p.lead, votePlan)), v.Any(votePlan)); err != nil {
 				return "", err
 			}
 		case l.queue.empty() && !v.Any(votePending) && !v.Any(voteWants):
@@ -113,8 +117,23 @@ func (l *loop) reason(ctx context.Context) (string, error) {
 	return string(all[i]), nil
 }
 
+// plan makes the next batch on the lead and returns the length of its message, 0: there is nothing to do now.
+func (l *loop) plan(ctx context.Context) int {
+	e := l.engine
+	if !e.place.leads() {
+		return 0
+	}
+	l.gather()
+	pieces := e.scheduler.next(e.pipeline.lane())
+	if len(pieces) == 0 && l.pending > 0 && l.failed == nil && !l.stepped {
+		l.wait(ctx)
+		pieces = e.scheduler.next(e.pipeline.lane())
+	}
+	return e.pipeline.plan(pieces)
+}
+
 // agree tells the other ranks where this one stands, and learns where they do.
-func (l *loop) agree(ctx context.Context, busy bool) (comm.Votes, error) {
+func (l *loop) agree(ctx context.Context, planned int) (comm.Votes, error) {
 	defer l.record.Phase(stats.Wait)()
 	s := l.engine.scheduler
 	var mine [votes]int64
@@ -123,7 +142,7 @@ func (l *loop) agree(ctx context.Context, busy bool) (comm.Votes, error) {
 			mine[i] = 1
 		}
 	}
-	if l.failed == nil {
+	if l.failed == nil && l.committer != nil {
 		l.failed = l.committer.failed()
 	}
 	if l.run.output != nil && l.failed == nil {
@@ -133,8 +152,8 @@ func (l *loop) agree(ctx context.Context, busy bool) (comm.Votes, error) {
 		default:
 		}
 	}
-	flag(voteBusy, busy)
-	flag(voteWants, !l.queue.empty() && l.pending == 0 && s.backlog() < s.seqs)
+	mine[votePlan] = int64(planned)
+	flag(voteWants, l.feeder != nil && !l.queue.empty() && l.pending == 0 && s.backlog() < s.seqs)
 	flag(voteStop, l.options.Stop.Reason() != "")
 	flag(voteMeasure, !l.measured && l.world.Rank() == 0 && time.Since(l.begun) > measureAfter)
 	flag(voteFailed, l.failed != nil)
@@ -155,7 +174,7 @@ func (l *loop) gather() {
 	}
 }
 
-// wait gives the feeder a moment when there is nothing else to do; other ranks may need this one for their step.
+// wait gives the feeder a moment when no rank has anything else to do.
 func (l *loop) wait(ctx context.Context) {
 	defer l.record.Phase(stats.Wait)()
 	moment := time.NewTimer(time.Millisecond)
@@ -222,16 +241,20 @@ func (l *loop) whole(c *chunkState) {
 	l.committer.whole <- c
 }
 
-// step runs one step and settles the sequences that it finished.
-func (l *loop) step(ctx context.Context, pieces []piece) error {
+// step runs one step and settles the sequences that it finished. message is the length of the lead's, busy tells whether
+// any replica has planned a batch.
+func (l *loop) step(ctx context.Context, message int, busy bool) error {
 	begin, e := time.Now(), l.engine
-	l.beginStep(pieces)
-	if err := e.steps.run(ctx, pieces); err != nil {
+	ran, done, err := e.pipeline.step(ctx, message, busy)
+	if err != nil {
 		return err
 	}
-	prompt, output := e.advance(pieces, l.sequenceFinished)
+	prompt, output := 0, 0
+	if e.place.leads() {
+		prompt, output = e.advance(done.pieces, l.sequenceFinished)
+	}
 	l.prompt, l.output = l.prompt+int64(prompt), l.output+int64(output)
-	l.count(time.Since(begin), pieces, prompt, output)
+	l.count(time.Since(begin), ran, done, prompt, output)
 	return nil
 }
 

@@ -48,9 +48,13 @@ func (e *Engine) plan() (stepSize, error) {
 	if e.job.MaxBatchTokens > 0 {
 		z.tokens, z.seqs = e.job.MaxBatchTokens, min(z.seqs, e.job.MaxBatchTokens)
 	}
+	arriving := 0 // bytes of a token from the stage before
+	if !e.place.first() {
+		arriving = c.Hidden * e.device.Activations(e.dtype).Size()
+	}
 	block := e.model.CacheSpec(1, blockTokens).Bytes()
-	weights, workspace, arriving := e.model.Bytes(), e.model.WorkspaceBytes(z.tokens)+z.bytes(c), e.exchangeBytes(z.tokens)
-	left := e.room - weights - workspace - arriving
+	weights, workspace, exchange := e.model.Bytes(), e.model.WorkspaceBytes(z.tokens)+z.bytes(c, arriving), e.exchangeBytes(z.tokens)
+	left := e.room - weights - workspace - exchange
 	all := int64(z.seqs) * int64(blocksFor(e.window))
 	budget := int64(e.job.KVMemory)
 	if budget == 0 {
@@ -58,7 +62,7 @@ func (e *Engine) plan() (stepSize, error) {
 	}
 	z.blocks = int(max(min(budget/block, all), 0))
 	arithmetic := fmt.Sprintf("weights %v, workspace of %d tokens %v, tokens of other ranks %v, of %v that the rank may take",
-		about(weights), z.tokens, about(workspace), about(arriving), about(e.room))
+		about(weights), z.tokens, about(workspace), about(exchange), about(e.room))
 	if least := blocksFor(e.window); z.blocks < least && (e.job.KVMemory > 0 || z.blocks < blocksFor(e.minOut+1)) {
 		return z, fmt.Errorf("%w: the KV cache gets %v, which holds %d tokens of %v each; one row of %d tokens needs %v (%s); raise --kv-memory, lower max_out_tokens or --max-batch-tokens, or spread the model over more ranks",
 			ErrRefused, about(max(budget, 0)), z.blocks*blockTokens, about(block/blockTokens), e.window, about(int64(least)*block), arithmetic)

@@ -62,14 +62,13 @@ func (r *run) entered(phase string) {
 func (r *run) loaded(layers, of int) { r.watcher.Main().At("layer", layers, of) }
 
 // beginStep names the step that comes.
-func (r *run) beginStep(pieces []piece) {
+func (r *run) beginStep(b *batch) {
 	r.kind, r.layer = phaseStep, 0
-	for _, p := range pieces {
+	switch {
+	case b.prompts:
+		r.kind = phasePrefill
+	case b.tokens() > 0:
 		r.kind = phaseDecode
-		if p.from < p.seq.prompt || p.seq.scoring() {
-			r.kind = phasePrefill
-			break
-		}
 	}
 	r.enter(r.kind)
 }
@@ -81,7 +80,8 @@ func (r *run) section(name string) {
 	case "": // the step is over
 		r.layer, phase = 0, phaseStep
 	case model.Attention:
-		r.layer++
+		first, _ := r.engine.model.Layers()
+		r.layer = max(r.layer, first) + 1
 	case moe.Dispatch:
 		phase = phaseDispatch
 	case moe.Combine:

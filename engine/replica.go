@@ -9,7 +9,7 @@ import (
 
 // What each rank tells the others before a step, by place.
 const (
-	voteBusy    = iota // it has tokens for the step
+	votePlan    = iota // the length of its plan for the step, 0: it has none
 	voteWants          // it wants another chunk
 	voteBacklog        // sequences that wait or run
 	votePending        // chunks that it is reading

@@ -37,33 +37,52 @@ func (r *run) machine() {
 }
 
 // count adds a step to the statistics.
-func (l *loop) count(took time.Duration, pieces []piece, prompt, output int) {
+func (l *loop) count(took time.Duration, ran, done *batch, prompt, output int) {
 	e := l.engine
-	experts := e.steps.workspace.ExpertTokens()
-	if len(pieces) > 0 {
-		l.record.AddStep(e.account(took, pieces, prompt, output))
+	if len(done.pieces) > 0 || ran != nil && ran.tokens() > 0 {
+		l.record.AddStep(e.account(took, ran, done, prompt, output))
 	}
-	for layer, tokens := range experts {
+	if ran == nil || e.place.rank > 0 && !e.sharesTokens() { // tp peers have routed the same tokens
+		return
+	}
+	from, _ := e.model.Layers()
+	before := 0
+	for _, m := range e.shape.MoE[:from] {
+		if m.Gate.Experts > 0 {
+			before++
+		}
+	}
+	for layer, tokens := range e.steps.workspace.ExpertTokens() {
 		kept := 0
 		for _, n := range tokens {
 			kept += int(n)
 		}
-		l.record.AddExperts(layer, tokens, kept, 0)
+		l.record.AddExperts(before+layer, tokens, kept, 0)
 	}
 }
 
-// account is what a step over pieces, at least one, has done and cost.
-func (e *Engine) account(took time.Duration, pieces []piece, prompt, output int) stats.Step {
-	var tokens, contexts, reads int
-	for _, p := range pieces {
-		tokens, reads = tokens+p.to-p.from, reads+p.to
-		contexts += (p.from + 1 + p.to) * (p.to - p.from) / 2
-	}
-	work := e.model.Work(tokens, contexts, reads, e.steps.rowsWanted, e.steps.workspace.ExpertTokens())
-	return stats.Step{
-		Duration: took, Wait: e.steps.waited, PromptTokens: prompt, OutputTokens: output, Rows: len(pieces), FLOPs: work.FLOPs, Bytes: work.Bytes,
+// account is what a step has done and cost: what this rank ran, where it did, and the batch that was done, on the lead.
+func (e *Engine) account(took time.Duration, ran, done *batch, prompt, output int) stats.Step {
+	s := stats.Step{
+		Duration: took, PromptTokens: prompt, OutputTokens: output, Rows: len(done.pieces),
 		KVBlocks: len(e.scheduler.pool.uses) - e.scheduler.pool.available(),
 	}
+	if ran != nil {
+		contexts, reads := ran.load()
+		work := e.model.Work(ran.tokens(), contexts, reads, ran.scored+ran.drawn, e.steps.workspace.ExpertTokens())
+		s.FLOPs, s.Bytes, s.Wait = work.FLOPs, work.Bytes, e.steps.waited
+	}
+	return s
+}
+
+// sharesTokens tells whether each tp rank routes its share of the tokens, not all.
+func (e *Engine) sharesTokens() bool {
+	for _, x := range e.exchanges {
+		if x.Split != nil && x.Split.Size() > 1 {
+			return !e.job.DropTokens
+		}
+	}
+	return false
 }
 
 // sections are the phases inside a step, by the names that model and moe give them.
@@ -160,14 +179,22 @@ func (r *run) report(ctx context.Context, ended error) error {
 	return report.WriteFiles(r.job.Output)
 }
 
-// layoutText is the layout in words: "4 ranks, ep 4 (8 experts), ep 2 (2 experts)".
+// layoutText is the layout in words: "8 ranks, tp 2, pp 1, dp 4, ep 4 × es 2 (8 experts), ep 2 (2 experts)".
 func (r *run) layoutText() string {
-	text := fmt.Sprintf("%d ranks", r.world.Size())
-	if r.world.Size() == 1 {
+	l := r.engine.layout
+	text := fmt.Sprintf("%d ranks", l.World)
+	if l.World == 1 {
 		text = "1 rank"
 	}
-	for _, x := range r.engine.groups.Layout.Experts {
-		text += fmt.Sprintf(", ep %d (%d experts)", x.EP, x.Experts)
+	if l.TP > 1 || l.PP > 1 {
+		text += fmt.Sprintf(", tp %d, pp %d, dp %d", l.TP, l.PP, l.DP)
+	}
+	for _, x := range l.Experts {
+		text += fmt.Sprintf(", ep %d", x.EP)
+		if x.ES > 1 {
+			text += fmt.Sprintf(" × es %d", x.ES)
+		}
+		text += fmt.Sprintf(" (%d experts)", x.Experts)
 	}
 	return text
 }

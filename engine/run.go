@@ -118,7 +118,7 @@ func (r *run) do(ctx context.Context) (results.Summary, error) {
 	}
 	r.stage(phaseLoad)
 	load := r.record.Phase(stats.Load)
-	if err := together(ctx, r.world, r.engine.load(ctx)); err != nil {
+	if err := r.engine.load(ctx); err != nil {
 		return results.Summary{}, err
 	}
 	load()
@@ -203,7 +203,9 @@ func (r *run) open(ctx context.Context) ([]shard.Chunk, error) {
 	if r.start, err = share(ctx, r.world, s, err); err != nil || r.start.Finished {
 		return nil, err
 	}
-	r.writer, err = results.Join(ctx, r.job.Output, r.start.Number, r.world.Rank(), r.layout, r.resultsOptions())
+	if r.engine.place.leads() {
+		r.writer, err = results.Join(ctx, r.job.Output, r.start.Number, r.world.Rank(), r.layout, r.resultsOptions())
+	}
 	if err := together(ctx, r.world, err); err != nil {
 		return nil, err
 	}

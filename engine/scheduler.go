@@ -12,6 +12,7 @@ type scheduler struct {
 	pool    *blockPool
 	tokens  int // budget of a step
 	seqs    int // most sequences in flight
+	lanes   int // into which they are divided: a step has sequences of one
 	waiting waitingQueue
 	running []*sequence // in order of admission
 	// computing counts the sequences in flight that will name a block: a later one with the same beginning waits for
@@ -26,8 +27,8 @@ type piece struct {
 	from, to int
 }
 
-func newScheduler(blocks, tokens, seqs int) *scheduler {
-	return &scheduler{pool: newBlockPool(blocks), tokens: tokens, seqs: seqs, computing: map[blockKey]int{}}
+func newScheduler(blocks, tokens, seqs, lanes int) *scheduler {
+	return &scheduler{pool: newBlockPool(blocks), tokens: tokens, seqs: seqs, lanes: lanes, computing: map[blockKey]int{}}
 }
 
 // add puts a sequence among those that wait. One that the whole cache could not hold is refused.
@@ -46,19 +47,22 @@ func (s *scheduler) idle() bool { return len(s.running) == 0 && len(s.waiting) =
 // backlog is the number of sequences that wait.
 func (s *scheduler) backlog() int { return len(s.waiting) }
 
-// next is the next step's pieces, sequences in order of admission.
-func (s *scheduler) next() []piece {
-	s.admit()
+// next is the next step's pieces, of one lane's sequences in order of admission.
+func (s *scheduler) next(lane int) []piece {
+	s.admit(lane)
 	left := s.tokens
-	var pieces []piece
+	pieces := make([]piece, 0, len(s.running))
 	for _, q := range s.running { // decode first: a sequence that generates never waits for a prompt
+		if q.lane != lane {
+			continue
+		}
 		if q.stored >= q.prompt && !q.scoring() && left > 0 {
 			pieces = append(pieces, piece{q, q.stored, q.stored + 1})
 			left--
 		}
 	}
 	for _, q := range s.running {
-		if (q.stored < q.prompt || q.scoring()) && left > 0 {
+		if q.lane == lane && (q.stored < q.prompt || q.scoring()) && left > 0 {
 			n := min(q.want(), left)
 			pieces = append(pieces, piece{q, q.stored, q.stored + n})
 			left -= n
@@ -67,24 +71,30 @@ func (s *scheduler) next() []piece {
 	return pieces
 }
 
-// admit moves waiting sequences, the longest first, into the running ones while there is room and memory for them.
-func (s *scheduler) admit() {
+// admit moves waiting sequences, the longest first, into a lane while there is room and memory for them. A lane takes its
+// share of what there is, so that no lane runs empty while another is full.
+func (s *scheduler) admit(lane int) {
 	var held []waitingSequence
-	budget := s.tokens
+	budget, room := s.tokens, ceil(min(s.seqs, len(s.running)+len(s.waiting)), s.lanes)
 	for _, q := range s.running {
-		budget -= q.want()
+		if q.lane == lane {
+			budget -= q.want()
+			room--
+		}
 	}
-	for len(s.waiting) > 0 && len(s.running) < s.seqs && budget > 0 {
+	for ; len(s.waiting) > 0 && room > 0 && len(s.running) < s.seqs && budget > 0; room-- {
 		w := s.waiting[0]
 		ready, pending := s.shared(w.sequence)
 		if pending {
 			held = append(held, heap.Pop(&s.waiting).(waitingSequence))
+			room++
 			continue
 		}
 		if blocksFor(w.most())-ready > s.pool.available()-s.keptAmong(w.prefixKeys()[:ready]) {
 			break
 		}
 		heap.Pop(&s.waiting)
+		w.lane = lane
 		s.start(w.sequence, ready)
 		budget -= w.want()
 	}
@@ -165,7 +175,9 @@ func (s *scheduler) drop(k blockKey) {
 }
 
 // blocksFor is the number of blocks that hold so many tokens.
-func blocksFor(tokens int) int { return (tokens + blockTokens - 1) / blockTokens }
+func blocksFor(tokens int) int { return ceil(tokens, blockTokens) }
+
+func ceil(n, by int) int { return (n + by - 1) / by }
 
 // waitingQueue is a heap: the sequence with the most tokens ahead first, so that memory is fullest early and the job
 // ends with short ones; among equals the first come.

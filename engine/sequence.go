@@ -27,6 +27,7 @@ type sequence struct {
 	logits    []float32 // [prompt tokens, vocab], where the job asks for them; len 0 otherwise
 	dump      bool      // it does
 
+	lane   int     // of the scheduler
 	stored int     // tokens whose keys and values are in the cache
 	blocks []int32 // of the cache
 	keys   []blockKey

@@ -1,0 +1,290 @@
+package engine
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+)
+
+// batch is one step of a replica: the pieces of sequences in it and the rows whose logits are wanted. The lead plans it;
+// to the other ranks of the replica it travels as one message. Buffers are reused from step to step.
+type batch struct {
+	seqs, context int // sequences; most tokens that one has in the cache after the step
+	scored, drawn int // rows wanted: to be scored, to draw from; a job has one task, so one of the two is 0
+	ids, position ints
+	slot, seq     ints
+	start, blocks ints // [seqs+1]; [seqs, blocksFor(context)]
+	rows, target  ints // places of the wanted rows in the step; what they are scored against
+	dumps         ints // from, to: places in the step of tokens whose logits are reported
+	draws         drawing
+	message       []byte
+	answer        []byte // what came of it: see outcome
+	pieces        []piece
+	wanted        []row
+	scratch       []row
+}
+
+// drawing is how the drawn rows are drawn from.
+type drawing struct {
+	temperature, topP, minP, penalty, u, topK ints
+	seenStart, seen                           ints // tokens so far, of rows under repetition penalty; seenStart empty: of none
+}
+
+// row is a position whose logits are wanted: to draw the next token, or (target >= 0) to score it.
+type row struct {
+	seq    *sequence
+	at     int // in the step
+	target int32
+}
+
+// ints is a host buffer of 32-bit values, integers or floats, little-endian.
+type ints []byte
+
+func (b *ints) put(v int)       { *b = binary.LittleEndian.AppendUint32(*b, uint32(int32(v))) }
+func (b *ints) float(v float32) { *b = binary.LittleEndian.AppendUint32(*b, math.Float32bits(v)) }
+func (b ints) len() int         { return len(b) / 4 }
+func (b ints) at(i int) int     { return int(intAt(b, i)) }
+
+func intAt(b []byte, i int) int32 {
+	return int32(binary.LittleEndian.Uint32(b[4*i:]))
+}
+
+func floatAt(b []byte, i int) float32 {
+	return math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
+}
+
+// tokens is the number of tokens in the step.
+func (b *batch) tokens() int { return b.ids.len() }
+
+// vectors are the parts of a batch that travel, in the order of the message.
+func (b *batch) vectors() [17]*ints {
+	d := &b.draws
+	return [...]*ints{&b.ids, &b.position, &b.slot, &b.seq, &b.start, &b.blocks, &b.rows, &b.target, &b.dumps,
+		&d.temperature, &d.topP, &d.minP, &d.penalty, &d.u, &d.topK, &d.seenStart, &d.seen}
+}
+
+// clear empties the batch; its buffers stay.
+func (b *batch) clear() {
+	for _, v := range b.vectors() {
+		*v = (*v)[:0]
+	}
+	b.seqs, b.context, b.scored, b.drawn, b.prompts = 0, 0, 0, 0, false
+	b.pieces, b.wanted = nil, b.wanted[:0]
+}
+
+// empty makes it the batch of nothing.
+func (b *batch) empty() {
+	b.clear()
+	b.start.put(0)
+}
+
+// plan makes the batch of pieces.
+func (b *batch) plan(pieces []piece) {
+	if len(pieces) == 0 {
+		b.empty()
+		return
+	}
+	b.clear()
+	b.pieces, b.seqs, b.context = pieces, len(pieces), longest(pieces)
+	b.fill()
+	b.place()
+}
+
+// longest is the most tokens that a sequence has in the cache after the step.
+func longest(pieces []piece) (most int) {
+	for _, p := range pieces {
+		most = max(most, p.to)
+	}
+	return most
+}
+
+// fill writes the tokens and collects the wanted rows: those to be scored first, then those to be drawn. The block table
+// gets the columns that the longest context of the step needs.
+func (b *batch) fill() {
+	drawn, at, width := b.scratch[:0], 0, blocksFor(b.context)
+	for i, p := range b.pieces {
+		b.start.put(at)
+		q := p.seq
+		b.prompts = b.prompts || p.from < q.prompt || q.scoring()
+		b.dump(p, at)
+		for t := p.from; t < p.to; t++ {
+			b.ids.put(int(q.tokens[t]))
+			b.position.put(t)
+			b.slot.put(int(q.blocks[t/blockTokens])*blockTokens + t%blockTokens)
+			b.seq.put(i)
+			if q.scoring() && t >= q.scoreFrom-1 && t+1 < len(q.tokens) {
+				b.wanted = append(b.wanted, row{q, at, q.tokens[t+1]})
+			}
+			at++
+		}
+		if !q.scoring() && p.to == len(q.tokens) {
+			drawn = append(drawn, row{q, at - 1, -1})
+		}
+		for n := range width {
+			if n < len(q.blocks) {
+				b.blocks.put(int(q.blocks[n]))
+			} else {
+				b.blocks.put(0)
+			}
+		}
+	}
+	b.start.put(at)
+	b.scored, b.drawn = len(b.wanted), len(drawn)
+	b.wanted, b.scratch = append(b.wanted, drawn...), drawn
+}
+
+// dump notes a piece, the first of whose tokens is at a place in the step, whose prompt's logits are asked for.
+func (b *batch) dump(p piece, at int) {
+	end := p.seq.prompt
+	if p.seq.scoring() {
+		end = len(p.seq.tokens)
+	}
+	if to := min(p.to, end); p.seq.dump && p.from < to {
+		b.dumps.put(at)
+		b.dumps.put(at + to - p.from)
+	}
+}
+
+// place writes where the wanted rows are, what they are to be scored against and how to be drawn.
+func (b *batch) place() {
+	d, penalised := &b.draws, false
+	for _, w := range b.wanted {
+		b.rows.put(w.at)
+		if w.target >= 0 {
+			b.target.put(int(w.target))
+			continue
+		}
+		p := &w.seq.sampling
+		d.temperature.float(p.temperature)
+		d.topP.float(p.topP)
+		d.minP.float(p.minP)
+		d.penalty.float(p.penalty)
+		d.topK.put(int(p.topK))
+		d.u.float(draw(p.seed, w.seq.row.number, uint32(w.seq.sample), uint32(len(w.seq.tokens))))
+		d.seenStart.put(d.seen.len())
+		if p.penalty != 1 {
+			penalised = true
+			for _, t := range w.seq.tokens {
+				d.seen.put(int(t))
+			}
+		}
+	}
+	d.seenStart.put(d.seen.len())
+	if !penalised {
+		d.seenStart = d.seenStart[:0]
+	}
+}
+
+// encode is the batch as a message, good until the next one.
+func (b *batch) encode() []byte {
+	m := (*ints)(&b.message)
+	*m = (*m)[:0]
+	prompts := 0
+	if b.prompts {
+		prompts = 1
+	}
+	for _, v := range [...]int{b.seqs, b.context, b.scored, b.drawn, prompts} {
+		m.put(v)
+	}
+	for _, v := range b.vectors() {
+		m.put(len(*v))
+		*m = append(*m, *v...)
+	}
+	return b.message
+}
+
+// decode makes the batch of its message, which it keeps.
+func (b *batch) decode() error {
+	b.clear()
+	const shape = 5
+	m, prompts := ints(b.message), 0
+	for i, v := range [shape]*int{&b.seqs, &b.context, &b.scored, &b.drawn, &prompts} {
+		*v = m.at(i)
+	}
+	m, b.prompts = m[4*shape:], prompts > 0
+	for _, v := range b.vectors() {
+		if len(m) < 4 || m.at(0) < 0 || m.at(0) > len(m)-4 {
+			return fmt.Errorf("a step's message of %d bytes is cut off", len(b.message))
+		}
+		n := m.at(0)
+		*v, m = m[4:4+n:4+n], m[4+n:]
+	}
+	return nil
+}
+
+// outcome is what a batch gives, in the order of the wanted rows.
+type outcome struct {
+	token, greedy, logprob ints
+	topID, topLogprob      ints // [drawn, top]
+	logits                 []byte
+}
+
+// outcome cuts the batch's answer into its parts: so many most probable tokens a drawn row, logits of so many columns.
+func (b *batch) outcome(top, vocab int) (r outcome) {
+	dumped := 0
+	for i := 0; i < b.dumps.len(); i += 2 {
+		dumped += b.dumps.at(i+1) - b.dumps.at(i)
+	}
+	sizes := [...]int{b.drawn, b.scored, b.scored + b.drawn, b.drawn * top, b.drawn * top, dumped * vocab}
+	total := 0
+	for _, n := range sizes {
+		total += 4 * n
+	}
+	if cap(b.answer) < total {
+		b.answer = make([]byte, total)
+	}
+	b.answer = b.answer[:total]
+	rest := b.answer
+	for i, to := range [...]*[]byte{(*[]byte)(&r.token), (*[]byte)(&r.greedy), (*[]byte)(&r.logprob), (*[]byte)(&r.topID), (*[]byte)(&r.topLogprob), &r.logits} {
+		*to, rest = rest[:4*sizes[i]], rest[4*sizes[i]:]
+	}
+	return r
+}
+
+// note puts what came of the batch into its sequences. Finish reasons are the caller's.
+func (b *batch) note(top, vocab int) {
+	r := b.outcome(top, vocab)
+	for i, w := range b.wanted {
+		q, lp := w.seq, floatAt(r.logprob, i)
+		q.cumulative += float64(lp)
+		if i < b.scored {
+			q.scores = append(q.scores, lp)
+			q.greedy = q.greedy && intAt(r.greedy, i) == 1
+			continue
+		}
+		q.tokens = append(q.tokens, intAt(r.token, i))
+		if q.sampling.logprobs < 0 {
+			continue
+		}
+		q.logprobs = append(q.logprobs, lp)
+		var likely []topToken
+		for j := range q.sampling.logprobs {
+			likely = append(likely, topToken{intAt(r.topID, i*top+j), floatAt(r.topLogprob, i*top+j)})
+		}
+		q.top = append(q.top, likely)
+	}
+	next := 0
+	for i, p := range b.pieces {
+		first := b.start.at(i)
+		if 2*next < b.dumps.len() && b.dumps.at(2*next) >= first && b.dumps.at(2*next) < b.start.at(i+1) {
+			n := (b.dumps.at(2*next+1) - b.dumps.at(2*next)) * vocab
+			for j := range n {
+				p.seq.logits = append(p.seq.logits, floatAt(r.logits, j))
+			}
+			r.logits, next = r.logits[4*n:], next+1
+		}
+	}
+}
+
+// load is what the batch costs: the KV tokens that its positions see in all, and that its sequences have.
+func (b *batch) load() (contexts, reads int) {
+	for t := range b.tokens() {
+		contexts += b.position.at(t) + 1
+	}
+	for i := range b.seqs {
+		if end := b.start.at(i + 1); end > b.start.at(i) {
+			reads += b.position.at(end-1) + 1
+		}
+	}
+	return contexts, reads
+}

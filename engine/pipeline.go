@@ -1,0 +1,138 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+)
+
+// pipeline runs a replica's steps on one of its ranks, in ticks that all ranks of the world make together. At tick t the
+// s-th stage computes the batch that the lead has planned at tick t-s; at the end of a tick hidden states go on to the
+// next stage, and what the last one has drawn goes back to the lead. With one stage a tick is a step.
+//
+// So a replica has as many batches in flight as it has stages: the scheduler divides its sequences into that many lanes,
+// and plans lane t mod stages at tick t, when what that lane has drawn last is back.
+type pipeline struct {
+	*place
+	steps   *stepper
+	tick    int
+	batches []batch // of the last ticks, one a stage: that of tick t at t mod stages
+	busy    []bool  // whether any replica has planned a batch at these ticks
+	arrived []byte  // hidden states from the stage before
+
+	begin func(*batch) // told of the batch that this rank turns to; nil: nobody is
+}
+
+func newPipeline(p *place, steps *stepper) *pipeline {
+	return &pipeline{place: p, steps: steps, batches: make([]batch, p.stages), busy: make([]bool, p.stages)}
+}
+
+// lane is the one whose turn it is.
+func (p *pipeline) lane() int { return p.tick % p.stages }
+
+// of is the place in batches and busy of the batch that a stage computes at this tick.
+func (p *pipeline) of(stage int) int { return (p.tick + p.stages - stage) % p.stages }
+
+// plan makes this tick's batch on the lead and returns how long its message is; 0: it is empty.
+func (p *pipeline) plan(pieces []piece) int {
+	b := &p.batches[p.of(0)]
+	b.plan(pieces)
+	if len(pieces) == 0 || p.replica == nil {
+		return len(pieces)
+	}
+	return len(b.encode())
+}
+
+// inFlight tells whether a batch of any replica that was planned at an earlier tick is not yet through.
+func (p *pipeline) inFlight() bool {
+	for stage := 1; stage < p.stages; stage++ {
+		if p.busy[p.of(stage)] {
+			return true
+		}
+	}
+	return false
+}
+
+// step is one tick. message is how long the message of this replica's lead is, and busy tells whether any replica's lead
+// has planned a batch. ran is what this rank computed, nil where no rank of its stage had anything to do; done is the
+// batch that is through, which on the lead has noted in its sequences what was drawn and scored.
+func (p *pipeline) step(ctx context.Context, message int, busy bool) (ran, done *batch, err error) {
+	planned, mine, done := &p.batches[p.of(0)], &p.batches[p.of(p.stage)], &p.batches[p.of(p.stages-1)]
+	p.busy[p.of(0)] = busy
+	if err := p.share(ctx, planned, message); err != nil {
+		return nil, nil, fmt.Errorf("the step's plan: %w", err)
+	}
+	if p.busy[p.of(p.stage)] { // ranks that share experts step together
+		if p.begin != nil {
+			p.begin(mine)
+		}
+		if err := p.steps.run(ctx, mine, p.arrived); err != nil {
+			return nil, nil, err
+		}
+		ran = mine
+	}
+	if err := p.pass(ctx, mine, done); err != nil {
+		return nil, nil, fmt.Errorf("between pipeline stages: %w", err)
+	}
+	if p.leads() {
+		done.note(p.steps.sample.Top, p.steps.model.Config.Vocab)
+	}
+	p.tick++
+	return ran, done, nil
+}
+
+// share gives the lead's batch to the other ranks of the replica.
+func (p *pipeline) share(ctx context.Context, b *batch, message int) error {
+	if p.replica == nil {
+		return nil
+	}
+	if message == 0 {
+		b.empty()
+		return nil
+	}
+	if !p.leads() {
+		b.message = append(b.message[:0], make([]byte, message)...)
+	}
+	if err := p.replica.Bcast(ctx, 0, b.message); err != nil || p.leads() {
+		return err
+	}
+	return b.decode()
+}
+
+// pass hands hidden states to the next stage and the last stage's results to the first: each stage sends to the next one
+// around the ring, so that one exchange does it all. Sizes are known everywhere.
+func (p *pipeline) pass(ctx context.Context, mine, done *batch) error {
+	if p.ring == nil {
+		return nil
+	}
+	m := p.steps.model
+	hidden := int64(m.Config.Hidden) * int64(m.Device().Activations(m.DType).Size())
+	size := func(stage int) int64 { // of what a stage sends
+		b := &p.batches[p.of(stage)]
+		if stage < p.stages-1 {
+			return int64(b.tokens()) * hidden
+		}
+		if p.rank > 0 {
+			return 0
+		}
+		b.outcome(p.steps.sample.Top, m.Config.Vocab)
+		return int64(len(b.answer))
+	}
+	sends, gets, any := make([]int64, p.stages), make([]int64, p.stages), false
+	for stage := range p.stages {
+		any = any || size(stage) > 0
+	}
+	if !any {
+		return nil
+	}
+	next, before := (p.stage+1)%p.stages, (p.stage+p.stages-1)%p.stages
+	sends[next], gets[before] = size(p.stage), size(before)
+	send, get := p.steps.out, done.answer
+	if p.last() {
+		send = mine.answer
+	}
+	if !p.first() {
+		p.arrived = append(p.arrived[:0], make([]byte, gets[before])...)
+		get = p.arrived
+	}
+	return p.ring.AllToAllV(ctx, send[:sends[next]], sends, get[:gets[before]], gets)
+}
