@@ -9,8 +9,9 @@ import (
 // batch is one step of a replica: the pieces of sequences in it and the rows whose logits are wanted. The lead plans it;
 // to the other ranks of the replica it travels as one message. Buffers are reused from step to step.
 type batch struct {
-	seqs, context int // sequences; most tokens that one has in the cache after the step
-	scored, drawn int // rows wanted: to be scored, to draw from; a job has one task, so one of the two is 0
+	seqs, context int  // sequences; most tokens that one has in the cache after the step
+	prompts       bool // there are prompt tokens among its tokens
+	scored, drawn int  // rows wanted: to be scored, to draw from; a job has one task, so one of the two is 0
 	ids, position ints
 	slot, seq     ints
 	start, blocks ints // [seqs+1]; [seqs, blocksFor(context)]

@@ -97,7 +97,10 @@ func (e *Engine) inspect() (err error) {
 
 // survey checks every tensor's name and shape, and whether the memory that the model would take is there.
 func (e *Engine) survey(ctx context.Context) (err error) {
-	if e.model, err = model.Survey(ctx, e.checkpoint, e.policy, e.shape, e.device, e.loadOptions()); err != nil {
+	e.model, err = model.Survey(ctx, e.checkpoint, e.policy, e.shape, e.device, e.loadOptions())
+	if errors.Is(err, model.ErrSlices) {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	} else if err != nil {
 		return fmt.Errorf("%s: %w", e.job.Model, err)
 	}
 	if _, err := e.plan(); err != nil {

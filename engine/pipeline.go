@@ -122,6 +122,7 @@ func (p *pipeline) pass(ctx context.Context, mine, done *batch) error {
 		any = any || size(stage) > 0
 	}
 	if !any {
+		p.arrived = p.arrived[:0]
 		return nil
 	}
 	next, before := (p.stage+1)%p.stages, (p.stage+p.stages-1)%p.stages

@@ -203,9 +203,8 @@ func (r *run) open(ctx context.Context) ([]shard.Chunk, error) {
 	if r.start, err = share(ctx, r.world, s, err); err != nil || r.start.Finished {
 		return nil, err
 	}
-	if r.engine.place.leads() {
-		r.writer, err = results.Join(ctx, r.job.Output, r.start.Number, r.world.Rank(), r.layout, r.resultsOptions())
-	}
+	// A rank that follows commits nothing, but tells there what it does.
+	r.writer, err = results.Join(ctx, r.job.Output, r.start.Number, r.world.Rank(), r.layout, r.resultsOptions())
 	if err := together(ctx, r.world, err); err != nil {
 		return nil, err
 	}
