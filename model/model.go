@@ -68,8 +68,8 @@ func (m *Model) Layers() (from, to int) { return m.stage.From, m.stage.To }
 // CacheSpec describes a KV cache of so many blocks for the layers and heads that are here.
 func (m *Model) CacheSpec(blocks, blockTokens int) kernels.CacheSpec {
 	d := m.device.Activations(m.DType)
-	if m.DType == kernels.BF16 {
-		d = kernels.BF16 // keys and values are kept in the model's own type, and half the bytes read
+	if m.DType == kernels.BF16 || m.DType == kernels.I8 {
+		d = kernels.BF16 // keys and values are no finer than the weights that make them, and half the bytes are read
 	}
 	return kernels.CacheSpec{DType: d, Layers: m.stage.Len(), Blocks: blocks, BlockTokens: blockTokens,
 		KVHeads: m.own().KV.Len(), HeadDim: m.Config.HeadDim}

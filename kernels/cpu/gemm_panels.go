@@ -97,9 +97,16 @@ func (s *Stream) runPanels(g *gemm) {
 			}
 			p.packed = packed
 		}
-		p.cut(g, s.dev.pool.threads)
+		cost := p.cut(g, s.dev.pool.threads)
 		p.unpacked.Store(int64(len(p.packs)))
-		s.dev.pool.run(len(p.packs)+len(p.products), p.step)
+		tasks := len(p.packs) + len(p.products)
+		if cost > taskTime {
+			s.dev.pool.run(tasks, p.step)
+			continue
+		}
+		for i := range tasks { // sooner done than another thread is woken
+			p.step(i)
+		}
 	}
 }
 
@@ -112,8 +119,8 @@ func (p *panelGemm) addSegment(g *gemm, expert, row, rows, at int) int {
 	return w.packedBytes(rows)
 }
 
-// cut makes the tasks of a chunk.
-func (p *panelGemm) cut(g *gemm, threads int) {
+// cut makes the tasks of a chunk and returns the nanoseconds that they take one thread.
+func (p *panelGemm) cut(g *gemm, threads int) (cost float64) {
 	p.packs, p.products = p.packs[:0], p.products[:0]
 	w := g.w.panels
 	panelTime := func(rows int) float64 {
@@ -130,6 +137,7 @@ func (p *panelGemm) cut(g *gemm, threads int) {
 	tilePack := packTime * float64(g.w.in*int(w.kernel.tile_rows))
 	for i, s := range p.segments {
 		n := parts(s.tiles, taskTime/tilePack)
+		cost += tilePack * float64(s.tiles)
 		for j := range n {
 			p.packs = append(p.packs, packTask{i, j * s.tiles / n, (j + 1) * s.tiles / n})
 		}
@@ -149,6 +157,7 @@ func (p *panelGemm) cut(g *gemm, threads int) {
 			}
 		}
 	}
+	return cost + total
 }
 
 // parts is the number of even parts of about size that n is cut into.

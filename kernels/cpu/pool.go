@@ -34,10 +34,10 @@ const (
 	runInside  = runAwaited - 1
 	runEpoch   = 32
 
-	// A worker looks for the next run this many times before it sleeps, some 20 µs: the gap between two ops of a
-	// layer. It yields in between, so that other ranks of a crowded host lose little.
-	spinRounds = 100
-	spinLooks  = 64
+	// A worker looks for the next run this many times before it sleeps, some 100 µs: longer than what one thread does
+	// alone between two shared ops of a step, and than it takes to be woken. It yields to other goroutines in between.
+	spinRounds = 250
+	spinLooks  = 256
 )
 
 // newPool makes a pool of threads, of which all but one are goroutines of its own; 0: as many as Go may use. Close it.
