@@ -121,7 +121,7 @@ var Flags = []Flag{
 	{Name: "min-capacity", Category: capacity, Unit: "tokens", Default: "4", Range: "[0, )", Bits: true, Help: "and at least `N`",
 		field: func(j *Job) any { return &j.MinCapacity }},
 	{Name: "drop-policy", Category: capacity, Default: "position", Choices: []string{"position", "probs"}, Bits: true,
-		Help: "`WHICH` tokens an expert keeps, the first or the likeliest", field: func(j *Job) any { return &j.DropPolicy }},
+		Help: "`WHICH` tokens an expert keeps, the first or the likeliest (DeepSpeed: the first with two experts a token, the likeliest with more, by lot with one)", field: func(j *Job) any { return &j.DropPolicy }},
 	{Name: "expert-output-bias", Category: capacity, Default: "auto", Choices: []string{"auto", "add", "drop"}, Bits: true,
 		Help: "`WHAT` happens to the output bias of experts, which old code left out", field: func(j *Job) any { return &j.ExpertOutputBias }},
 

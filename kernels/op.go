@@ -206,7 +206,8 @@ type Capacity struct {
 	// SecondAfterFirst: an expert's places go to all first choices before any second one, dropped ones counted
 	// (DeepSpeed's top-2); else in token order, whatever the rank of the choice (its top-k).
 	SecondAfterFirst bool
-	Renormalise      bool // the weights of a token's kept choices are divided by their sum, at least 2⁻²³ (DeepSpeed's clamp)
+	Renormalise      bool    // the weights of a token's kept choices are divided by their sum, at least 2⁻²³ (DeepSpeed's clamp)
+	Scale            float32 // and then multiplied by it, as Gate's are; 0 stands for 1
 }
 
 // Sampling is one draw for each row of logits. Tensors have a row an output row; all F32 but those marked I32.

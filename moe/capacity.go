@@ -23,12 +23,14 @@ func (c Capacity) Limit(tokens, experts, k int) int {
 
 // limit follows DeepSpeed's gates: with two choices all first ones are served before any second, with another number
 // token order or probability decides. (Its top-2 knows no policy; by probability is then ours.) What stays is
-// renormalised where the model's gate renormalises, which DeepSpeed's do from two choices on.
+// renormalised where the model's gate renormalises, which DeepSpeed's do from two choices on, and scaled again as the gate
+// scales.
 func (c Capacity) limit(tokens int, g kernels.Gate) kernels.Capacity {
 	return kernels.Capacity{
 		C:                c.Limit(tokens, g.Experts, g.K),
 		Policy:           c.Policy,
 		SecondAfterFirst: g.K == 2,
 		Renormalise:      g.Renormalise,
+		Scale:            g.Scale,
 	}
 }

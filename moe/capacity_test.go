@@ -86,6 +86,7 @@ func TestCapacityByDefinition(t *testing.T) {
 		for _, policy := range []kernels.DropPolicy{kernels.DropByPosition, kernels.DropByProbs} {
 			m := newMachine(t, 1)
 			d := randomDefinition(rand.New(rand.NewPCG(6, uint64(s.k))), s)
+			d.gate.Scale = float32(s.k) / 2 // as DeepSeek's gates have one
 			d.capacity = &moe.Capacity{Policy: policy}
 			layer, w := m.layer(d, nil), m.workspace(48, d)
 			dropped := 0
@@ -146,6 +147,7 @@ func checkKept(t *rapid.T, m *machine, d *definition, x matrix, w *moe.Workspace
 			} else if wanted = p[i][e]; d.gate.Renormalise {
 				wanted /= sum
 			}
+			wanted *= float64(d.gate.Scale)
 			if got != e || weighs < wanted-2e-6 || weighs > wanted+2e-6 {
 				t.Fatalf("token %d of %d, choice %d: expert %d of weight %g, want %d of %g", i, x.rows, c, got, weighs, e, wanted)
 			}

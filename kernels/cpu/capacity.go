@@ -46,6 +46,11 @@ func (s *Stream) Drop(r kernels.Routing, c kernels.Capacity) {
 	}
 	for t := 0; c.Renormalise && t < r.Expert.Rows; t++ {
 		scaleToOne(weight.row(t))
+		if c.Scale != 0 {
+			for k := range weight.row(t) {
+				weight.row(t)[k] *= c.Scale
+			}
+		}
 	}
 }
 

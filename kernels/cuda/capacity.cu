@@ -8,7 +8,8 @@
 
 struct drop_args {
     mat expert, weight;
-    int tokens, k, capacity, by_probs, rank_first, pad;
+    int tokens, k, capacity, by_probs, rank_first;
+    float scale;
 };
 
 extern "C" __global__ void __launch_bounds__(1024) drop(const drop_args a) {
@@ -52,5 +53,5 @@ extern "C" __global__ void renormalise(const drop_args a) {
     float sum = 0;
     for (int c = 0; c < a.k; c++) sum += weight[c];
     sum = fmaxf(sum, 1.1920929e-07f);
-    for (int c = 0; c < a.k; c++) weight[c] /= sum;
+    for (int c = 0; c < a.k; c++) weight[c] = weight[c] / sum * a.scale;
 }

@@ -1,11 +1,15 @@
 package cuda
 
-import "github.com/dsbatch/dsbatch/kernels"
+import (
+	"cmp"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
 
 type dropArgs struct {
 	expert, weight                            mat
 	tokens, k, capacity, byProbs, rankedFirst int32
-	_                                         int32
+	scale                                     float32 // of what is renormalised
 }
 
 // Drop marks the choices over capacity as -1, of weight 0.
@@ -21,7 +25,7 @@ func (s *Stream) Drop(r kernels.Routing, c kernels.Capacity) {
 		return
 	}
 	a := dropArgs{expert: matOf(r.Expert), weight: matOf(r.Weight), tokens: int32(r.Expert.Rows), k: int32(r.K), capacity: int32(c.C),
-		byProbs: truth(c.Policy == kernels.DropByProbs), rankedFirst: truth(c.Policy == kernels.DropByPosition && c.SecondAfterFirst)}
+		byProbs: truth(c.Policy == kernels.DropByProbs), rankedFirst: truth(c.Policy == kernels.DropByPosition && c.SecondAfterFirst), scale: cmp.Or(c.Scale, 1)}
 	key := kernelKey{program{file: "capacity.cu"}, "drop"}
 	enqueue(s, op, key, grid{x: r.Experts, threads: min(1024, ceilDiv(n, 32)*32)}, &a)
 	if c.Renormalise {

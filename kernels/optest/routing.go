@@ -148,6 +148,7 @@ func testDrop(k *kit) {
 			{Policy: kernels.DropByPosition},
 			{Policy: kernels.DropByPosition, Renormalise: true},
 			{Policy: kernels.DropByPosition, SecondAfterFirst: true, Renormalise: true},
+			{Policy: kernels.DropByPosition, Renormalise: true, Scale: 2.5},
 			{Policy: kernels.DropByProbs},
 			{Policy: kernels.DropByProbs, Renormalise: true},
 		} {
@@ -199,13 +200,17 @@ func dropByDefinition(expert []int32, weight []float64, choices, experts int, p 
 	for _, i := range drop {
 		expert[i], weight[i] = -1, 0
 	}
+	scale := 1.0
+	if p.Scale != 0 {
+		scale = float64(p.Scale)
+	}
 	for t := 0; p.Renormalise && t < len(weight); t += choices {
 		var sum float64
 		for _, w := range weight[t : t+choices] {
 			sum += w
 		}
 		for i := range choices {
-			weight[t+i] /= max(sum, 0x1p-23)
+			weight[t+i] *= scale / max(sum, 0x1p-23)
 		}
 	}
 }
