@@ -39,14 +39,15 @@ type Traffic struct {
 	Messages int64
 }
 
-func (t Traffic) plus(o Traffic) Traffic {
+// Plus is the sum of two.
+func (t Traffic) Plus(o Traffic) Traffic {
 	return Traffic{t.Rows + o.Rows, t.Bytes + o.Bytes, t.Sent + o.Sent, t.Messages + o.Messages}
 }
 
-// gather counts that every rank gets so many bytes of this one.
-func (t *Traffic) gather(ranks, bytes int) {
+// Gathered counts that each of so many ranks, this one among them, gets so many bytes of this one.
+func (t *Traffic) Gathered(ranks int, bytes int64) {
 	if bytes > 0 {
-		t.Sent += int64(ranks-1) * int64(bytes)
+		t.Sent += int64(ranks-1) * bytes
 		t.Messages += int64(ranks - 1)
 	}
 }

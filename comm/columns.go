@@ -13,7 +13,7 @@ type Columns struct {
 	from, to   []int // columns of each rank; those of two may overlap, and are then the same
 	counts     []int64
 	send, recv []byte
-	sent       int64
+	traffic    Traffic
 }
 
 // NewColumns is for tensors of which rank r holds the columns from[r] to to[r].
@@ -40,7 +40,7 @@ func (c *Columns) Gather(ctx context.Context, s kernels.Stream, whole, part kern
 	if err := c.group.AllGatherV(ctx, c.send, c.recv, c.counts); err != nil {
 		return err
 	}
-	c.sent += int64(len(c.counts)-1) * int64(len(c.send))
+	c.traffic.Gathered(len(c.counts), int64(len(c.send)))
 	at := int64(0)
 	for r, n := range c.counts {
 		s.Write(whole.ColRange(c.from[r], c.to[r]), c.recv[at:at+n])
@@ -49,5 +49,5 @@ func (c *Columns) Gather(ctx context.Context, s kernels.Stream, whole, part kern
 	return nil
 }
 
-// Sent is the bytes that this rank has sent to others.
-func (c *Columns) Sent() int64 { return c.sent }
+// Traffic returns the columns that this rank has sent.
+func (c *Columns) Traffic() Traffic { return c.traffic }

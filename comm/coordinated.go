@@ -141,11 +141,11 @@ func (c *coordinated) Combine(ctx context.Context, recv, send []byte, rowBytes i
 	if err := c.AllToAll.Combine(ctx, c.own, send, rowBytes); err != nil {
 		return err
 	}
-	c.traffic.gather(len(c.counts), len(c.own))
+	c.traffic.Gathered(len(c.counts), int64(len(c.own)))
 	return c.gather.AllGatherV(ctx, c.own, recv, c.counts)
 }
 
-func (c *coordinated) Traffic() Traffic { return c.traffic.plus(c.AllToAll.Traffic()) }
+func (c *coordinated) Traffic() Traffic { return c.traffic.Plus(c.AllToAll.Traffic()) }
 
 func (c *coordinated) String() string {
 	return fmt.Sprintf("coordinated: %v, gathered by %d", c.AllToAll, c.gather.Size())

@@ -98,7 +98,7 @@ func exchangeTokens(ctx context.Context, x *ExpertGroups, team int, tokens []int
 			counts[r] = int64(rowBytes * (share(r+1) - share(r)))
 		}
 		own := slices.Clone(results[from*rowBytes : to*rowBytes])
-		l.traffic.gather(split.Size(), len(own))
+		l.traffic.Gathered(split.Size(), int64(len(own)))
 		err = split.AllGatherV(ctx, own, results, counts)
 	}
 	return l, err

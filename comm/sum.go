@@ -23,7 +23,7 @@ type Sum struct {
 	all     kernels.Tensor // [ranks·rows, cols] F32, or none where there is one rank
 	summed  kernels.Tensor // [rows, cols] F32, where this rank's slices are several and the ranks too
 	staging Staging
-	sent    int64
+	traffic Traffic
 }
 
 // sumBytes is about how much the partial results of one rank take that exist at a time: rows beyond are done after them.
@@ -124,7 +124,7 @@ func (m *Sum) add(ctx context.Context, s kernels.Stream, y kernels.Tensor, add b
 	}
 	ranks := m.group.Size()
 	all := m.all.RowRange(0, ranks*rows)
-	m.sent += int64(ranks-1) * own.Bytes()
+	m.traffic.Gathered(ranks, own.Bytes())
 	err := m.staging.Move(s, all, own, func(to, from []byte) error { return m.group.AllGather(ctx, from, to) })
 	if err != nil {
 		return err
@@ -133,12 +133,12 @@ func (m *Sum) add(ctx context.Context, s kernels.Stream, y kernels.Tensor, add b
 	return nil
 }
 
-// Sent is the bytes of partial results that this rank has sent to others.
-func (m *Sum) Sent() int64 {
+// Traffic returns the partial results that this rank has sent.
+func (m *Sum) Traffic() Traffic {
 	if m == nil {
-		return 0
+		return Traffic{}
 	}
-	return m.sent
+	return m.traffic
 }
 
 // Free gives the memory back.

@@ -97,6 +97,9 @@ func TestSumOfSlices(t *testing.T) {
 						return fmt.Errorf("row %d, column %d: %v, want %v", r, c, g, want)
 					}
 				}
+				if sent := m.Traffic().Sent; sent != int64((ranks-1)*4*rows*cols) {
+					return fmt.Errorf("%d bytes sent", sent)
+				}
 				return s.Close()
 			})
 			if err != nil {

@@ -53,15 +53,16 @@ func (y layout) String() string {
 	return s
 }
 
-// outcome is the logits of every text, and the bytes of the checkpoint that each rank has read.
+// outcome is the logits of every text, and the bytes that each rank has read of the checkpoint and sent for slices.
 type outcome struct {
 	logits [][]float32
 	read   []int64
+	sent   []int64
 }
 
 // run runs texts through the model in dir, dealt out to the replicas: with fewer texts than replicas some have none.
 func (y layout) run(t *testing.T, dir string, texts [][]int32) (outcome, error) {
-	o := outcome{make([][]float32, len(texts)), make([]int64, y.world())}
+	o := outcome{make([][]float32, len(texts)), make([]int64, y.world()), make([]int64, y.world())}
 	var lock sync.Mutex
 	err := mpi.Run(y.world(), func(w mpi.World) error {
 		q := &layoutRank{layout: y, world: w, texts: texts}
@@ -75,6 +76,7 @@ func (y layout) run(t *testing.T, dir string, texts [][]int32) (outcome, error) 
 		logits, err := q.run(t)
 		lock.Lock()
 		defer lock.Unlock()
+		o.sent[w.Rank()] = q.model.Traffic(q.workspace).Sent
 		for i, got := range logits {
 			if o.logits[i] != nil && !sameBits(o.logits[i], got) {
 				return fmt.Errorf("text %d: tp peers hold different logits", i)
@@ -426,6 +428,20 @@ func TestARankReadsItsOwnBytes(t *testing.T) {
 		t.Error(err)
 	} else if experts := int64(4 * config.Layers * 8 * 3 * config.Hidden * config.MoE[0].FFN); one[0]-two[0] != experts/2 && one[0]-two[0] != experts/4 {
 		t.Errorf("mixtral: ranks read %v and %v bytes with es 1 and 2; the experts are %d", one, two, experts)
+	}
+}
+
+// TestTrafficOfSlices: each tp rank sends the others two partial results a layer and token, and its columns of the logits.
+func TestTrafficOfSlices(t *testing.T) {
+	tokens := 0
+	for _, text := range texts {
+		tokens += len(text)
+	}
+	o, err := layout{tp: 2}.run(t, filepath.Join("testdata", "golden", "llama"), texts)
+	check(t, err)
+	want := int64(tokens * 4 * (3*2*32 + 160/2)) // layers, hidden, half of the vocabulary
+	if o.sent[0] != want || o.sent[1] != want {
+		t.Errorf("%v bytes sent, want %d", o.sent, want)
 	}
 }
 

@@ -124,3 +124,16 @@ func (m *Model) moeShape(tokens int) moe.Shape {
 	s.Tokens, s.Hidden = tokens, m.Config.Hidden
 	return s
 }
+
+// Traffic is what this rank has sent to those that hold the other slices of what it holds, since the workspace was made:
+// partial results, columns, rows of sliced experts, shares of tokens. What travels to experts is the exchanges'.
+func (m *Model) Traffic(w *Workspace) comm.Traffic {
+	t := w.sum.Traffic().Plus(w.moe.Traffic())
+	if p := w.projected; p != nil {
+		t = t.Plus(p.q.columns.Traffic()).Plus(p.k.columns.Traffic())
+	}
+	if v := m.vocabulary; v != nil {
+		t = t.Plus(v.columns.Traffic())
+	}
+	return t
+}

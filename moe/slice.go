@@ -99,6 +99,7 @@ func (l *Layer) gatherRows(ctx context.Context, s kernels.Stream, recv kernels.T
 	}
 	s.Select(sorted, recv, b.arrived.index.ColRange(0, recv.Rows), 1)
 	v.setBytes(recv.Rows, recv.Cols*b.act.Size())
+	w.traffic.Gathered(len(v.rankRows), sorted.Bytes())
 	return all, b.staging.Move(s, all, sorted, func(to, from []byte) error {
 		return l.Exchange.Slice.AllGatherV(ctx, from, to, v.sendBytes)
 	})
@@ -112,6 +113,11 @@ func (l *Layer) returnParts(ctx context.Context, s kernels.Stream, result, byRan
 		return err
 	}
 	v.setBytes(result.Rows, 4*result.Cols)
+	for r, n := range v.sendBytes {
+		if r != l.Exchange.Slice.Rank() {
+			w.traffic.Gathered(2, n)
+		}
+	}
 	err = b.staging.Move(s, mine, byRank, func(to, from []byte) error {
 		return l.Exchange.Slice.AllToAllV(ctx, from, v.sendBytes, to, v.recvBytes)
 	})

@@ -34,5 +34,6 @@ func (l *Layer) gather(ctx context.Context, s kernels.Stream, y, part kernels.Te
 		from, to := shareOf(y.Rows, r, group.Size())
 		counts[r] = int64(to-from) * rowBytes
 	}
+	w.traffic.Gathered(group.Size(), part.Bytes())
 	return w.exchange.staging.Move(s, y, part, func(to, from []byte) error { return group.AllGatherV(ctx, from, to, counts) })
 }

@@ -72,6 +72,7 @@ type Workspace struct {
 	layer                           int
 	counts                          []layerCount
 	exchange                        exchangeBuffers
+	traffic                         comm.Traffic
 
 	// Sum adds up the residual branch's results where it is cut; nil: it is whole.
 	Sum *comm.Sum
@@ -157,3 +158,7 @@ func (w *Workspace) Counts() [][]int32 {
 	}
 	return counts
 }
+
+// Traffic is what this rank has sent, since the workspace was made, for slices of experts and shares of tokens: not what
+// the exchanges' Rows have moved.
+func (w *Workspace) Traffic() comm.Traffic { return w.traffic }
