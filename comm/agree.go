@@ -2,11 +2,7 @@ package comm
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
-	"strconv"
-	"strings"
 
 	"github.com/dsbatch/dsbatch/mpi"
 )
@@ -71,29 +67,4 @@ func (v Votes) Any(i int) bool {
 		}
 	}
 	return false
-}
-
-// Same checks that all ranks hold the same value, such as the model's digest or the command line; what names it. The
-// error, on every rank, tells which ranks differ from rank 0.
-func Same(ctx context.Context, w mpi.World, what, value string) error {
-	digest := sha256.Sum256([]byte(value))
-	all := make([]byte, len(digest)*w.Size())
-	if err := w.AllGather(ctx, digest[:], all); err != nil {
-		return err
-	}
-	var other []string
-	for r := range w.Size() {
-		if string(all[r*len(digest):(r+1)*len(digest)]) != string(all[:len(digest)]) {
-			other = append(other, strconv.Itoa(r))
-		}
-	}
-	if len(other) == 0 {
-		return nil
-	}
-	noun := "rank"
-	if len(other) > 1 {
-		noun = "ranks"
-	}
-	return fmt.Errorf("%s: %s %s differ from rank 0, and rank %d (%s) has %.100q; start all ranks alike",
-		what, noun, strings.Join(other, ", "), w.Rank(), w.Host(), value)
 }

@@ -2,6 +2,7 @@ package comm
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -69,29 +70,38 @@ func TestAgree(t *testing.T) {
 	})
 }
 
+// TestSame lets ranks 1 and 3 of 4 differ, in a long value, in one that they alone have and in one that they lack.
 func TestSame(t *testing.T) {
+	long := strings.Repeat("x", 200)
 	var mu sync.Mutex
-	var said []string
+	said := map[string]int{}
 	err := mpi.Run(4, func(w mpi.World) error {
-		if err := Same(t.Context(), w, "--model", "a"); err != nil {
+		if err := Same(t.Context(), w, []Trait{{"--model", "a"}}); err != nil {
 			return err
 		}
-		value := "a"
+		traits := []Trait{{"--model", long + "a" + long}, {"same", "1"}, {"--seed", "7"}}
 		if w.Rank()%2 == 1 {
-			value = "b"
+			traits = []Trait{{"--model", long + "b" + long}, {"same", "1"}, {"--top-k", "3"}}
 		}
-		err := Same(t.Context(), w, "--model", value)
+		err := Same(t.Context(), w, traits)
 		mu.Lock()
-		said = append(said, fmt.Sprint(err))
-		mu.Unlock()
+		defer mu.Unlock()
+		if !errors.Is(err, ErrUnlike) {
+			t.Errorf("%v", err)
+		} else {
+			said[err.Error()]++
+		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range said {
-		if !strings.Contains(s, "--model: ranks 1, 3 differ from rank 0") {
-			t.Error(s)
+	for s, ranks := range said {
+		for _, want := range []string{"rank 1 (", "differs from rank 0 (", "--model (…", `xb`, `xa`, `--top-k ("3", rank 0 has none)`, `--seed (none, rank 0 has "7")`,
+			"2 ranks differ, up to rank 3"} {
+			if ranks != 4 || len(s) > 600 || !strings.Contains(s, want) {
+				t.Errorf("%d ranks say, without %q: %s", ranks, want, s)
+			}
 		}
 	}
 }

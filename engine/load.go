@@ -3,7 +3,6 @@ package engine
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,6 +29,9 @@ func (e *Engine) prepare(ctx context.Context, mine error) error {
 		mine = e.inspect()
 	}
 	if err := together(ctx, e.world, mine); err != nil {
+		return err
+	}
+	if err := e.sameModel(ctx); err != nil {
 		return err
 	}
 	if err := e.openDevice(ctx); err != nil {
@@ -103,10 +105,9 @@ func (e *Engine) survey(ctx context.Context) (err error) {
 	} else if err != nil {
 		return fmt.Errorf("%s: %w", e.job.Model, err)
 	}
-	if _, err := e.plan(); err != nil {
-		return err
-	}
-	return e.identify()
+	e.identity.dtype, e.identity.arch = e.dtype.String(), e.device.Arch()
+	_, err = e.plan()
+	return err
 }
 
 // describe finds the family and shape of a checkpoint, with what the job changes in it.
@@ -289,18 +290,4 @@ func (e *Engine) exchange(experts int) (*moe.Exchange, error) {
 	}
 	e.exchanges[experts] = x
 	return x, nil
-}
-
-// identify notes what the fingerprint needs to know of model and machine.
-func (e *Engine) identify() error {
-	digest, err := e.checkpoint.Digest()
-	if err != nil {
-		return err
-	}
-	e.identity = identity{model: hex.EncodeToString(digest[:]), dtype: e.dtype.String(), arch: e.device.Arch()}
-	if e.tokenizer != nil {
-		digest := e.tokenizer.Digest()
-		e.identity.tokenizer = hex.EncodeToString(digest[:])
-	}
-	return nil
 }

@@ -106,6 +106,9 @@ type start struct {
 
 func (r *run) do(ctx context.Context) (results.Summary, error) {
 	r.stage(phasePrepare)
+	if err := r.startedAlike(ctx); err != nil {
+		return results.Summary{}, err
+	}
 	if err := r.prepare(ctx); err != nil {
 		return results.Summary{}, err
 	}
@@ -185,14 +188,11 @@ func (r *run) open(ctx context.Context) ([]shard.Chunk, error) {
 	var s start
 	var err error
 	chunkRows, err := r.chunkRows()
-	fp := r.fingerprint(chunkRows)
-	if err == nil {
-		var text []byte
-		if text, err = json.Marshal(fp); err == nil {
-			err = comm.Same(ctx, r.world, "model, settings, input or version", string(text))
-		}
+	if err := together(ctx, r.world, err); err != nil {
+		return nil, err
 	}
-	if err != nil {
+	fp := r.fingerprint(chunkRows)
+	if err := r.sameJob(ctx, fp); err != nil {
 		return nil, err
 	}
 	chunks := shard.Chunks(r.fileRows(), chunkRows)

@@ -23,6 +23,9 @@ func sayMPI(w io.Writer) error {
 		text = err.Error()
 	}
 	say(w, "mpi", "%s", text)
+	if err == nil {
+		say(w, "", "mpirun has a slot a core, or as many as a machine file says (host slots=8); --oversubscribe starts more ranks than slots")
+	}
 	return nil
 }
 

@@ -45,7 +45,7 @@ func statusOf(err error) int {
 		return statusUsage
 	case errors.As(err, &setting) && setting.File == "" && !errors.Is(err, engine.ErrRefused):
 		return statusUsage
-	case errors.As(err, &setting), errors.As(err, &size), errors.As(err, &mismatch), errors.Is(err, engine.ErrRefused),
+	case errors.As(err, &setting), errors.As(err, &size), errors.As(err, &mismatch), errors.Is(err, engine.ErrRefused), errors.Is(err, comm.ErrUnlike),
 		errors.Is(err, model.ErrConfig), errors.Is(err, model.ErrTensor), errors.Is(err, ckpt.ErrDamaged),
 		errors.Is(err, ckpt.ErrUnsupported), errors.Is(err, ckpt.ErrMismatch), errors.Is(err, ckpt.ErrTag), errors.Is(err, ckpt.ErrUnknown):
 		return statusConfig

@@ -64,6 +64,39 @@ func TestRefusedUnderMPI(t *testing.T) {
 	}
 }
 
+// TestUnlikeProcesses starts two processes of one job with different arguments: the one that differs is named, and in what.
+func TestUnlikeProcesses(t *testing.T) {
+	needMPI(t)
+	output := filepath.Join(t.TempDir(), "out")
+	args := append(launch(1, job(output)...), ":", "-n", "1", program)
+	_, wait := start(t, "mpirun", append(args, job(output, "--temperature", "0.7")...)...)
+	e := wait()
+	t.Log(e.stderr)
+	if e.status != badConfig || !strings.Contains(e.stderr, "rank 1 (") || !strings.Contains(e.stderr, `temperature ("0.7", rank 0 has "0.8")`) {
+		t.Errorf("status %d, want %d, with rank and setting named", e.status, badConfig)
+	}
+	if _, err := os.Stat(output); err == nil {
+		t.Error("the output was made")
+	}
+}
+
+// TestTooFewSlots names a machine file that has fewer slots than the job has ranks: mpirun refuses it, and the doctor says
+// what a slot is.
+func TestTooFewSlots(t *testing.T) {
+	needMPI(t)
+	output := filepath.Join(t.TempDir(), "out")
+	_, wait := start(t, "mpirun", append([]string{"--hostfile", write(t, "machines", "localhost slots=1\n"), "-n", "2", program}, job(output)...)...)
+	if e := wait(); e.status == done || !strings.Contains(e.stderr, "not enough slots") {
+		t.Errorf("status %d\n%s", e.status, e.stderr)
+	}
+	if _, err := os.Stat(output); err == nil {
+		t.Error("a job was run")
+	}
+	if e := dsbatch(t, "doctor").want(t, done); !strings.Contains(e.stdout, "slots=") || !strings.Contains(e.stdout, "--oversubscribe") {
+		t.Errorf("the doctor does not tell of slots:\n%s", e.stdout)
+	}
+}
+
 // TestWithoutTheMPIProgram starts ranks where dsbatch-mpi is missing, or cannot load: each refuses with the line that
 // installs what is missing, instead of running a job of its own.
 func TestWithoutTheMPIProgram(t *testing.T) {

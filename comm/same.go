@@ -1,0 +1,127 @@
+package comm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/dsbatch/dsbatch/mpi"
+)
+
+// ErrUnlike marks ranks that were started with different settings, programs, models or inputs.
+var ErrUnlike = errors.New("the ranks were not started alike")
+
+// Trait is something that all ranks of a job must have in common: a setting, the program's version, a model's digest.
+type Trait struct{ Name, Value string }
+
+// Same checks that all ranks have the same traits, in one small collective call where they do. The error, on every rank,
+// wraps ErrUnlike and tells the first rank that differs from rank 0, in what, and which others do.
+func Same(ctx context.Context, w mpi.World, traits []Trait) error {
+	mine, err := json.Marshal(introduction{w.Host(), traits})
+	if err != nil {
+		return err
+	}
+	_, traitsOnly, _ := strings.Cut(string(mine), `,"Traits":`) // hosts differ
+	digest := sha256.Sum256([]byte(traitsOnly))
+	digests := make([]byte, len(digest)*w.Size())
+	if err := w.AllGather(ctx, digest[:], digests); err != nil {
+		return err
+	}
+	var unlike []int
+	for rank := range w.Size() {
+		if string(digests[rank*len(digest):(rank+1)*len(digest)]) != string(digests[:len(digest)]) {
+			unlike = append(unlike, rank)
+		}
+	}
+	if len(unlike) == 0 {
+		return nil
+	}
+	all, err := introduce(ctx, w, mine)
+	if err != nil {
+		return err
+	}
+	first := unlike[0]
+	text := fmt.Sprintf("rank %d (%s) differs from rank 0 (%s) in %s", first, all[first].Host, all[0].Host, differences(all[0].Traits, all[first].Traits))
+	if len(unlike) > 1 {
+		text += fmt.Sprintf("; %d ranks differ, up to rank %d", len(unlike), unlike[len(unlike)-1])
+	}
+	return fmt.Errorf("%w: %s; give all ranks the same command, program and files", ErrUnlike, text)
+}
+
+// introduction is what a rank tells of itself.
+type introduction struct {
+	Host   string
+	Traits []Trait
+}
+
+// introduce tells all ranks the introduction, in JSON, of every one.
+func introduce(ctx context.Context, w mpi.World, mine []byte) ([]introduction, error) {
+	sizes, counts, total := make([]byte, 8*w.Size()), make([]int64, w.Size()), int64(0)
+	if err := w.AllGather(ctx, binary.LittleEndian.AppendUint64(nil, uint64(len(mine))), sizes); err != nil {
+		return nil, err
+	}
+	for i := range counts {
+		counts[i] = int64(binary.LittleEndian.Uint64(sizes[8*i:]))
+		total += counts[i]
+	}
+	texts := make([]byte, total)
+	if err := w.AllGatherV(ctx, mine, texts, counts); err != nil {
+		return nil, err
+	}
+	all := make([]introduction, w.Size())
+	for i, n := range counts {
+		if err := json.Unmarshal(texts[:n], &all[i]); err != nil {
+			return nil, fmt.Errorf("what rank %d tells of itself: %w", i, err)
+		}
+		texts = texts[n:]
+	}
+	return all, nil
+}
+
+// differences names up to three traits in which other is not like zero.
+func differences(zero, other []Trait) string {
+	const shown = 3
+	value := func(of []Trait, name string) (string, bool) {
+		i := slices.IndexFunc(of, func(t Trait) bool { return t.Name == name })
+		if i < 0 {
+			return "", false
+		}
+		return of[i].Value, true
+	}
+	var list []string
+	for _, t := range other {
+		if was, ok := value(zero, t.Name); !ok {
+			list = append(list, fmt.Sprintf("%s (%s, rank 0 has none)", t.Name, abridged(t.Value, "")))
+		} else if was != t.Value {
+			list = append(list, fmt.Sprintf("%s (%s, rank 0 has %s)", t.Name, abridged(t.Value, was), abridged(was, t.Value)))
+		}
+	}
+	for _, t := range zero {
+		if _, ok := value(other, t.Name); !ok {
+			list = append(list, fmt.Sprintf("%s (none, rank 0 has %s)", t.Name, abridged(t.Value, "")))
+		}
+	}
+	if len(list) > shown {
+		list = append(list[:shown], fmt.Sprintf("%d more", len(list)-shown))
+	}
+	return strings.Join(list, ", ")
+}
+
+// abridged is a value, where it is long the part in which it begins to differ from the other one.
+func abridged(value, other string) string {
+	const most = 60
+	if len(value) <= most {
+		return fmt.Sprintf("%q", value)
+	}
+	at := 0
+	for at < min(len(value), len(other)) && value[at] == other[at] {
+		at++
+	}
+	from := max(0, min(at-most/3, len(value)-most))
+	return fmt.Sprintf("…%q…", value[from:min(len(value), from+most)])
+}
