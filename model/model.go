@@ -91,8 +91,10 @@ func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Wor
 		s.Copy(x, step.In)
 	}
 	w.moe.Begin()
+	w.pending = kernels.Tensor{}
 	for i := range m.layers {
 		if step.Hidden != nil {
+			w.settle(s, x)
 			if err := step.Hidden(m.stage.From+i, x); err != nil {
 				return kernels.Tensor{}, err
 			}
@@ -105,9 +107,10 @@ func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Wor
 		}
 	}
 	if !m.stage.last {
+		w.settle(s, x)
 		return x, nil
 	}
-	s.Norm(h, x, kernels.Tensor{}, m.norm)
+	s.Norm(h, x, w.take(), m.norm)
 	if step.Hidden != nil {
 		if err := step.Hidden(m.Config.Layers, h); err != nil {
 			return kernels.Tensor{}, err
@@ -119,7 +122,7 @@ func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Wor
 // layer runs the i-th layer that is here: x += attention(norm(x)); x += mlp(norm(x)).
 func (m *Model) layer(ctx context.Context, s kernels.Stream, i int, x, h kernels.Tensor, step Step, w *Workspace) error {
 	l := &m.layers[i]
-	s.Norm(h, x, kernels.Tensor{}, l.attnNorm)
+	s.Norm(h, x, w.take(), l.attnNorm)
 	if err := m.attention(ctx, s, i, x, h, step, w); err != nil {
 		return fmt.Errorf("attention: %w", err)
 	}
@@ -143,7 +146,7 @@ func (m *Model) layer(ctx context.Context, s kernels.Stream, i int, x, h kernels
 			return err
 		}
 	}
-	s.Add(x, y)
+	w.pending = y
 	return nil
 }
 

@@ -21,6 +21,7 @@ type Workspace struct {
 	projected                 *projected // where a norm looks at heads of other ranks too
 	sum                       *comm.Sum  // nil: nothing is cut
 	moe                       *moe.Workspace
+	pending                   kernels.Tensor // what a layer has computed and the next norm adds to x
 	tensors                   []kernels.Tensor
 }
 
@@ -73,6 +74,20 @@ func (m *Model) fillWorkspace(w *Workspace, tokens int) (err error) {
 		w.moe.Sum = w.sum
 	}
 	return err
+}
+
+// take is what the next norm adds to the residual stream before it looks at it; none: nothing is pending.
+func (w *Workspace) take() kernels.Tensor {
+	y := w.pending
+	w.pending = kernels.Tensor{}
+	return y
+}
+
+// settle adds what is pending to the residual stream x, which somebody else than a norm wants to see.
+func (w *Workspace) settle(s kernels.Stream, x kernels.Tensor) {
+	if y := w.take(); !y.None() {
+		s.Add(x, y)
+	}
 }
 
 // Measure has enter called when a section of a step begins, on this and every later step.

@@ -70,7 +70,8 @@ type Workspace struct {
 	tensors                         []kernels.Tensor
 	routed                          kernels.Routing // of the last layer
 	layer                           int
-	counts                          []layerCount
+	experts                         []int  // of each layer of the step so far
+	counts                          []byte // what offsets held when all layers had run
 	exchange                        exchangeBuffers
 	traffic                         comm.Traffic
 
@@ -86,17 +87,9 @@ func (w *Workspace) enter(section string) {
 	}
 }
 
-type layerCount struct {
-	experts int
-	offsets []byte // [experts+1] int32, filled by a read that is done after the next Sync
-}
-
 // NewWorkspace takes the memory for layers of up to shape on d, with activations of type act.
 func NewWorkspace(d kernels.Device, act kernels.DType, shape Shape) (*Workspace, error) {
-	w := &Workspace{counts: make([]layerCount, shape.Layers), exchange: exchangeBuffers{device: d, act: act}}
-	for i := range w.counts {
-		w.counts[i].offsets = make([]byte, 4*(shape.Experts+1))
-	}
+	w := &Workspace{counts: make([]byte, 4*shape.Layers*(shape.Experts+1)), exchange: exchangeBuffers{device: d, act: act}}
 	for _, a := range shape.tensors(w, act) {
 		t, err := d.Alloc("moe: "+a.what, a.dtype, a.rows, a.cols)
 		if err != nil {
@@ -137,22 +130,23 @@ func (w *Workspace) Routed() (r kernels.Routing, logits kernels.Tensor) {
 	return w.routed, w.logits.Reshape(w.routed.Expert.Rows, w.routed.Experts)
 }
 
-// count keeps how many slots each expert of this layer got, to be read after the step.
+// count notes that a layer's offsets are there. They are read when the last layer's are, all at once.
 func (w *Workspace) count(s kernels.Stream, r kernels.Routing) {
-	c := &w.counts[w.layer]
-	c.experts = r.Experts
-	s.Read(c.offsets[:4*(r.Experts+1)], r.Offsets)
-	w.layer++
+	w.experts = append(w.experts[:w.layer], r.Experts)
+	if w.layer++; w.layer == w.offsets.Rows {
+		s.Read(w.counts, w.offsets)
+	}
 }
 
-// Counts is how many slots each expert of each layer got in the last step; good after the stream's Sync.
+// Counts is how many slots each expert of each layer got in the last step; good once all layers have run, after the
+// stream's Sync.
 func (w *Workspace) Counts() [][]int32 {
 	counts := make([][]int32, w.layer)
 	for i := range counts {
-		c := w.counts[i]
-		counts[i] = make([]int32, c.experts)
+		row := w.counts[4*i*w.offsets.Cols:]
+		counts[i] = make([]int32, w.experts[i])
 		for e := range counts[i] {
-			from, to := binary.LittleEndian.Uint32(c.offsets[4*e:]), binary.LittleEndian.Uint32(c.offsets[4*e+4:])
+			from, to := binary.LittleEndian.Uint32(row[4*e:]), binary.LittleEndian.Uint32(row[4*e+4:])
 			counts[i][e] = int32(to - from)
 		}
 	}

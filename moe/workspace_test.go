@@ -101,15 +101,15 @@ func TestCountsOfSeveralLayers(t *testing.T) {
 	a := randomDefinition(rng, shape{hidden: 10, ffn: 12, experts: 4, k: 1, residual: true})
 	b := randomDefinition(rng, shape{hidden: 10, ffn: 8, experts: 9, k: 2, renor: true})
 	m := newMachine(t, 1)
-	w, la, lb := m.workspace(30, a, b), m.layer(a, nil), m.layer(b, nil)
+	w, alone, la, lb := m.workspace(30, a, b), m.workspace(30, b), m.layer(a, nil), m.layer(b, nil)
 	if got := w.Counts(); len(got) != 0 {
 		t.Errorf("before any step: %v", got)
 	}
 	for _, tokens := range []int{30, 0, 5} {
 		x := random(rng, tokens, 10, 1)
-		y := m.forward(w, x, la)
-		m.forward(w, y, lb)
-		wantB := w.Counts()[0]
+		y := m.forward(w, x, la) // a step that ends early
+		m.forward(alone, y, lb)
+		wantB := alone.Counts()[0]
 		m.forward(w, x, la, lb)
 		counts := w.Counts()
 		if len(counts) != 2 || len(counts[0]) != 4 || len(counts[1]) != 9 || !slices.Equal(counts[1], wantB) {

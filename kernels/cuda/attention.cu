@@ -66,7 +66,7 @@ template <int HELD> void attend(const attention_args& a) {
 }
 
 #define KERNEL(name, held)                                                                                             \
-    extern "C" __global__ void __launch_bounds__(128) name(const attention_args a) { attend<held>(a); }
+    extern "C" __global__ void __launch_bounds__(128) name(const attention_args a) { after_earlier(), attend<held>(a); }
 
 KERNEL(attention_64, 2)
 KERNEL(attention_128, 4)

@@ -297,10 +297,12 @@ template <int DIM> struct attention {
 #define KERNELS(dim)                                                                                                   \
     extern "C" __global__ void __launch_bounds__(threads) prefill_##dim(const attention_args a) {                      \
         extern __shared__ __align__(128) char shared[];                                                                \
+        after_earlier();                                                                                               \
         attention<dim>{a, shared}.prefill();                                                                           \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(threads) decode_##dim(const attention_args a) {                       \
         extern __shared__ __align__(128) char shared[];                                                                \
+        after_earlier();                                                                                               \
         attention<dim>{a, shared}.decode();                                                                            \
     }
 

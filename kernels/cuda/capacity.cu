@@ -13,6 +13,7 @@ struct drop_args {
 };
 
 extern "C" __global__ void __launch_bounds__(1024) drop(const drop_args a) {
+    after_earlier();
     const int mine = blockIdx.x, n = a.tokens * a.k;
     auto token_of = [&](int i) { return a.rank_first ? i % a.tokens : i / a.k; };
     auto choice_of = [&](int i) { return a.rank_first ? i / a.tokens : i % a.k; };
@@ -47,6 +48,7 @@ extern "C" __global__ void __launch_bounds__(1024) drop(const drop_args a) {
 }
 
 extern "C" __global__ void renormalise(const drop_args a) {
+    after_earlier();
     const i64 t = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= a.tokens) return;
     float* weight = row_of<float>(a.weight, t);

@@ -13,6 +13,7 @@ struct combine_args {
 };
 
 extern "C" __global__ void combine(const combine_args a) {
+    after_earlier();
     const int chunks = (a.cols + 7) / 8;
     const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x, t = i / chunks;
     const int at = (int)(i % chunks) * 8;
@@ -37,6 +38,7 @@ struct mix_args {
 };
 
 extern "C" __global__ void mix(const mix_args a) {
+    after_earlier();
     const int chunks = (a.cols + 7) / 8;
     const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x, t = i / chunks;
     const int at = (int)(i % chunks) * 8;

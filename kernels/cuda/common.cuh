@@ -12,6 +12,14 @@ typedef signed char i8;
 struct bf16 { u16 bits; };
 struct f16 { u16 bits; };
 
+// The first statement of every kernel: what was launched earlier is done and its results are seen. From Hopper on a kernel
+// is set up while the one before still runs; the next one may then be set up beside this.
+inline void after_earlier() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\n\tgriddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // A tensor [rows, cols]: elements of a row are adjacent, rows stride elements apart, neither aligned beyond an element.
 struct mat {
     void* data;

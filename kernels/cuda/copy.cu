@@ -9,6 +9,7 @@ struct copy_args {
 };
 
 extern "C" __global__ void copy(const copy_args a) {
+    after_earlier();
     const int chunks = (a.cols + 7) / 8;
     const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x, row = i / chunks;
     const int at = (int)(i % chunks) * 8;
@@ -19,6 +20,7 @@ extern "C" __global__ void copy(const copy_args a) {
 }
 
 extern "C" __global__ void add(const copy_args a) {
+    after_earlier();
     const int chunks = (a.cols + 7) / 8;
     const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x, row = i / chunks;
     const int at = (int)(i % chunks) * 8;

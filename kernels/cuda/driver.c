@@ -23,6 +23,21 @@ typedef struct {
     size_t dstPitch, WidthInBytes, Height;
 } CUDA_MEMCPY2D;
 
+typedef struct {
+    int id;
+    char pad[4];
+    union {
+        char room[64];
+        int programmatic_stream_serialization;
+    } value;
+} CUlaunchAttribute;
+typedef struct {
+    unsigned gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
+    void *hStream;
+    CUlaunchAttribute *attrs;
+    unsigned numAttrs;
+} CUlaunchConfig;
+
 enum {
     not_initialized = 3,
     attribute_processors = 16,
@@ -34,7 +49,8 @@ enum {
     function_dynamic_shared = 8,
     host_portable_mapped = 1 | 2,
     stream_non_blocking = 1,
-    capture_thread_local = 1
+    capture_thread_local = 1,
+    launch_programmatic_stream_serialization = 6
 };
 
 #define DRIVER(X)                                                                                                      \
@@ -78,8 +94,7 @@ enum {
     X(cuModuleGetFunction, "cuModuleGetFunction", (void **, void *, const char *))                                     \
     X(cuFuncSetAttribute, "cuFuncSetAttribute", (void *, int, int))                                                    \
     X(cuFuncGetAttribute, "cuFuncGetAttribute", (int *, int, void *))                                                  \
-    X(cuLaunchKernel, "cuLaunchKernel",                                                                                \
-      (void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **))        \
+    X(cuLaunchKernelEx, "cuLaunchKernelEx", (const CUlaunchConfig *, void *, void **, void **))                        \
     X(cuEventCreate, "cuEventCreate", (void **, unsigned))                                                             \
     X(cuEventDestroy, "cuEventDestroy_v2", (void *))                                                                   \
     X(cuEventRecord, "cuEventRecord", (void *, void *))                                                                \
@@ -299,7 +314,9 @@ static CUresult run_launch(const launch *l, void *stream) {
     /* One struct is the whole of a kernel's arguments; these markers are 0, 1 and 2 in the driver's ABI. */
     size_t n = l->args;
     void *extra[] = {(void *)1, (void *)(l + 1), (void *)2, &n, NULL};
-    return cuLaunchKernel(P(l->function), l->grid[0], l->grid[1], l->grid[2], l->block, 1, 1, l->shared, stream, NULL, extra);
+    CUlaunchAttribute beside = {.id = launch_programmatic_stream_serialization, .value.programmatic_stream_serialization = 1};
+    CUlaunchConfig config = {l->grid[0], l->grid[1], l->grid[2], l->block, 1, 1, l->shared, stream, &beside, l->head.beside ? 1 : 0};
+    return cuLaunchKernelEx(&config, P(l->function), NULL, extra);
 }
 
 static CUresult run_copy(const copy *c, void *stream) {

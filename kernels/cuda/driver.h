@@ -51,7 +51,8 @@ int cuda_event_elapsed(handle ctx, handle from, handle to, float *ms); /* waits 
 enum { record_launch = 1, record_copy = 2 };
 typedef struct {
     uint32_t kind, size; /* of the record, with what follows it */
-    uint32_t op, pad;    /* which op asked for it: for messages */
+    uint32_t op;         /* which op asked for it: for messages */
+    uint32_t beside;     /* a launch that may be set up while the one before runs: its kernel waits for that itself */
 } record;
 typedef struct {
     record head;

@@ -12,6 +12,7 @@ struct embed_args {
 };
 
 extern "C" __global__ void embed(const embed_args a) {
+    after_earlier();
     const int chunks = (a.cols + 7) / 8;
     const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x, t = i / chunks;
     const int at = (int)(i % chunks) * 8;

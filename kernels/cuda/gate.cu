@@ -18,6 +18,7 @@ inline bool before(float a, int i, float b, int j) {
 }
 
 extern "C" __global__ void __launch_bounds__(128) gate(const gate_args a) {
+    after_earlier();
     const i64 t = (i64)blockIdx.x * 4 + threadIdx.x / 32;
     if (t >= a.tokens) return;
     const int lane = threadIdx.x % 32;

@@ -93,17 +93,18 @@ template <int BLOCKS, int TOKENS, int WM, int STAGES, bool BY_GROUP> struct prod
 
     void run() {
         if (!block::find()) return;
+        block::find_tokens();
         const int steps = block::steps();
         float c[MT][NT][4] = {}, total[BY_GROUP ? MT : 1][BY_GROUP ? NT : 1][4] = {};
 #pragma unroll
         for (int s = 0; s < STAGES - 1; s++) {
-            if (s < steps) block::load(s);
+            if (s < steps) block::load_weights(s), block::load_tokens(s);
             commit();
         }
         for (int s = 0; s < steps; s++) {
             wait<STAGES - 2>();
             __syncthreads();
-            if (s + STAGES - 1 < steps) block::load(s + STAGES - 1);
+            if (s + STAGES - 1 < steps) block::load_weights(s + STAGES - 1), block::load_tokens(s + STAGES - 1);
             commit();
             multiply(s, c, total);
         }
@@ -116,6 +117,7 @@ template <int BLOCKS, int TOKENS, int WM, int STAGES, bool BY_GROUP> struct prod
 #define KERNEL(name, ...)                                                                                              \
     extern "C" __global__ void __launch_bounds__(128) name(const gemm_args a) {                                        \
         extern __shared__ __align__(128) char shared[];                                                                \
+        after_earlier();                                                                                               \
         product<__VA_ARGS__>(a, shared).run();                                                                         \
     }
 

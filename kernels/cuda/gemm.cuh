@@ -45,12 +45,16 @@ template <int BLOCKS, int TOKENS, int STAGES, int THREADS> struct gemm_block {
     // Finds the block's work; false where there is none.
     bool find() {
         t = find_tile<TOKENS>(a.offsets, a.experts, a.rows, blockIdx.y);
-        if (t.rows <= 0) return false;
         w = (const char*)a.w + ((i64)t.expert * (a.padded_rows / 64) + blockIdx.x * BLOCKS) * steps() * weight_bytes;
+        return t.rows > 0;
+    }
+
+    // Finds the rows of x; those beyond the tile's are computed and thrown away.
+    void find_tokens() {
 #pragma unroll
         for (int i = 0; i < loads; i++) {
             const int row = i * (THREADS / 8) + threadIdx.x / 8;
-            int source = t.first + min(row, t.rows - 1); // rows beyond are computed and thrown away
+            int source = t.first + min(row, t.rows - 1);
             if (a.index != nullptr) source = a.index[source] / a.div;
             if (source < 0 || source >= a.tokens) {
                 note_fault(a.fault, a.op, source, t.first + row);
@@ -58,10 +62,9 @@ template <int BLOCKS, int TOKENS, int STAGES, int THREADS> struct gemm_block {
             }
             x[i] = row_of<A>(a.x, source);
         }
-        return true;
     }
 
-    void load(int step) {
+    void load_weights(int step) {
         char* to = shared + step % STAGES * stage_bytes;
 #pragma unroll
         for (int i = 0; i < BLOCKS * weight_bytes / 16 / THREADS; i++) {
@@ -70,6 +73,10 @@ template <int BLOCKS, int TOKENS, int STAGES, int THREADS> struct gemm_block {
             const char* from = w + ((i64)block * steps() + step) * weight_bytes + at % weight_bytes;
             copy16(shared_address(to + at), is ? from : (const char*)a.w, is ? 16 : 0);
         }
+    }
+
+    void load_tokens(int step) {
+        char* to = shared + step % STAGES * stage_bytes;
         const int piece = threadIdx.x % 8, k = step * depth + piece * 8, left = a.in - k;
 #pragma unroll
         for (int i = 0; i < loads; i++) {

@@ -89,11 +89,12 @@ var tilings = [...]tiling{
 	{"gemm_128", 128, 128, 128, 3 * (128 + 128) * stage},
 }
 
+// Those of sm90_gemm.cu have barriers beside their stages.
 var sm90Tilings = [...]tiling{
-	{"gemm_16", 64, 16, 128, 7 * (64 + 16) * stage},
-	{"gemm_32", 64, 32, 128, 6 * (64 + 32) * stage},
-	{"gemm_64", 64, 64, 128, 6 * (64 + 64) * stage},
-	{"gemm_128", 256, 128, 256, 4 * (256 + 128) * stage},
+	{"gemm_16", 64, 16, 128, 7 * ((64+16)*stage + 8)},
+	{"gemm_32", 64, 32, 128, 6 * ((64+32)*stage + 8)},
+	{"gemm_64", 64, 64, 128, 6 * ((64+64)*stage + 8)},
+	{"gemm_128", 256, 128, 256, 4 * ((256+128)*stage + 8)},
 }
 
 // tilingFor is the kernel for so many rows of y, spread over experts: the tile that an expert's share fills, unless

@@ -84,10 +84,12 @@ template <bool WARP, int HELD> void norm_group(const norm_args& a, i64 group, in
 }
 
 extern "C" __global__ void __launch_bounds__(128) norm_warp(const norm_args a) {
+    after_earlier();
     const i64 group = (i64)blockIdx.x * 4 + threadIdx.x / 32;
     if (group < (i64)a.rows * a.groups) norm_group<true, 4>(a, group, threadIdx.x % 32, 32);
 }
 
 extern "C" __global__ void __launch_bounds__(512) norm_block(const norm_args a) {
+    after_earlier();
     norm_group<false, 2>(a, blockIdx.x, threadIdx.x, blockDim.x);
 }

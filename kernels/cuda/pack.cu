@@ -56,6 +56,7 @@ template <> inline void put<i8>(const pack_args& a, int row, int k) {
 }
 
 extern "C" __global__ void pack(const pack_args a) {
+    after_earlier();
     const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x, pairs = (a.in + 1) / 2;
     if (i >= pairs * a.rows) return;
     if (a.transposed) put<A>(a, (int)(i % a.rows), (int)(i / a.rows) * 2);
@@ -65,6 +66,7 @@ extern "C" __global__ void pack(const pack_args a) {
 // The scale of a group: its largest magnitude over 127; 0 where all are too small to be told from 0, NaN where one is
 // infinite or not a number, so that what is computed from them is seen to be spoilt.
 extern "C" __global__ void quantize(const pack_args a) {
+    after_earlier();
     const i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / 32;
     const int groups = a.in / a.group, lane = threadIdx.x % 32;
     if (i >= (i64)a.rows * groups) return;

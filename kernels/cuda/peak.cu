@@ -20,6 +20,7 @@ inline u32 pair_of_noise(u32 seed) {
 }
 
 extern "C" __global__ void __launch_bounds__(256) products_f32(const peak_args a) { // 32 a thread and round
+    after_earlier();
     float c[16] = {}, x = (float)noise(threadIdx.x) * 1e-10f, y = (float)noise(threadIdx.x + 7) * 1e-10f;
     for (int r = 0; r < a.rounds; r++) {
 #pragma unroll
@@ -34,6 +35,7 @@ extern "C" __global__ void __launch_bounds__(256) products_f32(const peak_args a
 }
 
 extern "C" __global__ void __launch_bounds__(256) products_mma(const peak_args a) { // 8 of 16×8×16 a warp and round
+    after_earlier();
     float c[8][4] = {};
     u32 x[4], y[8][2];
 #pragma unroll

@@ -11,6 +11,7 @@ struct reduce_args {
 };
 
 extern "C" __global__ void reduce(const reduce_args a) {
+    after_earlier();
     constexpr int LEVELS = 7;
     const int chunks = (a.cols + 7) / 8;
     const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x, t = i / chunks;

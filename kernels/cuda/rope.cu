@@ -14,6 +14,7 @@ struct store_args {
 };
 
 extern "C" __global__ void store(const store_args a) {
+    after_earlier();
     const i64 t = blockIdx.x;
     const int slot = a.slot[t], lane = threadIdx.x % 32, half = a.turned / 2;
     if (slot < -1 || slot >= a.slots) {

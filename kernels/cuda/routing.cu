@@ -12,6 +12,7 @@ struct table_args {
 };
 
 extern "C" __global__ void __launch_bounds__(1024) table(const table_args a) {
+    after_earlier();
     const int mine = blockIdx.x, n = a.tokens * a.k; // mine == experts: the dropped ones, which come last
     auto expert_of = [&](int i) {
         const int e = row_of<int>(a.expert, i / a.k)[i % a.k];

@@ -161,6 +161,7 @@ inline u64 ceil_of(double x) {
 }
 
 extern "C" __global__ void __launch_bounds__(1024) sample(const sample_args a) {
+    after_earlier();
     extern __shared__ u32 seen[];
     __shared__ histogram h;
     const i64 row = blockIdx.x;

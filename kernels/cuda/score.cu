@@ -11,6 +11,7 @@ struct score_args {
 };
 
 extern "C" __global__ void __launch_bounds__(1024) score(const score_args a) {
+    after_earlier();
     const i64 row = blockIdx.x;
     const float* logits = row_of<float>(a.logits, row);
     const int target = *row_of<int>(a.target, row);

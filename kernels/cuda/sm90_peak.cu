@@ -9,6 +9,7 @@ struct peak_args {
 };
 
 extern "C" __global__ void __launch_bounds__(256) products_wgmma(const peak_args a) {
+    after_earlier();
     extern __shared__ __align__(1024) char shared[]; // 256 rows and 128 tokens of 64 inputs
     for (int i = threadIdx.x; i < 384 * 64 / 2; i += 256) {
         u32 x = i * 0x9e3779b9u;
