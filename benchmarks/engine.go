@@ -212,7 +212,7 @@ func (b *engineBench) work(ctx context.Context) ([]Group, error) {
 		}
 		b.engine.Observe(engine.Observer{})
 		l.to.Figures = append(l.to.Figures, rate(l.name, "tokens/s", float64(fastest.tokens*b.world.Size()), all...))
-		sections.Figures = append(sections.Figures, fastest.shares(l.to.Name+" "+l.name)...)
+		sections.Figures = append(sections.Figures, fastest.shares(l.to.Name+" "+l.name, b.world.Size())...)
 	}
 	return []Group{memory, prefill, decode, sections}, nil
 }
@@ -293,15 +293,19 @@ func (m *meter) bound(c *ceilings) (seconds float64, by string) {
 }
 
 // shares tells the parts of the steps' time. Where a device's ops run after they are enqueued only the host's part is
-// known: what is not waiting for the device.
-func (m *meter) shares(name string) []Figure {
+// known: what is not waiting for the device, where no rank waits for others.
+func (m *meter) shares(name string, ranks int) []Figure {
 	figures, rest := []Figure{plain(name, "ms a run", m.took.Seconds()*1e3)}, m.took
 	if len(m.sections) == 0 {
 		for _, s := range m.steps {
 			rest -= s.Wait
 		}
 		steps := float64(len(m.steps))
-		return append(figures, plain("a step", "ms", m.took.Seconds()*1e3/steps), plain("of it the host's", "ms", rest.Seconds()*1e3/steps))
+		figures = append(figures, plain("a step", "ms", m.took.Seconds()*1e3/steps))
+		if ranks == 1 {
+			figures = append(figures, plain("of it the host's", "ms", rest.Seconds()*1e3/steps))
+		}
+		return figures
 	}
 	for p := stats.Attention; p <= stats.Head; p++ {
 		d := m.sections[p.String()]
