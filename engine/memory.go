@@ -11,12 +11,14 @@ import (
 // sizing is how large steps and KV cache are on a kind of device, where the job does not say.
 type sizing struct {
 	tokens, seqs int     // of a step: enough that weights are read once for many tokens and rows
+	logits       int     // rows of logits at a time, at least
+	logitBytes   int     // and as many as fit into so much
 	cacheShare   float64 // of what is free beside weights and workspace, the most that the KV cache takes
 }
 
 var (
-	cpuSizing = sizing{tokens: 512, seqs: 128, cacheShare: 0.25} // other programs need memory too
-	gpuSizing = sizing{tokens: 8192, seqs: 1024, cacheShare: 0.92}
+	cpuSizing = sizing{tokens: 512, seqs: 128, logits: 64, cacheShare: 0.25} // other programs need memory too
+	gpuSizing = sizing{tokens: 8192, seqs: 1024, logits: 64, logitBytes: 256 << 20, cacheShare: 0.92}
 )
 
 // onGPU tells whether the device is one.
@@ -48,6 +50,7 @@ func (e *Engine) plan() (stepSize, error) {
 	if e.job.MaxBatchTokens > 0 {
 		z.tokens, z.seqs = e.job.MaxBatchTokens, min(z.seqs, e.job.MaxBatchTokens)
 	}
+	z.logits = max(size.logits, min(z.tokens, size.logitBytes/(4*c.Vocab)))
 	arriving := 0 // bytes of a token from the stage before
 	if !e.place.first() {
 		arriving = c.Hidden * e.device.Activations(e.dtype).Size()

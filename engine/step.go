@@ -9,9 +9,6 @@ import (
 	"github.com/dsbatch/dsbatch/model"
 )
 
-// logitRows is how many rows of logits, [rows, vocab], exist at a time. Their bits do not depend on it.
-const logitRows = 64
-
 // stepper runs batches on one device: it runs the model, or its stage of it, over a batch's tokens, and draws or scores.
 // Everything it needs is allocated once, for the largest step.
 type stepper struct {
@@ -40,13 +37,14 @@ type stepSize struct {
 	seqs   int
 	blocks int // of the KV cache
 	top    int // most probable tokens to report with a drawn one
+	logits int // rows of logits, [rows, vocab], that exist at a time: no bit depends on it
 }
 
 // bytes is the memory that a stepper of this size takes beside the model's workspace and the cache; in is a hidden state
 // from the stage before, 0: it is the first.
 func (z stepSize) bytes(c *model.Config, in int) int64 {
 	perToken := int64(4*9 + 4*12 + 8*z.top + in)
-	return int64(z.tokens)*perToken + 4*int64(z.seqs)*int64(blocksFor(c.Window)+1) + logitRows*4*int64(c.Vocab+c.Hidden)
+	return int64(z.tokens)*perToken + 4*int64(z.seqs)*int64(blocksFor(c.Window)+1) + int64(z.logits)*4*int64(c.Vocab+c.Hidden)
 }
 
 func newStepper(m *model.Model, z stepSize, p *place) (*stepper, error) {
@@ -85,7 +83,7 @@ func (st *stepper) allocate(z stepSize) (err error) {
 		{&st.blocks, kernels.I32, z.seqs, blocksFor(m.Config.Window)},
 		{&st.in, act, z.tokens, arriving}, {&st.rows, kernels.I32, 1, z.tokens}, {&st.target, kernels.I32, z.tokens, 1}, {&st.greedy, kernels.I32, z.tokens, 1},
 		{&st.logprob, kernels.F32, z.tokens, 1},
-		{&st.hidden, act, logitRows, m.Config.Hidden}, {&st.logits, kernels.F32, logitRows, m.Config.Vocab},
+		{&st.hidden, act, z.logits, m.Config.Hidden}, {&st.logits, kernels.F32, z.logits, m.Config.Vocab},
 		{&s.Temperature, kernels.F32, z.tokens, 1}, {&s.TopP, kernels.F32, z.tokens, 1}, {&s.MinP, kernels.F32, z.tokens, 1},
 		{&s.Penalty, kernels.F32, z.tokens, 1}, {&s.U, kernels.F32, z.tokens, 1}, {&s.TopK, kernels.I32, z.tokens, 1},
 		{&s.SeenStart, kernels.I32, 1, z.tokens + 1}, {&s.Token, kernels.I32, z.tokens, 1}, {&s.Logprob, kernels.F32, z.tokens, 1},
@@ -143,8 +141,8 @@ func (st *stepper) run(ctx context.Context, b *batch, in []byte) error {
 		if st.draws {
 			st.place(b)
 		}
-		for from := 0; from < wanted; from += logitRows {
-			if err := st.logitsOf(ctx, hidden, b, from, min(from+logitRows, wanted)); err != nil {
+		for from := 0; from < wanted; from += st.logits.Rows {
+			if err := st.logitsOf(ctx, hidden, b, from, min(from+st.logits.Rows, wanted)); err != nil {
 				return err
 			}
 		}
@@ -176,8 +174,8 @@ func (st *stepper) section(name string) {
 // dump reads the logits of the tokens that the batch asks for to data.
 func (st *stepper) dump(ctx context.Context, hidden kernels.Tensor, b *batch, data []byte) error {
 	for i := 0; i < b.dumps.len(); i += 2 {
-		for from, to := b.dumps.at(i), b.dumps.at(i+1); from < to; from += logitRows {
-			n := min(logitRows, to-from)
+		for from, to := b.dumps.at(i), b.dumps.at(i+1); from < to; from += st.logits.Rows {
+			n := min(st.logits.Rows, to-from)
 			logits := st.logits.RowRange(0, n)
 			if err := st.model.Logits(ctx, st.stream, logits, hidden.RowRange(from, from+n)); err != nil {
 				return err

@@ -115,7 +115,7 @@ template <int BLOCKS, int TOKENS, int WM, int STAGES, bool BY_GROUP> struct prod
 };
 
 #define KERNEL(name, ...)                                                                                              \
-    extern "C" __global__ void __launch_bounds__(128) name(const gemm_args a) {                                        \
+    extern "C" __global__ void __launch_bounds__(128, 1) name(const gemm_args a) {                                     \
         extern __shared__ __align__(128) char shared[];                                                                \
         after_earlier();                                                                                               \
         product<__VA_ARGS__>(a, shared).run();                                                                         \

@@ -121,10 +121,12 @@ template <int BLOCKS, int TOKENS, int STAGES, int THREADS> struct gemm_block {
 
     // Rows of y from what was put, whole.
     template <class Y> void write_rows() {
-        const int columns = BLOCKS * 64 >> a.gated, column0 = blockIdx.x * columns;
-        for (int i = threadIdx.x; i < t.rows * (columns / 8); i += THREADS) {
-            const int token = i / (columns / 8), at = i % (columns / 8) * 8, n = a.out - column0 - at;
-            if (n <= 0) continue;
+        enum { chunks = BLOCKS * 8 }; // of 8 packed rows, a power of two
+        static_assert((chunks & (chunks - 1)) == 0 && THREADS % chunks == 0, "a thread stays with its columns");
+        const int per = chunks >> a.gated, at = threadIdx.x % per * 8, column = blockIdx.x * per * 8 + at, n = a.out - column;
+        if (n <= 0) return;
+#pragma unroll 1
+        for (int token = threadIdx.x / per; token < t.rows; token += THREADS / per) {
             float v[8];
             take(v, token, at << a.gated);
             activate8(a.act, v);
@@ -134,7 +136,7 @@ template <int BLOCKS, int TOKENS, int STAGES, int THREADS> struct gemm_block {
 #pragma unroll
                 for (int j = 0; j < 8; j++) v[j] *= up[j];
             }
-            Y* y = row_of<Y>(a.y, t.first + token) + column0 + at;
+            Y* y = row_of<Y>(a.y, t.first + token) + column;
             if (a.add) {
                 float old[8];
                 load8(old, y, n);

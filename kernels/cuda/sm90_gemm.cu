@@ -71,9 +71,9 @@ struct product : gemm_block<WARPGROUPS * BLOCKS, TOKENS, STAGES, WARPGROUPS * 12
             publish();
             wait_barrier(arrival(s), s / STAGES & 1);
             __syncthreads(); // stage s is whole, and all have multiplied stage s-2
-            multiply(s, c);
             if (s + ahead < steps) load_weights(s + ahead), block::load_tokens(s + ahead);
             commit();
+            multiply(s, c);
             wgmma_wait<1>();
 #pragma unroll
             for (int b = 0; b < BLOCKS; b++) wgmma_hold(c[b]);
