@@ -145,7 +145,7 @@ func (b *engineBench) start(ctx context.Context) (loaded, token time.Duration, e
 		return 0, 0, err
 	}
 	loaded = time.Since(begin)
-	_, err = e.GenerateIDs(ctx, [][]int32{{1}}, engine.GenerateOptions{MaxNewTokens: 1})
+	_, err = e.GenerateIDs(ctx, [][]int32{{1}}, engine.GenerateOptions{MaxNewTokens: 1, InStep: true})
 	token = time.Since(begin)
 	if closed := e.Close(); err == nil {
 		err = closed
@@ -241,7 +241,7 @@ func (b *engineBench) generate(ctx context.Context, rows, tokens, fresh int) err
 			prompts[i][t] = b.random.Int32N(int32(b.engine.Config().Tokens))
 		}
 	}
-	out, err := b.engine.GenerateIDs(ctx, prompts, engine.GenerateOptions{MaxNewTokens: fresh, IgnoreEOS: true})
+	out, err := b.engine.GenerateIDs(ctx, prompts, engine.GenerateOptions{MaxNewTokens: fresh, IgnoreEOS: true, InStep: true})
 	for _, r := range out {
 		if err == nil {
 			err = r.Err

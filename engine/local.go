@@ -37,6 +37,9 @@ type GenerateOptions struct {
 	Seed         uint64
 	Stop         []string
 	IgnoreEOS    bool
+	// InStep lets ranks that share experts but no layers (tp and pp of 1) run beside each other: all of them call with as
+	// many prompts of the same lengths, and nothing but MaxNewTokens ends a row. For measuring.
+	InStep bool
 }
 
 // Result is what became of one prompt; Err tells why it could not be used.
@@ -55,7 +58,7 @@ func (e *Engine) Generate(ctx context.Context, prompts []string, o GenerateOptio
 	for i, p := range prompts {
 		rows[i] = &dataset.Row{Number: int64(i), Prompt: p}
 	}
-	return e.all(ctx, e.generateJob(o), rows)
+	return e.all(ctx, e.generateJob(o), rows, o.InStep)
 }
 
 // GenerateIDs is Generate for prompts that are token ids already; a model without a tokenizer serves.
@@ -66,7 +69,7 @@ func (e *Engine) GenerateIDs(ctx context.Context, prompts [][]int32, o GenerateO
 	}
 	job := e.generateJob(o)
 	job.PromptColumn, job.IDsColumn = "", "ids"
-	return e.all(ctx, job, rows)
+	return e.all(ctx, job, rows, o.InStep)
 }
 
 // generateJob is the engine's job with what a caller in Go asks for.
@@ -98,12 +101,12 @@ func (e *Engine) Score(ctx context.Context, texts []Text) ([]Result, error) {
 	for i, t := range texts {
 		rows[i] = &dataset.Row{Number: int64(i), Prompt: t.Prompt, Continuation: t.Continuation, HasContinuation: t.Continuation != ""}
 	}
-	return e.all(ctx, &job, rows)
+	return e.all(ctx, &job, rows, false)
 }
 
-// all runs rows to their end on this rank.
-func (e *Engine) all(ctx context.Context, job *config.Job, in []*dataset.Row) ([]Result, error) {
-	if e.world.Size() > 1 {
+// all runs rows to their end on this rank; inStep: all ranks do so with rows of the same lengths, each a whole replica.
+func (e *Engine) all(ctx context.Context, job *config.Job, in []*dataset.Row, inStep bool) ([]Result, error) {
+	if w := e.world.Size(); w > 1 && !(inStep && e.layout.DP == w) {
 		return nil, fmt.Errorf("%w: rows are given to one rank of %d here; let Run divide a data set among them", ErrRefused, e.world.Size())
 	}
 	was := e.job
