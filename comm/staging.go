@@ -9,29 +9,37 @@ type Staging struct{ send, recv []byte }
 // Move waits for the stream and calls exchange with the bytes of two contiguous tensors, from's to be sent and to's to
 // be filled.
 func (g *Staging) Move(s kernels.Stream, to, from kernels.Tensor, exchange func(to, from []byte) error) error {
+	source, direct := hostBytes(from)
+	if !direct {
+		return g.MoveCopy(s, to, from, exchange)
+	}
 	if err := s.Sync(); err != nil {
 		return err
 	}
-	source, direct := hostBytes(from)
-	if !direct {
-		g.send = sized(g.send, int(from.Bytes()))
-		s.Read(g.send, from)
-		if err := s.Sync(); err != nil {
-			return err
-		}
-		source = g.send
-	}
-	target, direct := hostBytes(to)
-	if !direct {
-		g.recv = sized(g.recv, int(to.Bytes()))
-		target = g.recv
-	}
-	if err := exchange(target, source); err != nil {
+	return g.fill(s, to, source, exchange)
+}
+
+// MoveCopy is Move where from may be a part of to, or have gaps between its rows.
+func (g *Staging) MoveCopy(s kernels.Stream, to, from kernels.Tensor, exchange func(to, from []byte) error) error {
+	g.send = sized(g.send, int(from.Bytes()))
+	s.Read(g.send, from)
+	if err := s.Sync(); err != nil {
 		return err
 	}
-	if !direct {
-		s.Write(to, target)
+	return g.fill(s, to, g.send, exchange)
+}
+
+// fill has exchange fill to's memory, or a copy of it.
+func (g *Staging) fill(s kernels.Stream, to kernels.Tensor, source []byte, exchange func(to, from []byte) error) error {
+	target, direct := hostBytes(to)
+	if direct {
+		return exchange(target, source)
 	}
+	g.recv = sized(g.recv, int(to.Bytes()))
+	if err := exchange(g.recv, source); err != nil {
+		return err
+	}
+	s.Write(to, g.recv)
 	return nil
 }
 

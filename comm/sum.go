@@ -15,15 +15,16 @@ import (
 // The order is the balanced tree of kernels.Stream.Reduce. A rank that holds several slices adds its own first: with a
 // power of two of slices in all, the same number on each rank, the bits do not depend on the number of ranks.
 type Sum struct {
-	group   mpi.World // nil: this rank holds all slices
-	slices  int       // of this rank
-	rows    int       // at once
-	cols    int
-	own     kernels.Tensor // [slices·rows, cols] F32
-	all     kernels.Tensor // [ranks·rows, cols] F32, or none where there is one rank
-	summed  kernels.Tensor // [rows, cols] F32, where this rank's slices are several and the ranks too
-	staging Staging
-	traffic Traffic
+	group              mpi.World // nil: this rank holds all slices
+	slices             int       // of this rank
+	rows               int       // at once
+	cols               int
+	own                kernels.Tensor // [slices·rows, cols] F32
+	all                kernels.Tensor // [ranks·rows, cols] F32, or none where there is one rank
+	summed             kernels.Tensor // [rows, cols] F32, where this rank's slices are several and the ranks too
+	staging            Staging
+	toBytes, fromBytes []int64 // of each rank's share
+	traffic            Traffic
 }
 
 // sumBytes is about how much the partial results of one rank take that exist at a time: rows beyond are done after them.
@@ -123,6 +124,9 @@ func (m *Sum) add(ctx context.Context, s kernels.Stream, y kernels.Tensor, add b
 		own = summed
 	}
 	ranks := m.group.Size()
+	if ranks > 2 && own.Bytes() >= sharedBytes && y.Stride == y.Cols {
+		return m.addShared(ctx, s, y, own, add)
+	}
 	all := m.all.RowRange(0, ranks*rows)
 	m.traffic.Gathered(ranks, own.Bytes())
 	err := m.staging.Move(s, all, own, func(to, from []byte) error { return m.group.AllGather(ctx, from, to) })
@@ -131,6 +135,42 @@ func (m *Sum) add(ctx context.Context, s kernels.Stream, y kernels.Tensor, add b
 	}
 	s.Reduce(y, all, ranks, add)
 	return nil
+}
+
+// sharedBytes is from where on the bytes matter more than the number of messages.
+const sharedBytes = 256 << 10
+
+// addShared is add for many rows: each rank gets the partial results of its share of the rows alone, adds them up, and
+// all get what came of it. Two messages to every other rank instead of one, but about 2/ranks of the bytes; the same
+// tree, so the same bits.
+func (m *Sum) addShared(ctx context.Context, s kernels.Stream, y, own kernels.Tensor, add bool) error {
+	ranks, me := m.group.Size(), m.group.Rank()
+	share := func(r int) (from, to int) { return r * y.Rows / ranks, (r + 1) * y.Rows / ranks }
+	from, to := share(me)
+	all := m.all.RowRange(0, ranks*(to-from))
+	m.count(own, share, func(int) (int, int) { return from, to })
+	err := m.staging.Move(s, all, own, func(to, from []byte) error {
+		return m.group.AllToAllV(ctx, from, m.toBytes, to, m.fromBytes)
+	})
+	if err != nil {
+		return err
+	}
+	m.traffic.Sent += own.Bytes() - m.toBytes[me]
+	m.traffic.Messages += int64(ranks - 1)
+	mine := y.RowRange(from, to)
+	s.Reduce(mine, all, ranks, add)
+	m.count(y, share, share)
+	m.traffic.Gathered(ranks, mine.Bytes())
+	return m.staging.MoveCopy(s, y, mine, func(to, from []byte) error { return m.group.AllGatherV(ctx, from, to, m.toBytes) })
+}
+
+// count fills toBytes and fromBytes with the bytes of the rows of t that go to each rank and come from it.
+func (m *Sum) count(t kernels.Tensor, sends, gets func(r int) (from, to int)) {
+	m.toBytes, m.fromBytes = m.toBytes[:0], m.fromBytes[:0]
+	bytes := func(from, to int) int64 { return t.RowRange(from, to).Bytes() }
+	for r := range m.group.Size() {
+		m.toBytes, m.fromBytes = append(m.toBytes, bytes(sends(r))), append(m.fromBytes, bytes(gets(r)))
+	}
 }
 
 // Traffic returns the partial results that this rank has sent.

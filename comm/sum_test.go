@@ -97,7 +97,7 @@ func TestSumOfSlices(t *testing.T) {
 						return fmt.Errorf("row %d, column %d: %v, want %v", r, c, g, want)
 					}
 				}
-				if sent := m.Traffic().Sent; sent != int64((ranks-1)*4*rows*cols) {
+				if sent, most := m.Traffic().Sent, int64((ranks-1)*4*rows*cols); sent > most || sent < most && ranks <= 2 || ranks > 4 && sent > most/2 {
 					return fmt.Errorf("%d bytes sent", sent)
 				}
 				return s.Close()

@@ -35,7 +35,7 @@ type exchangeBuffers struct {
 	arrived          order
 	slices           sliceBuffers
 	placed           placedSlots
-	parts, share     kernels.Tensor
+	parts            kernels.Tensor
 	sendRows         []int
 	host             []byte
 	staging          comm.Staging
@@ -150,7 +150,7 @@ func (b *exchangeBuffers) room(t *kernels.Tensor, what string, d kernels.DType, 
 }
 
 func (b *exchangeBuffers) free() {
-	for _, t := range slices.Concat(b.arrived.tensors(), b.slices.tensors(), b.placed.tensors(), []*kernels.Tensor{&b.recv, &b.inner, &b.out, &b.parts, &b.share}) {
+	for _, t := range slices.Concat(b.arrived.tensors(), b.slices.tensors(), b.placed.tensors(), []*kernels.Tensor{&b.recv, &b.inner, &b.out, &b.parts}) {
 		if !t.None() {
 			t.Mem.Free()
 			*t = kernels.Tensor{}

@@ -38,12 +38,6 @@ type Residual struct {
 func (l *Layer) Forward(ctx context.Context, s kernels.Stream, y, x kernels.Tensor, w *Workspace) error {
 	from, to := l.share(x.Rows)
 	own := y.RowRange(from, to)
-	if l.split() {
-		var err error
-		if own, err = w.exchange.room(&w.exchange.share, "results of this rank's share", y.DType, to-from, y.Cols); err != nil {
-			return err
-		}
-	}
 	if err := l.forward(ctx, s, own, x.RowRange(from, to), w); err != nil {
 		return fmt.Errorf("moe: %w", err)
 	}

@@ -23,7 +23,7 @@ func shareOf(tokens, rank, ranks int) (from, to int) {
 	return rank * tokens / ranks, (rank + 1) * tokens / ranks
 }
 
-// gather fills y [tokens, hidden] with all shares; part is this rank's.
+// gather fills y [tokens, hidden] with all shares; part is this rank's rows of it.
 func (l *Layer) gather(ctx context.Context, s kernels.Stream, y, part kernels.Tensor, w *Workspace) error {
 	if y.Rows == 0 {
 		return nil // on all of them
@@ -35,5 +35,5 @@ func (l *Layer) gather(ctx context.Context, s kernels.Stream, y, part kernels.Te
 		counts[r] = int64(to-from) * rowBytes
 	}
 	w.traffic.Gathered(group.Size(), part.Bytes())
-	return w.exchange.staging.Move(s, y, part, func(to, from []byte) error { return group.AllGatherV(ctx, from, to, counts) })
+	return w.exchange.staging.MoveCopy(s, y, part, func(to, from []byte) error { return group.AllGatherV(ctx, from, to, counts) })
 }
