@@ -33,9 +33,8 @@ func (l Link) seconds(g leg) float64 {
 	return float64(g.messages)*l.Latency + g.bytes/l.Bandwidth
 }
 
-// legs returns what a rank sends inside its node and between nodes. Coordinated ranks work flat among their peers, and
-// gather the results.
-func (l Load) legs(how Algorithm) (inside, between leg) {
+// legs returns what a rank sends inside its node and between nodes. Coordinated peers exchange flat, or as among says.
+func (l Load) legs(how, among Algorithm) (inside, between leg) {
 	p, node := float64(l.Ranks), max(1, min(l.Node, l.Ranks))
 	nodes := (l.Ranks + node - 1) / node
 	switch how {
@@ -43,7 +42,7 @@ func (l Load) legs(how Algorithm) (inside, between leg) {
 		inside = leg{node - 1, l.Bytes * float64(node-1) / float64(node)}
 		between = leg{nodes - 1, l.Bytes * (p - float64(node)) / p}
 	case Coordinated:
-		inside, between = l.peers().legs(Flat)
+		inside, between = l.peers().legs(among, Flat)
 		gathers := leg{l.TP - 1, l.Bytes * float64(l.TP-1) / float64(l.TP)}
 		to := &inside
 		if l.TP > node {
@@ -63,16 +62,36 @@ func (l Load) peers() Load {
 	return Load{Ranks: max(1, l.Ranks/l.TP), Node: max(1, l.Node/l.TP), TP: 1, Bytes: l.Bytes / float64(l.TP)}
 }
 
-// Messages is how many a rank sends in one exchange.
+// Messages is how many a rank sends in one exchange; coordinated with flat exchanges among peers, p/L-1 + L-1.
 func (l Load) Messages(how Algorithm) int {
-	inside, between := l.legs(how)
+	inside, between := l.legs(how, Flat)
 	return inside.messages + between.messages
 }
 
-// Seconds is how long one exchange takes, dispatch or combine, by the model: a rank's messages one after the other.
+// Seconds is how long one exchange takes, dispatch or combine, by the model: a rank's messages one after the other, and
+// coordinated peers exchange as is cheapest for them.
 func (n Network) Seconds(how Algorithm, l Load) float64 {
-	inside, between := l.legs(how)
+	among := Flat
+	if how == Coordinated {
+		peers := l.peers()
+		if n.Seconds(Hierarchical, peers) < n.Seconds(Flat, peers) {
+			among = Hierarchical
+		}
+	}
+	inside, between := l.legs(how, among)
 	return n.Inside.seconds(inside) + n.Between.seconds(between)
+}
+
+// Crossing returns the bytes of a rank's rows from which on flat is faster than hierarchical, which saves messages and
+// sends what crosses nodes twice; 0 where it always is, on one node. Both times are linear in the bytes.
+func (n Network) Crossing(l Load) float64 {
+	at := func(how Algorithm, bytes float64) float64 { l.Bytes = bytes; return n.Seconds(how, l) }
+	saved := at(Flat, 0) - at(Hierarchical, 0)
+	if saved <= 0 {
+		return 0
+	}
+	const unit = 1e6
+	return unit * saved / (at(Hierarchical, unit) - at(Hierarchical, 0) - at(Flat, unit) + at(Flat, 0))
 }
 
 // Cheapest returns the algorithm that takes least, the simplest of several. A zero Network knows nothing: flat.

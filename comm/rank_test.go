@@ -99,20 +99,3 @@ func TestRankWatched(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-// TestRankRates measures for BenchmarkFlatMPI.
-func TestRankRates(t *testing.T) {
-	w := rankOf(t)
-	for _, s := range rateSizes {
-		exchanged, copied, err := exchangeRate(t.Context(), w, s.rows, s.rowBytes)
-		if err != nil {
-			w.Abort(1, err.Error())
-		}
-		if w.Rank() == 0 {
-			fmt.Printf("rate %d %g %g\n", s.rows, exchanged, copied)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Error(err)
-	}
-}
