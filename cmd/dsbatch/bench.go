@@ -22,7 +22,7 @@ import (
 func benchCommand() *cli.Command {
 	return &cli.Command{
 		Name: "bench", Usage: "measure this machine and what dsbatch reaches of it",
-		Subcommands: []*cli.Command{benchKernelsCommand(), benchEngineCommand(), benchIOCommand()},
+		Subcommands: []*cli.Command{benchKernelsCommand(), benchEngineCommand(), benchIOCommand(), benchCommCommand(), benchScalingCommand()},
 	}
 }
 
@@ -182,6 +182,62 @@ func benchIOCommand() *cli.Command {
 			r := newReport("")
 			o := benchmarks.IOOptions{Folder: folder, Rows: c.Int64("rows"), Bytes: c.Int("bytes"), Model: c.String("model"), Input: c.String("input")}
 			if r.Groups, err = benchmarks.IO(c.Context, o); err != nil {
+				return err
+			}
+			return printBench(c, r)
+		},
+	}
+}
+
+func benchCommCommand() *cli.Command {
+	return &cli.Command{
+		Name: "comm", Usage: "the exchange of rows between ranks of this host, beside a plain MPI program",
+		Flags: []cli.Flag{
+			&cli.IntFlag{Name: "ranks", Value: 2, Usage: "`N` ranks"},
+			&cli.IntFlag{Name: "rounds", Value: 5, Usage: "repetitions `N`"},
+			jsonFlag,
+		},
+		Action: func(c *cli.Context) error {
+			if kind, _ := mpi.Launched(); kind != "" { // started by the bench itself, as one of the ranks
+				return onWorld(&config.Job{}, func(w mpi.World) error { return benchmarks.CommRank(c.Context, w, c.App.Writer) })
+			}
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			r := newReport("")
+			o := benchmarks.CommOptions{Program: self, Args: []string{"bench", "comm"}, Ranks: c.Int("ranks"), Rounds: c.Int("rounds")}
+			if r.Groups, err = benchmarks.Comm(c.Context, o); err != nil {
+				return err
+			}
+			return printBench(c, r)
+		},
+	}
+}
+
+func benchScalingCommand() *cli.Command {
+	return &cli.Command{
+		Name: "scaling", Usage: "jobs on one rank and on several, of one core each, with as many rows for every rank",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "model", Usage: "measure this model `FOLDER` too, beside one of random weights"},
+			&cli.StringFlag{Name: "input", Usage: "data set `FILE` for that model, of ranks × rows"},
+			&cli.IntFlag{Name: "ranks", Value: 2, Usage: "`N` ranks"},
+			&cli.IntFlag{Name: "rounds", Value: 3, Usage: "repetitions `N`"},
+			&cli.IntFlag{Name: "rows", Value: 128, Usage: "`N` rows of a rank"},
+			jsonFlag,
+		},
+		Action: func(c *cli.Context) error {
+			if (c.String("model") == "") != (c.String("input") == "") {
+				return usageErrorf("--model and --input belong together")
+			}
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			r := newReport("")
+			o := benchmarks.ScalingOptions{Program: self, Model: c.String("model"), Input: c.String("input"),
+				Ranks: c.Int("ranks"), Rounds: c.Int("rounds"), Rows: c.Int("rows")}
+			if r.Groups, err = benchmarks.Scaling(c.Context, o); err != nil {
 				return err
 			}
 			return printBench(c, r)

@@ -1,0 +1,190 @@
+package benchmarks
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/dsbatch/dsbatch/stats"
+)
+
+// ScalingOptions of Scaling.
+type ScalingOptions struct {
+	Program      string // dsbatch
+	Model, Input string // a model and a data set of Ranks × Rows rows; empty: the random one only
+	Ranks        int    // 0: 2
+	Rounds       int    // 0: 3
+	Rows         int    // of a rank; 0: 128
+}
+
+// scalingShape is a small model of 64 experts, of which a token takes 4.
+var scalingShape = Shape{Hidden: 512, Layers: 4, Heads: 8, Experts: 64, Active: 4, FFN: 512, Vocab: 8192, Window: 1024}
+
+// The random model's rows.
+const scalingPrompt, scalingTokens = 96, 32
+
+// scaling runs jobs.
+type scaling struct {
+	o      ScalingOptions
+	folder string
+	jobs   int
+}
+
+// Scaling runs jobs on one rank and on several, with as many rows for each rank, a core each, in turn: generation and
+// scoring. Rates are those of stats.json, from the first step to the last commit; loading isn't in them.
+func Scaling(ctx context.Context, o ScalingOptions) (groups []Group, err error) {
+	if o.Ranks == 0 {
+		o.Ranks = 2
+	}
+	if o.Rounds == 0 {
+		o.Rounds = 3
+	}
+	if o.Rows == 0 {
+		o.Rows = 128
+	}
+	s := &scaling{o: o}
+	if s.folder, err = os.MkdirTemp("", "dsbatch-bench-*"); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(s.folder) //nolint:errcheck // a temporary folder
+	type work struct {
+		name, model, input, column string
+	}
+	random := work{"random, 64 experts", filepath.Join(s.folder, "model"), filepath.Join(s.folder, "rows.jsonl"), "ids"}
+	if err := os.Mkdir(random.model, 0o755); err != nil {
+		return nil, err
+	}
+	if err := RandomModel(random.model, scalingShape, 1); err != nil {
+		return nil, err
+	}
+	if err := randomRows(random.input, o.Ranks*o.Rows); err != nil {
+		return nil, err
+	}
+	all := []work{random}
+	if o.Model != "" {
+		all = append(all, work{filepath.Base(o.Model), o.Model, o.Input, ""})
+	}
+	for _, w := range all {
+		for _, task := range []string{"generate", "score"} {
+			args := []string{"run", "--model", w.model, "--task", task, "--threads", "1"}
+			if w.column != "" {
+				args = append(args, "--ids-column", w.column)
+			}
+			if task == "generate" {
+				args = append(args, "--max-new-tokens", strconv.Itoa(scalingTokens), "--ignore-eos")
+			}
+			g, err := s.measure(ctx, w.name+", "+task, w.input, args)
+			if err != nil {
+				return nil, err
+			}
+			groups = append(groups, g)
+		}
+	}
+	return groups, nil
+}
+
+// measure runs one kind of job.
+func (s *scaling) measure(ctx context.Context, name, input string, args []string) (Group, error) {
+	g := Group{Name: name, Note: fmt.Sprintf("tokens a second, prompts and outputs; %d ranks have %d times the rows of one, whose rate as often is the bound", s.o.Ranks, s.o.Ranks)}
+	var one, many []round
+	var tokens float64
+	var exchange, wait []float64
+	for range s.o.Rounds {
+		alone, err := s.run(ctx, 1, input, args)
+		if err != nil {
+			return g, err
+		}
+		all, err := s.run(ctx, s.o.Ranks, input, args)
+		if err != nil {
+			return g, err
+		}
+		if tokens == 0 {
+			tokens = alone.tokens
+		}
+		// Rows that are drawn end where they do: times are for as many tokens as the first job of one rank had.
+		least := alone.seconds * tokens / alone.tokens
+		one = append(one, round{seconds: least})
+		many = append(many, round{all.seconds * tokens * float64(s.o.Ranks) / all.tokens, least, fmt.Sprintf("%d × one rank", s.o.Ranks)})
+		exchange, wait = append(exchange, 100*all.exchange), append(wait, 100*all.wait)
+	}
+	share := func(name string, x []float64) Figure {
+		f := Figure{Name: name, Unit: "%"}
+		f.Best, f.Value, f.Worst = spread(x)
+		return f
+	}
+	g.Figures = []Figure{
+		rate("1 rank", "tokens/s", tokens, one...), rate(fmt.Sprintf("%d ranks", s.o.Ranks), "tokens/s", float64(s.o.Ranks)*tokens, many...),
+		share("dispatch and combine, of the steps", exchange), share("waiting between steps, of the job", wait),
+	}
+	return g, nil
+}
+
+// done is what a job has done.
+type done struct {
+	tokens, seconds float64
+	exchange        float64 // dispatch and combine, of the time of the steps; waiting for each other is in it
+	wait            float64 // for other ranks between steps, of the job's time
+}
+
+// run runs one job, whose input is as many copies of a file as there are ranks.
+func (s *scaling) run(ctx context.Context, ranks int, input string, args []string) (done, error) {
+	s.jobs++
+	output := filepath.Join(s.folder, fmt.Sprintf("out-%d", s.jobs))
+	launch, err := newLauncher(ranks, "core")
+	if err != nil {
+		return done{}, err
+	}
+	// Rows of their own for each rank: where prompts are alike ranks have less to do.
+	args = append(args[:len(args):len(args)], "--input", input, "--limit", strconv.Itoa(ranks*s.o.Rows), "--output", output)
+	if _, err := launch.run(ctx, s.o.Program, args...); err != nil {
+		return done{}, err
+	}
+	text, err := os.ReadFile(filepath.Join(output, "stats.json"))
+	if err != nil {
+		return done{}, err
+	}
+	var report stats.Report
+	if err := json.Unmarshal(text, &report); err != nil {
+		return done{}, err
+	}
+	if n := report.Rows.Done; n != int64(ranks*s.o.Rows) {
+		return done{}, fmt.Errorf("%s: %d rows are done, and %d ranks want %d each; give more rows, or a smaller --rows", input, n, ranks, s.o.Rows)
+	}
+	d := done{seconds: report.Rates.Seconds, tokens: (report.Rates.Prompt + report.Rates.Output) * report.Rates.Seconds}
+	steps := 0.0
+	for _, p := range report.Phases {
+		switch {
+		case p.Phase == stats.Dispatch.String() || p.Phase == stats.Combine.String():
+			d.exchange += p.Mean
+			steps += p.Mean
+		case p.Group == "step":
+			steps += p.Mean
+		case p.Phase == stats.Wait.String():
+			d.wait = p.Mean / d.seconds
+		}
+	}
+	d.exchange /= steps
+	return d, os.RemoveAll(output)
+}
+
+// randomRows writes rows of random token ids.
+func randomRows(path string, rows int) error {
+	r := rand.New(rand.NewPCG(3, 3))
+	var text []byte
+	for range rows {
+		ids := make([]int32, scalingPrompt)
+		for i := range ids {
+			ids[i] = r.Int32N(int32(scalingShape.Vocab))
+		}
+		line, err := json.Marshal(map[string][]int32{"ids": ids})
+		if err != nil {
+			return err
+		}
+		text = append(append(text, line...), '\n')
+	}
+	return os.WriteFile(path, text, 0o600)
+}
