@@ -9,7 +9,7 @@ import (
 // What can be wrong with a rank, as a RankError wraps it.
 var (
 	// ErrSilent: nothing is heard of the rank any more.
-	ErrSilent = errors.New("was stopped, or its host cannot be reached")
+	ErrSilent = errors.New("was killed or stopped, or its host cannot be reached")
 	// ErrStuck: the rank lives, and gets on with nothing.
 	ErrStuck = errors.New("is stuck")
 	// ErrWaiting: all ranks wait, for different things.

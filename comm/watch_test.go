@@ -103,7 +103,7 @@ func TestDisagreementIsNamed(t *testing.T) {
 // TestWatchUnderMPI ends one rank of real ones in several ways; the rank tests are in rank_test.go.
 func TestWatchUnderMPI(t *testing.T) {
 	for how, says := range map[string]string{
-		"stopped":  `rank 1 \(.+\) was stopped, or its host cannot be reached: silent for .+, last in phase dispatch`,
+		"stopped":  `rank 1 \(.+\) was killed or stopped, or its host cannot be reached: silent for .+, last in phase dispatch`,
 		"stuck":    `rank 1 \(.+\) is stuck: no progress for .+, in phase dispatch`,
 		"killed":   `rank 1 .* exited on signal 9`, // the launcher's words
 		"disagree": `they disagree about what comes next`,

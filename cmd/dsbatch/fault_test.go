@@ -28,6 +28,10 @@ func TestBrokenRanks(t *testing.T) {
 	dsbatch(t, job(undisturbed, work...)...).want(t, done)
 	work = append(work, "--max-seqs", "2") // from here on there is work left for the next fault
 
+	stuck := filepath.Join(t.TempDir(), "stuck") // one rank alone, whose reader hangs: it waits beside the others
+	t.Setenv("DSBATCH_FAULT", "0 read 3 0")
+	_, waitForStuck := start(t, faulty, job(stuck, work...)...)
+
 	output := filepath.Join(t.TempDir(), "out") // of all the jobs: each goes on where the one before was broken
 	for _, fault := range []struct {
 		phase string
@@ -58,7 +62,7 @@ func TestBrokenRanks(t *testing.T) {
 				}
 				says := fmt.Sprintf(`process rank %d with PID \d+ on node \S+ exited on signal 9`, fault.rank) // mpirun's words
 				if signal == syscall.SIGSTOP {
-					says = fmt.Sprintf(`rank %d \(\S+\) was stopped, or its host cannot be reached: silent for .+, last in phase .+; .*start the same command again`, fault.rank)
+					says = fmt.Sprintf(`rank %d \(\S+\) was killed or stopped, or its host cannot be reached: silent for .+, last in phase .+; .*start the same command again`, fault.rank)
 				}
 				if !regexp.MustCompile(says).MatchString(e.stderr) {
 					t.Errorf("nobody says %q:\n%s", says, e.stderr)
@@ -78,12 +82,18 @@ func TestBrokenRanks(t *testing.T) {
 			})
 		}
 	}
+	e := waitForStuck().want(t, failed)
+	if !regexp.MustCompile(`^dsbatch: rank 0 \(\S+\) is stuck: no progress for .+, in phase read, chunk \d+; .*start the same command again\n$`).MatchString(e.stderr) {
+		t.Errorf("a job of one rank, stuck in a read, ends with\n%s", e.stderr)
+	}
+	dsbatch(t, job(stuck, work...)...).want(t, done)
+	sameRows(t, undisturbed, stuck)
 	if len(committed(t, output)) == 0 {
 		t.Error("nothing was committed by any of these jobs, so nothing could be lost")
 	}
 	dsbatch(t, job(output, append(work, "--ranks", "2")...)...).want(t, done)
 	sameRows(t, undisturbed, output)
-	if e := dsbatch(t, "doctor", output).want(t, done); !strings.Contains(e.stdout, "every row is committed") || strings.Contains(e.stdout, "rank") {
+	if e = dsbatch(t, "doctor", output).want(t, done); !strings.Contains(e.stdout, "every row is committed") || strings.Contains(e.stdout, "rank") {
 		t.Errorf("of a finished output dsbatch doctor says:\n%s", e.stdout)
 	}
 	if left, _ := filepath.Glob(filepath.Join(output, "_dsbatch", "phase-*")); len(left) > 0 {
