@@ -99,6 +99,10 @@ func sayWorld(ctx context.Context, w io.Writer, kind string, world mpi.World) er
 			hosts = append(hosts, host)
 		}
 	}
-	say(w, "launcher", "%s: %d ranks on %d hosts (%s) see each other", kind, world.Size(), len(hosts), strings.Join(hosts, ", "))
+	on := "host " + hosts[0]
+	if len(hosts) > 1 {
+		on = fmt.Sprintf("%d hosts (%s)", len(hosts), strings.Join(hosts, ", "))
+	}
+	say(w, "launcher", "%s: %d ranks on %s see each other", kind, world.Size(), on)
 	return node.Close()
 }

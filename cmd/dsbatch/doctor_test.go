@@ -27,7 +27,7 @@ func TestDoctor(t *testing.T) {
 func TestDoctorUnderMPI(t *testing.T) {
 	needMPI(t)
 	e := mpirun(t, 3, "doctor").want(t, done)
-	if strings.Count(e.stdout, "mpirun: 3 ranks on 1 hosts") != 1 {
+	if strings.Count(e.stdout, "mpirun: 3 ranks on host ") != 1 {
 		t.Errorf("%s%s", e.stdout, e.stderr)
 	}
 }

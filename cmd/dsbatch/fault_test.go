@@ -7,22 +7,36 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/dsbatch/dsbatch/slurm/slurmtest"
 )
+
+// buildFaulty builds the program whose ranks can be broken, see faults.go.
+var buildFaulty = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(programs, "faulty")
+	return path, build(path, "-tags", "mpi,faults")
+})
+
+// faultyProgram is what buildFaulty has built.
+func faultyProgram(t testing.TB) string {
+	t.Helper()
+	needMPI(t)
+	path, err := buildFaulty()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
 
 // TestBrokenRanks is promise 3 under MPI: in each phase a rank is killed (the launcher ends the others and names it) or
 // stopped (the others name it). The job ends in time and not well, dsbatch doctor tells where every rank was, what was
-// committed stays, and in the end the bits are those of an undisturbed job. The program is built with the tag faults,
-// see faults.go.
+// committed stays, and in the end the bits are those of an undisturbed job.
 func TestBrokenRanks(t *testing.T) {
-	needMPI(t)
-	folder := t.TempDir()
-	faulty := filepath.Join(folder, "dsbatch")
-	if err := build(faulty, "-tags", "mpi,faults"); err != nil {
-		t.Fatal(err)
-	}
+	faulty := faultyProgram(t)
 	work := []string{"--limit", "96", "--max-new-tokens", "128", "--rank-timeout", "3s"}
 	undisturbed := filepath.Join(t.TempDir(), "undisturbed")
 	dsbatch(t, job(undisturbed, work...)...).want(t, done)
@@ -98,6 +112,37 @@ func TestBrokenRanks(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(output, "_dsbatch", "phase-*")); len(left) > 0 {
 		t.Errorf("phase files of a job that is done: %v", left)
+	}
+}
+
+// TestBrokenRanksUnderSlurm breaks a rank of a real step of 2 nodes × 2 ranks: srun ends the others after a kill, and a
+// rank of another node tells of one that was stopped.
+func TestBrokenRanksUnderSlurm(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a cluster")
+	}
+	s := cluster{slurmtest.Start(t, 2, 4)}
+	faulty, output := faultyProgram(t), filepath.Join(t.TempDir(), "out")
+	// The pretended hosts have addresses that lead nowhere, which the MPI library takes seconds to see.
+	env := append(s.env[:len(s.env):len(s.env)], "OMPI_MCA_btl_tcp_if_include=lo")
+	for signal, says := range map[syscall.Signal]string{
+		syscall.SIGKILL: `task 1: Killed`, // srun's words
+		syscall.SIGSTOP: `rank 1 \(\S+\) was killed or stopped, or its host cannot be reached: silent for .+, last in phase dispatch`,
+	} {
+		s.env = append(env, fmt.Sprint("DSBATCH_FAULT=1 dispatch 12 ", int(signal)))
+		began := time.Now()
+		said, err := s.try("srun", append([]string{"--mpi=pmix", "-N2", "-n4", faulty}, job(output, "--rank-timeout", "4s")...)...)
+		told := dsbatch(t, "doctor", output).want(t, done).stdout
+		t.Logf("%v: %v after %v\n%s%s", signal, err, time.Since(began), said, told)
+		if err == nil || !regexp.MustCompile(says).MatchString(said) {
+			t.Errorf("%v: %v, nobody says %q", signal, err, says)
+		}
+		if !regexp.MustCompile(`(?m)^rank 1 \(\S+, process \d+\): in phase dispatch, layer [1-6] of 6`).MatchString(told) {
+			t.Errorf("dsbatch doctor does not tell where rank 1 was")
+		}
+		if signal == syscall.SIGKILL && !regexp.MustCompile(`next: find out what ended rank 1 \(\S+, process \d+\) \(`).MatchString(told) {
+			t.Errorf("dsbatch doctor does not say that rank 1 is the one to look at")
+		}
 	}
 }
 

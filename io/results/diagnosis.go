@@ -161,23 +161,21 @@ func (d *Diagnosis) missing() string {
 
 // next is what to do.
 func (d *Diagnosis) next() string {
-	var gone, asleepRanks, ended []string
+	gone := d.suspects()
+	var sleepers, ended []string
 	for i, p := range d.Phases {
-		switch {
-		case p.Ended != "":
+		if p.Ended != "" {
 			ended = append(ended, fmt.Sprint(p.Rank))
-		case d.fates[i] == asleep:
-			asleepRanks = append(asleepRanks, fmt.Sprintf("kill -CONT %d on %s", p.Process.PID, p.Process.Host))
-		case d.fates[i] == dead && p.Asked == "": // the launcher asks those to stop that it ends because of another
-			gone = append(gone, fmt.Sprintf("rank %d (%s, process %d)", p.Rank, p.Process.Host, p.Process.PID))
+		} else if d.fates[i] == asleep {
+			sleepers = append(sleepers, fmt.Sprintf("kill -CONT %d on %s", p.Process.PID, p.Process.Host))
 		}
 	}
 	again := "start the same command again: what is committed stays"
 	switch {
 	case d.Finished:
 		return "nothing: every row is committed"
-	case len(asleepRanks) > 0:
-		return fmt.Sprintf("wake what sleeps (%s), or end the job and %s", strings.Join(asleepRanks, ", "), again)
+	case len(sleepers) > 0:
+		return fmt.Sprintf("wake what sleeps (%s), or end the job and %s", strings.Join(sleepers, ", "), again)
 	case d.lease == alive && len(gone) == 0:
 		return "wait for it; where a rank stays at one place, look at its host and at the disks that it reads and writes"
 	case d.lease == alive:
@@ -190,6 +188,28 @@ func (d *Diagnosis) next() string {
 		return "see that its ranks have ended on their hosts, and " + again
 	}
 	return again
+}
+
+// suspects are the ranks that may have ended the job by being gone. A launcher ends the others because of them: those it
+// asked to stop first, and those that waited for others while some did not, are none.
+func (d *Diagnosis) suspects() (ranks []string) {
+	var gone, busy []Phase
+	for i, p := range d.Phases {
+		if p.Ended != "" || p.Asked != "" || d.fates[i] != dead {
+			continue
+		}
+		gone = append(gone, p)
+		if p.Waits == "" || len(p.Beside) > 0 {
+			busy = append(busy, p)
+		}
+	}
+	if len(busy) > 0 {
+		gone = busy
+	}
+	for _, p := range gone {
+		ranks = append(ranks, fmt.Sprintf("rank %d (%s, process %d)", p.Rank, p.Process.Host, p.Process.PID))
+	}
+	return ranks
 }
 
 // accounts is where a batch system tells of a job's end.

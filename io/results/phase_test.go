@@ -164,3 +164,33 @@ func TestLooksAreProgress(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestSuspects: of ranks that are all gone, those are named that the others did not end because of another.
+func TestSuspects(t *testing.T) {
+	at := func(waits, asked, ended string, beside ...Activity) Phase {
+		return Phase{Waits: waits, Asked: asked, Ended: ended, Beside: beside}
+	}
+	for name, c := range map[string]struct {
+		phases []Phase
+		want   string
+	}{
+		"asked by the launcher": {[]Phase{at("all-gather", "signal: terminated", ""), at("all-gather", "", "")}, "1"},
+		"the others waited":     {[]Phase{at("all-gather", "", ""), at("", "", ""), at("all-gather", "", "")}, "1"},
+		"at work beside":        {[]Phase{at("all-gather", "", ""), at("all-gather", "", "", Activity{Phase: "commit"})}, "1"},
+		"nobody knows":          {[]Phase{at("all-gather", "", ""), at("all-gather", "", "")}, "0 1"},
+		"one told":              {[]Phase{at("", "", "failed"), at("", "", "")}, "1"},
+	} {
+		d := Diagnosis{Phases: c.phases}
+		for i := range d.Phases {
+			d.Phases[i].Rank = i
+			d.fates = append(d.fates, dead)
+		}
+		var got []string
+		for _, s := range d.suspects() {
+			got = append(got, strings.Fields(s)[1])
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: %v, want %s", name, got, c.want)
+		}
+	}
+}
