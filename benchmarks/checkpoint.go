@@ -6,8 +6,8 @@ import (
 	"github.com/dsbatch/dsbatch/ckpt"
 )
 
-// Weights are those of a random model that lies in no file: its matrices are windows onto one block of noise, so that a
-// model of any size takes the memory of little more than its largest matrix.
+// Weights are those of a random model that lies in no file: its matrices but the embedding are windows onto one block of
+// noise, so that a model of any size takes the memory of little more than its largest matrix and the embedding.
 type Weights struct {
 	name    string
 	config  map[string]any
@@ -32,17 +32,21 @@ func NewWeights(name string, s Shape, seed uint64) (*Weights, error) {
 			most = max(most, 2*t.values())
 		}
 	}
-	once := noise(rand.New(rand.NewPCG(seed, 0)), noiseBytes/2+1, 0.02)
+	r := rand.New(rand.NewPCG(seed, 0))
+	once := noise(r, noiseBytes/2+1, deviation)
 	block := make([]byte, most+noiseBytes)
 	for at := 0; at < len(block); {
 		at += copy(block[at:], once)
 	}
 	begin := 0
 	for _, t := range all {
-		data := []byte(nil)
-		if t.vector() {
+		var data []byte
+		switch {
+		case t.vector():
 			data = t.fill()
-		} else {
+		case t.deviation() != deviation:
+			data = noise(r, t.values(), t.deviation())
+		default:
 			data = block[begin : begin+2*t.values()]
 			begin = (begin + windowOffset) % noiseBytes
 		}

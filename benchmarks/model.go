@@ -96,8 +96,7 @@ func (s Shape) config() (map[string]any, error) {
 	return read, json.Unmarshal(text, &read)
 }
 
-// RandomModel writes a model of random bf16 weights of a standard deviation of 0.02 as a Hugging Face folder, without a
-// tokenizer. Memory: one tensor.
+// RandomModel writes a model of random bf16 weights as a Hugging Face folder, without a tokenizer. Memory: one tensor.
 func RandomModel(folder string, s Shape, seed uint64) error {
 	config, err := s.config()
 	if err != nil {
@@ -128,6 +127,17 @@ func (t tensor) values() int {
 }
 
 func (t tensor) vector() bool { return len(t.shape) == 1 }
+
+// deviation is the standard deviation of a matrix. Embeddings are as large as a trained model's residual stream: were they
+// as small as the rest, what all tokens have in common would drown them, and all would go to the same few experts.
+func (t tensor) deviation() float64 {
+	if strings.Contains(t.name, "embed_tokens") || strings.Contains(t.name, "word_embeddings") {
+		return 1
+	}
+	return deviation
+}
+
+const deviation = 0.02 // of all other matrices
 
 // fill makes the values of a vector.
 func (t tensor) fill() []byte {
@@ -240,7 +250,7 @@ func writeSafetensors(path string, tensors []tensor, seed uint64) (err error) {
 		if t.vector() {
 			data = t.fill()
 		} else {
-			data = noise(r, t.values(), 0.02)
+			data = noise(r, t.values(), t.deviation())
 		}
 		if _, err := w.Write(data); err != nil {
 			return err
