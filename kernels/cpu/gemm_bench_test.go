@@ -78,6 +78,39 @@ func BenchmarkGrouped(b *testing.B) {
 	}
 }
 
+// BenchmarkPack is one layer's experts, gate and up, out of a source that no cache holds, into memory never touched
+// before, as at load. GB/s of the source.
+func BenchmarkPack(b *testing.B) {
+	const ffn, hidden, experts = 1024, 1024, 16
+	d, _ := benchDevice(b)
+	for _, c := range []struct{ from, to kernels.DType }{
+		{kernels.BF16, kernels.BF16}, {kernels.F32, kernels.F32}, {kernels.F32, kernels.BF16}, {kernels.BF16, kernels.I8},
+	} {
+		b.Run(fmt.Sprintf("%v to %v", c.from, c.to), func(b *testing.B) {
+			spec := kernels.WeightSpec{DType: c.to, Gated: true}
+			size := ffn * hidden * c.from.Size()
+			source := make([]byte, 2*experts*size)
+			for i := range source {
+				source[i] = byte(i * i >> 7)
+			}
+			part := func(i int) kernels.Matrix {
+				return kernels.Matrix{DType: c.from, Rows: ffn, Cols: hidden, Data: source[i*size : (i+1)*size]}
+			}
+			for e := range experts {
+				spec.Experts = append(spec.Experts, kernels.Linear{Parts: []kernels.Matrix{part(2 * e), part(2*e + 1)}})
+			}
+			b.SetBytes(int64(len(source)))
+			for b.Loop() {
+				w, err := d.Pack("benchmark", spec)
+				if err != nil {
+					b.Fatal(err)
+				}
+				w.Free()
+			}
+		})
+	}
+}
+
 func benchDevice(b *testing.B) (*Device, *Stream) {
 	d, err := New(Options{})
 	if err != nil {

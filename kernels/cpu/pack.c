@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-enum { BLOCK = 16 };
+enum { BLOCK = 16, AHEAD = 128 }; /* AHEAD: values of a row fetched before their block: so many rows at once are no stream */
 
 typedef struct matrix { /* value (output i, input p) at i·output_stride + p·input_stride */
     const char *source;
@@ -73,7 +73,9 @@ static void read_16_bits(uint16_t *to, int type, const matrix *m, int64_t output
     if (m->type == type) {
         const uint16_t *const h = (const uint16_t *)m->source + output * m->output_stride + from * m->input_stride;
         const int64_t have = k - from < n ? (k > from ? k - from : 0) : n;
-        if (m->input_stride == 1) memcpy(to, h, have * sizeof *to);
+        __builtin_prefetch(h + AHEAD);
+        if (m->input_stride == 1 && have == 2 * BLOCK) memcpy(to, h, 2 * BLOCK * sizeof *to);
+        else if (m->input_stride == 1) memcpy(to, h, have * sizeof *to);
         else for (int64_t i = 0; i < have; i++) to[i] = h[i * m->input_stride];
         for (int64_t i = have; i < n; i++) to[i] = 0;
         return;
