@@ -34,9 +34,14 @@ type layout struct {
 func (y layout) world() int { return max(y.tp, 1) * max(y.pp, 1) * max(y.dp, 1) }
 
 func (y layout) String() string {
-	s := fmt.Sprintf("tp %d, es %d, pp %d, ep %d, dp %d", y.tp, y.es, y.pp, y.ep, y.dp)
-	if y.slices > 0 {
-		s += fmt.Sprintf(", %d slices", y.slices)
+	s := fmt.Sprintf("world %d", y.world())
+	for _, n := range []struct {
+		name string
+		n    int
+	}{{"tp", y.tp}, {"es", y.es}, {"pp", y.pp}, {"ep", y.ep}, {"slices", y.slices}, {"by", y.piece}} {
+		if n.n > 0 {
+			s += fmt.Sprintf(", %s %d", n.name, n.n)
+		}
 	}
 	if y.split {
 		s += ", split"
@@ -46,9 +51,6 @@ func (y layout) String() string {
 	}
 	if y.placed {
 		s += ", placed"
-	}
-	if y.piece > 0 {
-		s += fmt.Sprintf(", by %d", y.piece)
 	}
 	return s
 }
@@ -297,6 +299,31 @@ func TestSameBitsOnEveryLayout(t *testing.T) {
 	}
 }
 
+// TestUnevenSlices: heads, KV heads, MLPs and vocabularies that ranks cannot share out evenly.
+func TestUnevenSlices(t *testing.T) {
+	for name, list := range map[string][]layout{
+		"gpt2":         {{tp: 3}, {tp: 3, pp: 2, piece: 4}},                           // 4 heads; a vocabulary of 160
+		"llama":        {{tp: 3}, {tp: 3, dp: 2}, {tp: 6}, {tp: 6, piece: 5}},         // 8 heads, 2 of K and V
+		"qwen3_moe":    {{tp: 3, ep: 1}, {tp: 3, ep: 1, split: true, piece: 5}},       // 4 heads, 2 of K and V; 16 experts
+		"mixtral":      {{es: 5, dp: 5, ep: 1}, {es: 5, dp: 10, ep: 2, piece: 4}},     // experts of 48
+		"austen-prmoe": {{tp: 4, ep: 2}, {tp: 4, ep: 4, coordinated: true, piece: 3}}, // 6 heads; trained
+	} {
+		t.Run(name, func(t *testing.T) {
+			whole, first := layout{}.logits(t, name), map[[2]int][][]float32{}
+			for _, y := range list {
+				got, key := y.logits(t, name), [2]int{y.tp, y.es}
+				for i := range texts {
+					nearLogits(t, fmt.Sprintf("%v: text %d", y, i), got[i], whole[i])
+				}
+				if first[key] == nil {
+					first[key] = got
+				}
+				compareBits(t, y, got, first[key])
+			}
+		})
+	}
+}
+
 // TestInvariantSlices is --tp-invariant: with a fixed number of slices logits have the same bits whatever tp and es are.
 func TestInvariantSlices(t *testing.T) {
 	for _, c := range []struct {
@@ -367,7 +394,11 @@ func TestOrderOfArrivalShows(t *testing.T) {
 func (y layout) logits(t *testing.T, name string) (logits [][]float32) {
 	t.Helper()
 	t.Run(y.String(), func(t *testing.T) {
-		o, err := y.run(t, filepath.Join("testdata", "golden", name), texts)
+		dir := filepath.Join("testdata", "golden", name)
+		if strings.HasPrefix(name, "austen") {
+			dir = trainedModel(t, name)
+		}
+		o, err := y.run(t, dir, texts)
 		check(t, err)
 		logits = o.logits
 	})
@@ -455,6 +486,16 @@ func TestPlacementThatIsNone(t *testing.T) {
 			return &moe.Exchange{Ranks: 1, Rows: comm.NewFlat(mpi.Alone())}, nil
 		}})
 	if !errors.Is(err, model.ErrSlices) || !strings.Contains(err.Error(), "layer 0: the placement [0 1 2 3 4 5 6 6] does not name each of 8 experts once") {
+		t.Error(err)
+	}
+}
+
+// TestInt8GroupsThatSlicesCut are refused.
+func TestInt8GroupsThatSlicesCut(t *testing.T) {
+	device, err := openRankDevice()
+	check(t, err)
+	_, err = openRunner(t, device, filepath.Join("testdata", "golden", "mixtral"), 16, model.LoadOptions{DType: kernels.I8, Group: 16, Slices: 4})
+	if !errors.Is(err, model.ErrSlices) || !strings.Contains(err.Error(), "layer 0 attention output: a slice of 8 of 32 inputs is no multiple of the int8 groups of 16") {
 		t.Error(err)
 	}
 }

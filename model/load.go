@@ -336,8 +336,11 @@ func (l *loader) mlp(what, kind string, layer int, experts []int, ffn int, slice
 // rowParallel packs the slices that are here of a linear op's inputs [in], for each of experts. The bias is the first
 // slice's: so it is added once.
 func (l *loader) rowParallel(what, canonical string, layer int, experts []int, in int, slices []shard.Range, bias bool) (w []kernels.Weights) {
-	hidden := l.config.Hidden
+	hidden, group := l.config.Hidden, l.options.Group
 	for _, r := range slices {
+		if l.options.DType == kernels.I8 && group > 0 && r.Len() < in && r.Len()%group != 0 {
+			l.fail(fmt.Errorf("%w: %s: a slice of %d of %d inputs is no multiple of the int8 groups of %d; use groups that divide it, or one scale a row", ErrSlices, what, r.Len(), in, group))
+		}
 		s := kernels.WeightSpec{DType: l.options.DType, Group: l.options.Group}
 		for _, e := range experts {
 			s.Experts = append(s.Experts, l.linear(canonical, layer, e, window{hidden, in, l.slicing.hidden, r}, bias && r.From == 0))
