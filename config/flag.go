@@ -83,8 +83,11 @@ func (f *Flag) set(j *Job, values ...string) error {
 		return fmt.Errorf("%q is not one of %s; %s", value, strings.Join(f.Choices, ", "),
 			didYouMean(value, f.Choices, "use one of these"))
 	}
-	if f.Zero != "" && value == f.Zero {
+	switch {
+	case f.Zero != "" && value == f.Zero:
 		value = "0"
+	case f.Zero == "all" && value == "0": // who types it wants none, not all
+		return fmt.Errorf("0 is out of range%s", f.rangeWords())
 	}
 	switch p := f.field(j).(type) {
 	case *string:

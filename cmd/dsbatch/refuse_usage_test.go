@@ -60,6 +60,7 @@ func TestMisused(t *testing.T) {
 		{"a flag without its value", badUsage, []string{"run", "--temperature"}, []string{"--temperature", "value"}},
 		{"a word for a number", badUsage, job(out(), "--max-new-tokens", "many"), []string{"--max-new-tokens", `"many"`, "number"}},
 		{"a number out of range", badUsage, job(out(), "--temperature", "-1"), []string{"--temperature", "-1"}},
+		{"no rows at all", badUsage, job(out(), "--limit", "0"), []string{"--limit", "at least 1", "all"}},
 		{"a flag given twice", badUsage, append(job(out()), "--seed", "1", "--seed", "2"), []string{"--seed", "twice"}},
 		{"an output inside the input", badUsage, job(filepath.Dir(prompts)+"/austen-prmoe/out", "--input", filepath.Dir(prompts)), []string{"--output"}},
 		{"experts over ranks that they do not divide", badUsage, job(out(), "--ranks", "4", "--ep", "3"), []string{"3", "4", "use 1, 2 or 4"}},
@@ -85,6 +86,12 @@ func TestOutputNotWritable(t *testing.T) {
 	}
 	t.Log(e.stderr)
 
+	if _, err := os.Stat("/proc/self"); err == nil { // where no folder can be made
+		e := dsbatch(t, job("/proc/dsbatch-test/out")...).want(t, failed)
+		if text := lines(e.stderr); len(text) != 1 || !strings.Contains(text[0], "/proc/dsbatch-test") || !strings.Contains(text[0], "--output") {
+			t.Errorf("it does not name the output and the mend in one line:\n%s", e.stderr)
+		}
+	}
 	folder := t.TempDir()
 	if os.Geteuid() == 0 {
 		folder = "/sys" // where root cannot write either

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -77,6 +79,9 @@ func runJob(ctx context.Context, job *config.Job, warnings []config.Warning, std
 		}
 		summary, err := engine.Run(ctx, w, job, o)
 		progress.Close()
+		if errors.Is(err, engine.ErrStopped) {
+			return fmt.Errorf("%w; what is finished is kept under %s, and the same command goes on from there", err, job.Output)
+		}
 		if err != nil {
 			return err
 		}

@@ -10,9 +10,16 @@ import (
 
 // tell says how a finished job went.
 func tell(w io.Writer, job *config.Job, s results.Summary) {
-	fmt.Fprintf(w, "dsbatch: %d rows committed in %d parts under %s", s.Rows, s.Chunks, job.Output)
+	fmt.Fprintf(w, "dsbatch: %d %s committed in %d %s under %s", s.Rows, plural("row", s.Rows), s.Chunks, plural("part", s.Chunks), job.Output)
 	if s.Bad > 0 {
 		fmt.Fprintf(w, "; %d of them set aside, with their reasons in %s/_dsbatch/bad-rows.parquet", s.Bad, job.Output)
 	}
 	fmt.Fprintln(w)
+}
+
+func plural[N int | int64](word string, n N) string {
+	if n == 1 {
+		return word
+	}
+	return word + "s"
 }

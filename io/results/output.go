@@ -45,7 +45,9 @@ func Create(ctx context.Context, dir string, fp Fingerprint, layout Layout, chun
 	} else if out.finished {
 		return out, nil
 	}
-	if err := out.prepare(); err != nil {
+	if err := out.prepare(); errors.Is(err, fs.ErrNotExist) { // which is said of inputs otherwise, and means another status
+		return nil, fmt.Errorf("cannot make %s: %v; give a folder that can be made with --output", dir, err) //nolint:errorlint // see above
+	} else if err != nil {
 		return nil, diskError("cannot write to", dir, err)
 	}
 	var err error
