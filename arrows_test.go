@@ -22,7 +22,7 @@ var arrows = map[string][]string{
 	"ckpt":    {"kernels", "shard"},
 	"moe":     {"kernels", "comm", "shard"},
 	"model":   {"moe", "kernels", "comm", "shard", "ckpt"},
-	"plan":    {"model", "shard", "config"},
+	"plan":    {"model", "kernels", "comm", "shard"},
 	"engine":  {"model", "moe", "kernels", "comm", "mpi", "shard", "ckpt", "io", "stats", "plan", "config"},
 	"cmd":     {"*"}, "benchmarks": {"*"},
 }

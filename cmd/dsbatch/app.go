@@ -35,7 +35,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Suggest:              true,
 		ExitErrHandler:       func(*cli.Context, error) {}, // report does it
 		OnUsageError:         usage("dsbatch"),
-		Commands:             []*cli.Command{runCommand(), submitCommand(), headCommand(), verifyCommand(), diffCommand(), tokenizeCommand(), ckptCommand(), doctorCommand(), benchCommand(), completionCommand(), versionCommand()},
+		Commands:             []*cli.Command{runCommand(), planCommand(), submitCommand(), headCommand(), verifyCommand(), diffCommand(), tokenizeCommand(), ckptCommand(), doctorCommand(), benchCommand(), completionCommand(), versionCommand()},
 	}
 	app.Action = choose("dsbatch", app.Commands, cli.ShowAppHelp)
 	for _, c := range app.Commands {

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/engine"
+	"github.com/dsbatch/dsbatch/io/dataset"
+	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/cpu"
+	"github.com/dsbatch/dsbatch/plan"
+	"github.com/dsbatch/dsbatch/stats"
+)
+
+// planFlags are those of plan beside run's.
+type planFlags struct {
+	ranks, prompt, replicas int
+	gpu, placement          string
+	table                   bool
+}
+
+func planCommand() *cli.Command {
+	values := config.Values{}
+	var f planFlags
+	const category = "Plan"
+	own := []cli.Flag{
+		&cli.IntFlag{Name: "gpus", Category: category, Destination: &f.ranks, Value: 1, Usage: "`N` GPUs, a rank each (with --gpu cpu: hosts like this one)"},
+		&cli.StringFlag{Name: "gpu", Category: category, Destination: &f.gpu, Value: "cpu", Usage: "`WHICH` of h100, h200, a100 and cpu"},
+		&cli.BoolFlag{Name: "table", Category: category, Destination: &f.table, Usage: "the ranks of every group"},
+		&cli.IntFlag{Name: "prompt-tokens", Category: category, Destination: &f.prompt, Value: 256, Usage: "`N` tokens of a prompt, on average"},
+		&cli.StringFlag{Name: "placement", Category: category, Destination: &f.placement, Usage: "write a `FILE` for run --expert-placement, from the statistics of a run: --placement FILE from OUTPUT"},
+		&cli.IntFlag{Name: "replicas", Category: category, Destination: &f.replicas, Usage: "with --placement: `N` experts more on each rank, copies of the hottest"},
+	}
+	return &cli.Command{
+		Name: "plan", ArgsUsage: "[from OUTPUT]", Usage: "say how a run would be laid out, its memory, and how long it takes at best, without running it",
+		Description: "Takes every flag of dsbatch run. What run would refuse is refused here.\n\nEXIT STATUS\n0 it would work; 64 bad usage; 65 bad input data; 66 missing input; 78 bad configuration.",
+		Flags:       append(own, jobFlags(values)...),
+		Action: func(c *cli.Context) error {
+			if f.placement != "" {
+				return writePlacement(c, values, f)
+			}
+			if c.Args().Present() {
+				return usageErrorf("dsbatch plan takes an argument with --placement only, and got %q", c.Args().First())
+			}
+			job, err := loadJob(values, c.App.ErrWriter)
+			if err != nil {
+				return err
+			}
+			return foresee(c, job, f)
+		},
+	}
+}
+
+// foresee prints layout, memory and prediction.
+func foresee(c *cli.Context, job *config.Job, f planFlags) error {
+	if job.Given("ranks") || f.ranks < 1 || f.ranks > 4096 || f.prompt < 1 {
+		return usageErrorf("give --gpus 1 to 4096, --prompt-tokens 1 or more, and no --ranks")
+	}
+	machine, err := planMachine(f.gpu)
+	if err != nil {
+		return err
+	}
+	rows, err := countRows(c, job)
+	if err != nil {
+		return err
+	}
+	x, err := engine.Foresee(c.Context, job, f.ranks, machine.Memory, machine.GPU)
+	if err != nil {
+		return err
+	}
+	w := c.App.Writer
+	fmt.Fprintf(w, "model      %s, %d layers, %v weights, %.3g parameters at work for a token\n", x.Config.Family, x.Config.Layers, x.DType, plan.Active(&x.Config))
+	fmt.Fprintf(w, "layout     %d × %s: tp %d, pp %d, dp %d", f.ranks, machine.Name, x.Layout.TP, x.Layout.PP, x.Layout.DP)
+	l := plan.Layout{World: f.ranks, DP: x.Layout.DP, EP: 1, DType: x.DType, Activation: 2}
+	for _, e := range x.Layout.Experts {
+		fmt.Fprintf(w, "; %d experts over ep %d, es %d", e.Experts, e.EP, e.ES)
+		l.EP = max(l.EP, e.EP)
+	}
+	fmt.Fprintln(w)
+	if f.table {
+		for _, row := range x.Layout.Table() {
+			fmt.Fprintf(w, "           %s (%s): %v\n", row.Name, row.What, row.Groups)
+		}
+	}
+	if !machine.GPU || x.DType == kernels.F32 {
+		l.Activation = 4
+	}
+	fullest := x.Ranks[0]
+	for _, r := range x.Ranks {
+		if r.Weights > fullest.Weights {
+			fullest = r
+		}
+	}
+	about := func(n int64) string { return config.Bytes(n).About() }
+	fmt.Fprintf(w, "memory     of the fullest rank: weights %s, workspace %s for steps of %d tokens, tokens of other ranks %s, KV %s (%d tokens), of %s\n",
+		about(fullest.Weights), about(fullest.Workspace), fullest.Tokens, about(fullest.Exchange), about(fullest.KV), fullest.KV/max(1, fullest.TokenKV), about(fullest.Room))
+	l.Weights, l.KV, l.TokenKV, l.Seqs = fullest.Weights, fullest.KV, fullest.TokenKV, fullest.Seqs
+	load := plan.Load{Rows: rows, Prompt: float64(f.prompt)}
+	if job.Task == config.Generate {
+		load.Rows, load.Output = rows*int64(job.N), float64(job.MaxNewTokens)
+	}
+	p, err := plan.Predict(&x.Config, l, machine, load)
+	if errors.Is(err, plan.ErrFigures) {
+		fmt.Fprintln(w, "predicted  nothing: this build cannot measure what the machine can do")
+		return nil
+	} else if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "predicted  at best %.3g output tokens/s and %.3g prompt tokens/s in all; %v for %d rows, loading left out\n",
+		p.OutputRate, p.PromptRate, time.Duration(p.Seconds*float64(time.Second)).Round(time.Millisecond), rows)
+	fmt.Fprintf(w, "           a decode step of %.0f rows a replica takes %.3g ms: reading %.3g, or computing %.3g, and exchanging %.3g\n",
+		p.InFlight, 1e3*p.Step, 1e3*p.Memory, 1e3*p.Compute, 1e3*p.Exchange)
+	fmt.Fprintf(w, "assumed    a roofline of %s figures: %.3g GB/s, %.3g TFLOP/s; prompts of %d tokens, rows that generate all %d; even experts; all weights read every step\n",
+		machine.From, machine.Read/1e9, machine.FLOPs[x.DType]/1e12, f.prompt, int(load.Output))
+	return nil
+}
+
+// planMachine is what is planned for: a GPU's data sheet, or this host as it is measured.
+func planMachine(name string) (plan.Machine, error) {
+	if name != "cpu" {
+		m, err := plan.GPU(name)
+		if err != nil {
+			return m, usageErrorf("%v", err)
+		}
+		return m, nil
+	}
+	d, err := cpu.New(cpu.Options{})
+	if err != nil {
+		return plan.Machine{}, err
+	}
+	free, _ := d.Memory()
+	m := plan.Machine{Name: "this host", Memory: free, Link: 5e9, Wire: 5e9, Node: 1, From: "measured", FLOPs: map[kernels.DType]float64{}}
+	if m.Read, err = d.PeakRead(); err == nil {
+		for _, t := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16, kernels.I8} {
+			m.FLOPs[t] = d.PeakProducts(t)
+		}
+	}
+	return m, d.Close()
+}
+
+// countRows is the number of rows that the job would do.
+func countRows(c *cli.Context, job *config.Job) (int64, error) {
+	d, err := dataset.Open(c.Context, job.Input, dataset.Columns{Prompt: job.PromptColumn, IDs: job.IDsColumn, Messages: job.MessagesColumn})
+	if err != nil {
+		return 0, err
+	}
+	var rows int64
+	for _, f := range d.Files() {
+		rows += f.Rows
+	}
+	if job.Limit > 0 {
+		rows = min(rows, job.Limit)
+	}
+	return rows, d.Close()
+}
+
+// writePlacement is plan --placement FILE from OUTPUT; without FILE it is OUTPUT/placement.json.
+func writePlacement(c *cli.Context, values config.Values, f planFlags) error {
+	args, file := c.Args().Slice(), f.placement
+	switch {
+	case len(args) == 2 && args[0] == "from":
+		args = args[1:]
+	case len(args) == 1 && file == "from":
+		file = filepath.Join(args[0], "placement.json")
+	default:
+		return usageErrorf("say whose statistics: dsbatch plan --placement FILE from OUTPUT")
+	}
+	job, _, err := config.Load(values)
+	if err != nil {
+		return err
+	}
+	report, err := stats.ReadReport(args[0])
+	if err != nil {
+		return err
+	}
+	var layers []plan.Tokens
+	for i := range report.Layers {
+		layers = append(layers, plan.Tokens{Layer: report.Layers[i].Layer.Layer, Experts: report.Layers[i].Tokens})
+	}
+	if len(layers) == 0 {
+		return usageErrorf("%s: no layer with experts ran there", args[0])
+	}
+	ranks := len(report.Ranks)
+	if c.IsSet("gpus") {
+		ranks = f.ranks
+	}
+	p, evened, err := plan.Place(layers, ranks, job.EP, f.replicas)
+	if err != nil {
+		return usageErrorf("%v", err)
+	}
+	text, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(file, append(text, '\n'), 0o666); err != nil {
+		return err
+	}
+	return tellPlacement(c.App.Writer, file, evened)
+}
+
+func tellPlacement(w io.Writer, file string, evened []plan.Evened) error {
+	for _, x := range evened {
+		fmt.Fprintf(w, "layer %d: %d experts over ep %d: the busiest rank has %.2f times the mean in order, %.2f placed\n", x.Layer, x.Experts, x.EP, x.Before, x.After)
+	}
+	_, err := fmt.Fprintf(w, "%s is for run --expert-placement\n", file)
+	return err
+}

@@ -1,0 +1,55 @@
+package main_test
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func planned(t testing.TB, more ...string) ended {
+	t.Helper()
+	args := job(filepath.Join(t.TempDir(), "out"), more...)
+	args[0] = "plan"
+	return dsbatch(t, args...)
+}
+
+func TestPlan(t *testing.T) {
+	e := planned(t, "--gpus", "4", "--gpu", "h100", "--table").want(t, done)
+	for _, want := range []string{"4 × h100", "8 experts over ep 4", "[[0 1 2 3]]", "memory ", "predicted  at best", "assumed ", "for 24 rows"} {
+		if !strings.Contains(e.stdout, want) {
+			t.Errorf("no %q in\n%s", want, e.stdout)
+		}
+	}
+	planned(t).want(t, done) // this host
+	for say, args := range map[string][]string{
+		"ep_size 4: 6 ranks cannot be divided into groups of 4; use 1 or 2": {"--gpus", "6", "--ep", "4", "--gpu", "h100"},
+	} {
+		if e := planned(t, args...).want(t, badConfig); !strings.Contains(e.stderr, say) {
+			t.Errorf("no %q in\n%s", say, e.stderr)
+		}
+	}
+	for say, args := range map[string][]string{"h200": {"--gpu", "b999"}, "--ranks": {"--ranks", "2"}, "--gpus": {"--gpus", "0"}, "prompts.parquet": {"prompts.parquet"}} {
+		if e := planned(t, args...).want(t, badUsage); !strings.Contains(e.stderr, say) {
+			t.Errorf("no %q in\n%s", say, e.stderr)
+		}
+	}
+	planned(t, "--model", "/nowhere").want(t, noInput)
+}
+
+// TestPlanPlacement makes a placement of what a run has counted, in both forms of the command line.
+func TestPlanPlacement(t *testing.T) {
+	output := filepath.Join(t.TempDir(), "out")
+	dsbatch(t, job(output)...).want(t, done)
+	for _, args := range [][]string{
+		{"plan", "--placement", filepath.Join(t.TempDir(), "placement.json"), "from", output, "--gpus", "2"},
+		{"plan", "--placement", "from", output, "--gpus", "4", "--replicas", "1"},
+	} {
+		e := dsbatch(t, args...).want(t, done)
+		if strings.Count(e.stdout, "times the mean in order") != 3 {
+			t.Errorf("not one line a layer:\n%s", e.stdout)
+		}
+	}
+	dsbatch(t, "plan", "--placement", "x.json").want(t, badUsage)
+	dsbatch(t, "plan", "--placement", "x.json", "from", "/nowhere").want(t, noInput)
+	dsbatch(t, "plan", "--placement", "x.json", "from", output, "--ep", "3").want(t, badUsage)
+}

@@ -1,0 +1,87 @@
+package plan
+
+import (
+	"errors"
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/model"
+)
+
+// example has one dense layer of 4·(4+2·2)+4·4+2·4·8 = 112 and one of 2 of 4 gated experts of 8; vocabulary 10.
+func example() *model.Config {
+	moe := model.MoE{FFN: 8}
+	moe.Gate.Experts, moe.Gate.K = 4, 2
+	return &model.Config{Layers: 2, Hidden: 4, Heads: 2, KVHeads: 1, HeadDim: 2, FFN: 8, Vocab: 10, MoE: []model.MoE{{}, moe}}
+}
+
+func TestActive(t *testing.T) {
+	attention := 4.0*(4+2*2) + 4*4
+	want := (attention + 2*4*8) + (attention + 2*(2*4*8) + 4*4) + 4*10
+	if got := Active(example()); got != want {
+		t.Errorf("%v parameters, want %v", got, want)
+	}
+}
+
+// TestPredict works one case by hand: reading bounds the step, with an exchange on top.
+func TestPredict(t *testing.T) {
+	c := example()
+	m := Machine{Read: 1000, FLOPs: map[kernels.DType]float64{kernels.F32: 1e9}, Link: 100, Wire: 10, Node: 2}
+	l := Layout{World: 4, DP: 4, EP: 4, Weights: 5000, KV: 1200, TokenKV: 1, Seqs: 1000, DType: kernels.F32, Activation: 4}
+	p, err := Predict(c, l, m, Load{Rows: 1e6, Prompt: 100, Output: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	near := func(what string, got, want float64) {
+		if math.Abs(got-want) > 1e-9*math.Abs(want) {
+			t.Errorf("%s: %v, want %v", what, got, want)
+		}
+	}
+	near("rows in flight", p.InFlight, 10)                 // 1200 of 120 tokens each
+	near("reading", p.Memory, (5000+10*110)/1000.0)        // weights, and 110 tokens of each row half-way
+	bytes := 2 * 10.0 * 2 * 4 * 4                          // there and back, 10 rows of 2 choices of 4 values
+	near("exchange", p.Exchange, bytes/4/100+bytes*2/4/10) // one of 4 stays, one is near, two are far
+	near("step", p.Step, p.Memory+p.Exchange)              // computing is less than reading
+	near("rate", p.OutputRate, 4*10/p.Step)
+	near("time", p.Seconds, 1e8/p.PromptRate+2e7/p.OutputRate)
+
+	if slower, err := Predict(c, l, Machine{Read: 1000, FLOPs: map[kernels.DType]float64{kernels.F32: 1}}, Load{Rows: 10, Prompt: 100, Output: 20}); err != nil ||
+		slower.Step != slower.Compute || slower.Compute <= slower.Memory {
+		t.Errorf("a slow processor does not bound the step: %+v, %v", slower, err)
+	}
+	if _, err := Predict(c, l, Machine{}, Load{Rows: 1}); !errors.Is(err, ErrFigures) {
+		t.Errorf("unknown figures: %v", err)
+	}
+}
+
+func TestMachines(t *testing.T) {
+	for _, name := range []string{"h100", "h200", "a100"} {
+		if m, err := GPU(name); err != nil || m.Read <= 0 || m.Memory <= 0 || m.FLOPs[kernels.BF16] <= m.FLOPs[kernels.F32] {
+			t.Errorf("%s: %+v, %v", name, m, err)
+		}
+	}
+	if _, err := GPU("b999"); err == nil {
+		t.Error("b999 is known")
+	}
+}
+
+func TestPlace(t *testing.T) {
+	layers := []Tokens{{1, []int64{9, 8, 1, 1}}, {3, []int64{10, 10, 10, 10, 1, 1, 1, 1}}}
+	p, evened, err := Place(layers, 2, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Layers) != 2 || p.Layers[1].Layer != 3 || !slices.Equal(p.Layers[0].Ranks[0], []int{0, 3}) {
+		t.Errorf("%+v", p)
+	}
+	for i, want := range []Evened{{1, 4, 2, 17 / 9.5, 10 / 9.5}, {3, 8, 2, 40 / 22.0, 1}} {
+		if evened[i] != want {
+			t.Errorf("%+v, want %+v", evened[i], want)
+		}
+	}
+	if _, _, err := Place(layers, 3, 3, 0); err == nil {
+		t.Error("4 experts over 3 ranks")
+	}
+}
