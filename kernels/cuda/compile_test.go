@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -78,6 +79,38 @@ func TestEveryKernelCompiles(t *testing.T) {
 		}
 	}
 	running.Wait()
+}
+
+// TestKernelsWait: a kernel that does not begin by waiting for what was launched earlier reads what is not there yet, now
+// and then, on cards that set it up beside the one before.
+func TestKernelsWait(t *testing.T) {
+	files, err := sources.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := regexp.MustCompile(`^(\s|\\|//.*|extern __shared__[^;]*;)*`)
+	kernel := regexp.MustCompile(`extern "C" __global__ [^{]*\b(\w+|\w+##\w+)\([^{]*\{`)
+	seen := 0
+	for _, f := range files {
+		text, err := sources.ReadFile(f.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range kernel.FindAllSubmatchIndex(text, -1) {
+			seen++
+			body := before.ReplaceAll(text[at[1]:], nil)
+			first := []byte("after_earlier()")
+			if f.Name() == "sm90_gemm.cu" { // its products wait as late as they can
+				first = []byte("product<warpgroups, __VA_ARGS__>(a, shared).run(); /* which calls after_earlier */")
+			}
+			if !bytes.HasPrefix(body, first) {
+				t.Errorf("%s: %s does not begin with after_earlier", f.Name(), text[at[2]:at[3]])
+			}
+		}
+	}
+	if seen < 25 {
+		t.Errorf("only %d kernels were found", seen)
+	}
 }
 
 // usage is what the assembler says of a kernel.
