@@ -81,8 +81,13 @@ func (c *conflict) layout() {
 	switch {
 	case j.Ranks > 0 && j.DP > 0 && j.Ranks != one*j.DP:
 		c.refuse("--%s %d is not dp %d × tp %d × pp %d = %d; leave --dp out, or make them equal", "ranks", j.Ranks, j.DP, j.TP, j.PP, one*j.DP)
+	case j.Ranks > 0 && j.Ranks%one != 0 && j.PP == 1:
+		c.refuse("--%s %d does not divide --ranks %d; use %s", "tp", j.TP, j.Ranks, divisors(j.Ranks))
+	case j.Ranks > 0 && j.Ranks%one != 0 && j.TP == 1:
+		c.refuse("--%s %d does not divide --ranks %d; use %s", "pp", j.PP, j.Ranks, divisors(j.Ranks))
 	case j.Ranks > 0 && j.Ranks%one != 0:
-		c.refuse("--%s %d is no multiple of tp %d × pp %d = %d, the ranks of a replica", "ranks", j.Ranks, j.TP, j.PP, one)
+		c.refuse("--%s %d is no multiple of tp %d × pp %d = %d, the ranks of a replica; use sizes whose product is %s", "ranks",
+			j.Ranks, j.TP, j.PP, one, divisors(j.Ranks))
 	}
 	if j.Ranks > 0 && j.EP > 0 && (j.Ranks/max(j.PP, 1))%j.EP != 0 {
 		stage := j.Ranks / max(j.PP, 1)
