@@ -95,7 +95,7 @@ var fields = append([]field{
 	{path: "tensor_parallel.tp_grain_size", unbuilt: true, example: "32", bits: true, does: "the multiple that slices of an uneven size keep to. Not set: 64, as in DeepSpeed",
 		set: func(in *Inference, n node) error { return n.atLeast(1, &in.TensorParallel.Grain) }},
 	{path: "tensor_parallel.mpu", seed: "None", example: "{size: 2}", refuse: "it is an object of a Python program; give tp_size, or tp_group as lists of ranks"},
-	{path: "tensor_parallel.tp_group", unbuilt: true, seed: "None", example: "[[0, 1], [2, 3]]", bits: true, does: "the groups, as lists of ranks; checked against tp_size and the number of ranks",
+	{path: "tensor_parallel.tp_group", seed: "None", example: "[[0, 1], [2, 3]]", bits: true, does: "the groups, as lists of ranks; checked against tp_size and the number of ranks",
 		set: func(in *Inference, n node) (err error) { in.TensorParallel.Group, err = n.groups(); return err }},
 
 	{path: "enable_cuda_graph", seed: "false", example: "true", does: "on a GPU true captures decode steps into CUDA graphs, false does not; refused as true on the CPU. Not set: on a GPU, true",
@@ -132,9 +132,9 @@ var fields = append([]field{
 		set:  func(in *Inference, n node) (err error) { in.MoE.Experts, err = n.counts(); return err }},
 	{path: "moe.type", seed: "standard", example: "residual", does: "standard or residual (PR-MoE); compared with the checkpoint's. Not set: the checkpoint's",
 		set: func(in *Inference, n node) error { return n.oneOf(&in.MoE.Type, "standard", "residual") }},
-	{path: "moe.ep_mp_group", unbuilt: true, seed: "None", example: "[[0, 4], [1, 5]]", bits: true, does: "the expert-slicing groups, as lists of ranks; checked and used",
+	{path: "moe.ep_mp_group", seed: "None", example: "[[0, 4], [1, 5]]", bits: true, does: "the expert-slicing groups, as lists of ranks; checked and used",
 		set: func(in *Inference, n node) (err error) { in.MoE.SliceWith, err = n.groups(); return err }},
-	{path: "moe.ep_group", unbuilt: true, alias: "expert_group", seed: "None", example: "[[0, 1], [2, 3]]", does: "the expert-parallel groups, as lists of ranks; checked and used",
+	{path: "moe.ep_group", alias: "expert_group", seed: "None", example: "[[0, 1], [2, 3]]", does: "the expert-parallel groups, as lists of ranks; checked and used",
 		set: func(in *Inference, n node) (err error) { in.MoE.Group, err = n.groups(); return err }},
 
 	{path: "keep_module_on_host", example: "true", accept: []string{"false"},

@@ -40,6 +40,7 @@ type Engine struct {
 	device     kernels.Device
 	wrap       func(kernels.Device) kernels.Device // tests only
 	processor  func() (processor, error)           // tests only
+	connected  func(*Engine)                       // tests only
 	model      *model.Model                        // until load, one without weights, which knows what it will take
 	tokenizer  *tokenizer.Tokenizer                // nil: ids in, ids out
 	eos        []int32

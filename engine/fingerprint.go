@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/io/results"
 )
 
@@ -24,6 +25,12 @@ func (r *run) fingerprint(chunkRows int64) results.Fingerprint {
 	fp.Add("tokenizer", e.identity.tokenizer)
 	fp.Add("dtype", e.identity.dtype)
 	fp.Add(archSetting, e.identity.arch)
+	if e.job.TPInvariant {
+		fp.Add("slices", invariantSlices(&e.shape)) // whatever tp and es are
+	} else {
+		fp.Add("tp", e.layout.TP)
+		fp.Add("es", slicesOf(e.layout))
+	}
 	fp.Add("window", e.window)
 	fp.Add("end tokens", e.eos)
 	fp.Add(chunkRowsSetting, chunkRows)
@@ -37,13 +44,23 @@ func (r *run) fingerprint(chunkRows int64) results.Fingerprint {
 	}
 	fp.Add("input", files)
 	bits := r.job.Bits()
-	for _, resolved := range []string{"task", "model", "tag", "input", "device", "dtype", "chunk-rows"} {
+	for _, resolved := range []string{"task", "model", "tag", "input", "device", "dtype", "chunk-rows", "tp", "es",
+		"inference.tensor_parallel.tp_group", "inference.moe.ep_mp_group"} {
 		delete(bits, resolved) // stands above, as what it was found to be
 	}
 	for _, name := range slices.Sorted(maps.Keys(bits)) {
 		fp.Add(name, bits[name])
 	}
 	return fp
+}
+
+// slicesOf is how many slices the experts are cut into, for each number of experts that layers have.
+func slicesOf(l *comm.Layout) []int {
+	slices := []int{}
+	for _, x := range l.Experts {
+		slices = append(slices, x.ES)
+	}
+	return slices
 }
 
 // cutCarry takes a carried column's new name off: "a:b" carries a as b.

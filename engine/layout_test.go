@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -99,6 +100,13 @@ func TestSameBitsInEveryLayout(t *testing.T) {
 				j := layoutJob(t, filepath.Join("..", "model", "testdata", "golden", m.golden), input)
 				j.Inference.ModelConfig = m.change
 				j.TP, j.PP, j.EP, j.ES = l.tp, l.pp, l.ep, l.es
+				j.AllToAll = []string{"flat", "hierarchical", "coordinated", "auto"}[i%4]
+				if l.tp == 1 && j.AllToAll == "coordinated" { // takes tp
+					j.AllToAll = "hierarchical"
+				}
+				if l.world > 1 && i%3 > 0 {
+					j.FakeNodes = min(i%3+1, l.world)
+				}
 				if i%3 == 1 {
 					j.MaxBatchTokens = 7
 				}
@@ -129,5 +137,80 @@ func TestSameBitsInEveryLayout(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTPInvariantSameBits: with --tp-invariant the bits are the same for every tp and es that is a power of two.
+func TestTPInvariantSameBits(t *testing.T) {
+	for _, m := range layoutModels {
+		t.Run(m.name, func(t *testing.T) {
+			input := layoutRows(t, 150, 9, 3, 21)
+			var want map[string]string
+			for _, l := range []layout{{1, 1, 1, 0, 1}, {2, 2, 1, 0, 1}, {4, 4, 1, 0, 1}, {4, 1, 1, 1, 4}, {8, 2, 2, 1, 2}, {8, 4, 1, 2, 4}} {
+				if l.es > 1 && len(m.experts) == 0 {
+					l.ep, l.es = 0, 1
+				}
+				j := layoutJob(t, filepath.Join("..", "model", "testdata", "golden", m.golden), input)
+				j.Inference.ModelConfig = m.change
+				j.TPInvariant, j.TP, j.PP, j.EP, j.ES = true, l.tp, l.pp, l.ep, l.es
+				got, err := runRanks(t, l.world, j, RunOptions{})
+				if err != nil {
+					t.Errorf("%v: %v", l, err)
+					continue
+				}
+				if want == nil {
+					want = got.Digests
+				}
+				if !maps.Equal(got.Digests, want) {
+					t.Errorf("%v: digests %v, of one rank %v", l, got.Digests, want)
+				}
+			}
+		})
+	}
+}
+
+// TestResumedInAnotherLayout: a stopped job goes on with other ranks, ep, dp, pp and all-to-all, to the same bytes; another
+// tp or es is refused by name.
+func TestResumedInAnotherLayout(t *testing.T) {
+	lengths := make([]int, 60)
+	for i := range lengths {
+		lengths[i] = 2 + i%7
+	}
+	input := layoutRows(t, 150, lengths...)
+	output := filepath.Join(t.TempDir(), "out")
+	run := func(l layout, a2a, output string, o RunOptions) (results.Summary, error) {
+		j := layoutJob(t, filepath.Join("..", "model", "testdata", "golden", "mixtral"), input)
+		j.TP, j.PP, j.EP, j.ES, j.AllToAll, j.Output = l.tp, l.pp, l.ep, l.es, a2a, output
+		return runRanks(t, l.world, j, o)
+	}
+	whole, err := run(layout{2, 2, 1, 0, 1}, "flat", filepath.Join(t.TempDir(), "whole"), RunOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, l := range []layout{{4, 2, 2, 2, 1}, {8, 2, 1, 8, 1}, {8, 2, 2, 4, 1}, {2, 2, 1, 1, 1}} {
+		stop, ticks := &Stop{}, 0
+		o := RunOptions{Stop: stop, Progress: func(Progress) {
+			if ticks++; ticks > 5 && i < 3 {
+				stop.Request("test")
+			}
+		}}
+		got, err := run(l, []string{"coordinated", "hierarchical", "auto", "flat"}[i], output, o)
+		if i < 3 {
+			if !errors.Is(err, ErrStopped) {
+				t.Fatalf("%v: not stopped: %v", l, err)
+			}
+			continue
+		}
+		if err != nil || !maps.Equal(got.Digests, whole.Digests) || got.Rows != whole.Rows {
+			t.Errorf("after three layouts: %v, %v; undisturbed %v", got, err, whole)
+		}
+	}
+	for _, c := range []struct {
+		l    layout
+		what string
+	}{{layout{4, 4, 1, 0, 1}, "tp was 2, is 4"}, {layout{4, 2, 1, 1, 2}, "es[0] was 1, is 2"}} {
+		if _, err := run(c.l, "flat", output, RunOptions{}); err == nil || !strings.Contains(err.Error(), c.what) {
+			t.Errorf("%v went on, or was refused without saying %q: %v", c.l, c.what, err)
+		}
 	}
 }

@@ -44,19 +44,22 @@ func (e *Engine) prepare(ctx context.Context, mine error) error {
 	if e.groups, err = comm.Form(ctx, e.world, e.layout); err != nil {
 		return err
 	}
-	if err := e.meet(ctx); err != nil {
-		return err
-	}
 	if e.place, err = newPlace(ctx, e.world, e.groups); err != nil {
 		return err
+	}
+	if err := e.connect(ctx); err != nil {
+		return err
+	}
+	if e.connected != nil {
+		e.connected(e)
 	}
 	return together(ctx, e.world, e.survey(ctx))
 }
 
 // meet brings the GPUs of the ranks that share experts together, so that rows go from one to the other. Where they cannot
 // meet, or the job asks for another all-to-all than the flat one, rows go through the host.
-func (e *Engine) meet(ctx context.Context) error {
-	if a := e.job.AllToAll; !e.onGPU() || a != "" && a != "auto" && a != "flat" {
+func (e *Engine) meet(ctx context.Context, how comm.Algorithm) error {
+	if !e.onGPU() || how != comm.Auto && how != comm.Flat {
 		return nil
 	}
 	e.peers = map[*comm.Group]kernels.Peers{}
@@ -248,7 +251,14 @@ func readJSON(path string) (map[string]any, error) {
 // ranks is the layout of the ranks that the job asks for.
 func (e *Engine) ranks() (*comm.Layout, error) {
 	experts, _ := expertCounts(&e.shape)
-	layout, err := comm.Ranks(comm.Sizes{World: e.world.Size(), TP: e.job.TP, PP: e.job.PP, EP: e.job.EP, ES: e.job.ES, Experts: experts})
+	in := &e.job.Inference
+	tp := e.job.TP
+	if in.TensorParallel.Group != nil && in.TensorParallel.Size == 0 && tp == 1 {
+		tp = 0 // the groups tell
+	}
+	sizes := comm.Sizes{World: e.world.Size(), TP: tp, PP: e.job.PP, EP: e.job.EP, ES: cmp.Or(e.job.ES, comm.AutoES), Experts: experts,
+		TPGroups: in.TensorParallel.Group, EPGroups: in.MoE.Group, ESGroups: in.MoE.SliceWith}
+	layout, err := comm.Ranks(sizes)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
@@ -263,6 +273,9 @@ func (e *Engine) loadOptions() model.LoadOptions {
 	if e.place.ranks > 1 {
 		o.TP = e.groups.TP
 	}
+	if e.job.TPInvariant {
+		o.Slices = invariantSlices(&e.shape)
+	}
 	if e.job.DropTokens {
 		o.Capacity = &moe.Capacity{Factor: e.job.CapacityFactor, Min: e.job.MinCapacity}
 		if e.job.DropPolicy == "probs" {
@@ -272,22 +285,72 @@ func (e *Engine) loadOptions() model.LoadOptions {
 	return o
 }
 
-// exchange is how the experts of the layers with so many are spread over the ranks; nil: all are here.
-func (e *Engine) exchange(experts int) (*moe.Exchange, error) {
-	if x, known := e.exchanges[experts]; known {
-		return x, nil
+// mostSlices is the most ranks that tp and es may have under --tp-invariant, where the model's sizes can be cut so often.
+const mostSlices = 8
+
+// invariantSlices is how many partial results are added up under --tp-invariant: as many for every tp and es, so that the
+// model alone says it.
+func invariantSlices(c *model.Config) int {
+	sizes := []int{c.Heads * c.HeadDim}
+	for _, m := range c.MoE {
+		if m.Gate.Experts == 0 {
+			sizes = append(sizes, c.FFN)
+		} else {
+			sizes = append(sizes, m.FFN)
+		}
 	}
-	g := e.groups.Expert(experts)
-	if g.EP.Size() == 1 && g.ES.Size() == 1 {
-		return nil, nil
+	slices := mostSlices
+	for _, size := range sizes {
+		for size%slices != 0 {
+			slices /= 2
+		}
 	}
-	if e.exchanges == nil {
-		e.exchanges = map[int]*moe.Exchange{}
-	}
-	x := &moe.Exchange{Rank: g.EP.Rank(), Ranks: g.EP.Size(), Rows: comm.NewFlat(g.EP), Slice: g.ES}
-	if p := e.peers[g.EP]; p != nil {
-		x.Rows = comm.NewDeviceAllToAll(g.EP, p)
-	}
-	e.exchanges[experts] = x
-	return x, nil
+	return slices
 }
+
+// connect makes the exchanges of the layers whose experts are spread over ranks or sliced, or whose tokens tp peers can
+// divide among each other. All ranks call it.
+func (e *Engine) connect(ctx context.Context) error {
+	o := comm.AllToAllOptions{}
+	var err error
+	if o.Algorithm, err = comm.ParseAlgorithm(e.job.AllToAll); err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	if e.job.FakeNodes > 0 {
+		if o.Nodes, err = comm.FakeNodes(e.world.Size(), e.job.FakeNodes); err != nil {
+			return fmt.Errorf("%w: --fake-nodes: %w", ErrRefused, err)
+		}
+	} else if o.Nodes, err = comm.FindNodes(ctx, e.world); err != nil {
+		return err
+	}
+	if o.Algorithm == comm.Auto && len(e.layout.Experts) > 0 {
+		if o.Network, err = comm.Measure(ctx, e.world, o.Nodes); err != nil {
+			return err
+		}
+	}
+	if err := e.meet(ctx, o.Algorithm); err != nil {
+		return err
+	}
+	e.exchanges = map[int]*moe.Exchange{}
+	for i := range e.groups.Experts {
+		g := &e.groups.Experts[i]
+		o.Bytes = typicalTokens * e.shape.Hidden * e.device.Activations(e.dtype).Size()
+		rows, split, err := g.AllToAll(o)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+		if p := e.peers[g.EP]; p != nil && g.Gather.Size() == 1 {
+			rows = comm.NewDeviceAllToAll(g.EP, p)
+		}
+		if g.EP.Size() > 1 || g.ES.Size() > 1 || split != nil {
+			e.exchanges[g.Experts] = &moe.Exchange{Rank: g.EP.Rank(), Ranks: g.EP.Size(), Rows: rows, Slice: g.ES, Split: split}
+		}
+	}
+	return nil
+}
+
+// typicalTokens is how many choices a rank's tokens make in the step by which --all-to-all auto is chosen.
+const typicalTokens = 256
+
+// exchange is how the experts of the layers with so many are spread over the ranks; nil: all are here.
+func (e *Engine) exchange(experts int) (*moe.Exchange, error) { return e.exchanges[experts], nil }

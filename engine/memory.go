@@ -81,9 +81,10 @@ func (e *Engine) plan() (stepSize, error) {
 // experts: more than four is a routing that no gate keeps up, and then grows into what the KV cache leaves.
 const arrivals = 4
 
-// exchangeBytes bounds the memory of rows that other ranks send to this one's experts in a step of so many tokens each.
+// exchangeBytes bounds the memory of rows that other ranks send to this one's experts in a step of so many tokens each;
+// of experts in slices a rank computes the rows of all that hold one.
 func (e *Engine) exchangeBytes(tokens int) (most int64) {
-	act := int64(e.device.Activations(e.dtype).Size())
+	act, hidden := int64(e.device.Activations(e.dtype).Size()), int64(e.shape.Hidden)
 	for _, m := range e.shape.MoE {
 		x := e.exchanges[m.Gate.Experts]
 		if x == nil {
@@ -91,7 +92,15 @@ func (e *Engine) exchangeBytes(tokens int) (most int64) {
 		}
 		rows := int64(tokens) * int64(min(x.Ranks*min(m.Gate.K, m.Gate.Experts/x.Ranks), arrivals*m.Gate.K))
 		rows += rows / 4 // as the buffers grow
-		most = max(most, rows*(act*int64(2*e.shape.Hidden+m.FFN)+8))
+		slices, ffn := int64(1), int64(m.FFN)
+		if x.Slice != nil {
+			slices = int64(x.Slice.Size())
+		}
+		bytes := rows * (2*act*hidden + act*ffn + 8)
+		if slices > 1 { // rows once more in the order of experts, those of all slices, and three times their partial results
+			bytes += rows * (act*hidden + slices*(act*hidden+8) + 3*slices*4*hidden)
+		}
+		most = max(most, bytes)
 	}
 	return most
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/io/results"
 	"github.com/dsbatch/dsbatch/kernels"
@@ -32,16 +33,22 @@ func newJob(t testing.TB, change func(*config.Job)) *config.Job {
 	return j
 }
 
-// runRanks runs a job on n in-process ranks and returns what is committed.
+// runRanks runs a job on n in-process ranks and returns what is committed, or the error that the others' follow from.
 func runRanks(t testing.TB, n int, j *config.Job, o RunOptions) (summary results.Summary, err error) {
 	t.Helper()
+	errs := make([]error, n)
 	err = mpi.Run(n, func(w mpi.World) error {
 		s, err := Run(context.Background(), w, j, o)
-		if w.Rank() == 0 {
+		if errs[w.Rank()] = err; w.Rank() == 0 {
 			summary = s
 		}
 		return err
 	})
+	for _, cause := range errs {
+		if other := (*comm.RankError)(nil); cause != nil && !errors.As(cause, &other) {
+			return summary, cause
+		}
+	}
 	return summary, err
 }
 

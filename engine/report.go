@@ -42,7 +42,7 @@ func (l *loop) count(took time.Duration, ran, done *batch, prompt, output int) {
 	if len(done.pieces) > 0 || ran != nil && ran.tokens() > 0 {
 		l.record.AddStep(e.account(took, ran, done, prompt, output))
 	}
-	if ran == nil || e.place.rank > 0 && !e.sharesTokens() { // tp peers have routed the same tokens
+	if ran == nil {
 		return
 	}
 	from, _ := e.model.Layers()
@@ -52,12 +52,12 @@ func (l *loop) count(took time.Duration, ran, done *batch, prompt, output int) {
 			before++
 		}
 	}
+	computed := e.steps.workspace.ExpertRows()
 	for layer, tokens := range e.steps.workspace.ExpertTokens() {
-		kept := 0
-		for _, n := range tokens {
-			kept += int(n)
+		if e.place.rank > 0 && !e.shares(len(tokens)) {
+			tokens = nil // tp peers have routed the same: the first counts them
 		}
-		l.record.AddExperts(before+layer, tokens, kept, 0)
+		l.record.AddExperts(before+layer, tokens, computed[layer], 0)
 	}
 }
 
@@ -75,14 +75,10 @@ func (e *Engine) account(took time.Duration, ran, done *batch, prompt, output in
 	return s
 }
 
-// sharesTokens tells whether each tp rank routes its share of the tokens, not all.
-func (e *Engine) sharesTokens() bool {
-	for _, x := range e.exchanges {
-		if x.Split != nil && x.Split.Size() > 1 {
-			return !e.job.DropTokens
-		}
-	}
-	return false
+// shares tells whether each tp rank routes its share of the tokens in layers with so many experts, not all of them.
+func (e *Engine) shares(experts int) bool {
+	x := e.exchanges[experts]
+	return x != nil && x.Split != nil && !e.job.DropTokens
 }
 
 // sections are the phases inside a step, by the names that model and moe give them.
@@ -143,11 +139,12 @@ func (r *run) report(ctx context.Context, ended error) error {
 	if ended != nil && !errors.Is(ended, ErrStopped) && !errors.As(ended, &lost) && r.loop.failed == nil {
 		return nil // the ranks no longer answer each other
 	}
+	traffic := r.engine.model.Traffic(r.engine.steps.workspace)
 	for _, x := range r.engine.exchanges {
-		traffic := x.Rows.Traffic()
-		r.record.AddBytes(stats.WireUseful, traffic.Bytes)
-		r.record.AddBytes(stats.WireSent, traffic.Sent)
+		traffic = traffic.Plus(x.Rows.Traffic())
 	}
+	r.record.AddBytes(stats.WireUseful, traffic.Bytes)
+	r.record.AddBytes(stats.WireSent, traffic.Sent)
 	mine, err := json.Marshal(r.record.Snapshot())
 	if err != nil {
 		return err

@@ -36,6 +36,7 @@ type RunOptions struct {
 
 	wrap      func(kernels.Device) kernels.Device // tests put a device of theirs around the real one
 	processor func() (processor, error)           // tests say what the rank's CPU can do
+	connected func(*Engine)                       // tests look at the exchanges between ranks
 }
 
 // Progress is how far a job is, over all ranks.
@@ -146,7 +147,7 @@ func (r *run) do(ctx context.Context) (results.Summary, error) {
 // prepare opens model and data set, without reading weights or rows: what cannot work is refused here, on all ranks
 // together, before the output is touched.
 func (r *run) prepare(ctx context.Context) error {
-	r.engine = &Engine{job: r.job, world: r.world, loaded: r.loaded, wrap: r.options.wrap, processor: r.options.processor}
+	r.engine = &Engine{job: r.job, world: r.world, loaded: r.loaded, wrap: r.options.wrap, processor: r.options.processor, connected: r.options.connected}
 	return r.engine.prepare(ctx, r.openRows(ctx))
 }
 

@@ -116,6 +116,10 @@ func (w *Workspace) Free() {
 // good after the stream's Sync. The slices are overwritten by the next step.
 func (w *Workspace) ExpertTokens() [][]int32 { return w.moe.Counts() }
 
+// ExpertRows is how many rows this rank's experts of each MoE layer computed in the last step, those of other ranks'
+// tokens too; good after the stream's Sync.
+func (w *Workspace) ExpertRows() []int { return w.moe.Computed() }
+
 // widths are the columns of the workspace's tensors: residual stream, normed, MLP result, projections, attention
 // result, dense MLP's inside, and the projection of all ranks' heads where a norm needs it.
 func (m *Model) widths() [7]int {

@@ -37,6 +37,7 @@ type exchangeBuffers struct {
 	placed           placedSlots
 	parts            kernels.Tensor
 	sendRows         []int
+	computed         int // rows, by the experts here
 	host             []byte
 	staging          comm.Staging
 }
@@ -60,6 +61,7 @@ func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.T
 		return fmt.Errorf("counts of the exchange: %w", err)
 	}
 	received := b.arrived.sort(rows, local)
+	b.computed = received
 	recv, err := b.room(&b.recv, "arriving rows", b.act, received, out.Cols)
 	if err != nil {
 		return err

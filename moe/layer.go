@@ -72,17 +72,19 @@ func (l *Layer) forward(ctx context.Context, s kernels.Stream, y, x kernels.Tens
 	s.Table(r)
 	out := w.slots.Reshape(tokens*l.Gate.K, y.Cols)
 	var err error
+	computed := -1
 	if l.Exchange == nil {
 		w.enter(Experts)
 		err = l.grouped(s, out, w.inner.Reshape(out.Rows, l.Up.Out()), x, r.Offsets, r.Choices, r.K, w)
 	} else {
 		err = l.exchange(ctx, s, out, x, &r, w)
+		computed = w.exchange.computed
 	}
 	if err != nil {
 		return err
 	}
 	w.enter(Combine)
-	w.count(s, r)
+	w.count(s, r, computed)
 	s.Combine(y, out, r)
 	return nil
 }

@@ -33,6 +33,7 @@ func (l *Layer) sliced(ctx context.Context, s kernels.Stream, result, recv kerne
 	if err != nil {
 		return fmt.Errorf("counts of the slices: %w", err)
 	}
+	b.computed = total
 	if total == 0 {
 		return nil // on all of them
 	}

@@ -71,6 +71,7 @@ type Workspace struct {
 	routed                          kernels.Routing // of the last layer
 	layer                           int
 	experts                         []int  // of each layer of the step so far
+	computed                        []int  // rows of each that the experts here computed; -1: this rank's slots
 	counts                          []byte // what offsets held when all layers had run
 	exchange                        exchangeBuffers
 	traffic                         comm.Traffic
@@ -130,9 +131,10 @@ func (w *Workspace) Routed() (r kernels.Routing, logits kernels.Tensor) {
 	return w.routed, w.logits.Reshape(w.routed.Expert.Rows, w.routed.Experts)
 }
 
-// count notes that a layer's offsets are there. They are read when the last layer's are, all at once.
-func (w *Workspace) count(s kernels.Stream, r kernels.Routing) {
-	w.experts = append(w.experts[:w.layer], r.Experts)
+// count notes that a layer's offsets are there, and that its experts here computed so many rows; -1: this rank's slots.
+// The offsets are read when the last layer's are there, all at once.
+func (w *Workspace) count(s kernels.Stream, r kernels.Routing, computed int) {
+	w.experts, w.computed = append(w.experts[:w.layer], r.Experts), append(w.computed[:w.layer], computed)
 	if w.layer++; w.layer == w.offsets.Rows {
 		s.Read(w.counts, w.offsets)
 	}
@@ -156,3 +158,18 @@ func (w *Workspace) Counts() [][]int32 {
 // Traffic is what this rank has sent, since the workspace was made, for slices of experts and shares of tokens: not what
 // the exchanges' Rows have moved.
 func (w *Workspace) Traffic() comm.Traffic { return w.traffic }
+
+// Computed is how many rows the experts of each layer that are here computed in the last step, those of other ranks'
+// tokens too; of an expert in slices, all rows that its slices share. Good when Counts is.
+func (w *Workspace) Computed() []int {
+	computed := append([]int(nil), w.computed[:w.layer]...)
+	for i, counts := range w.Counts() {
+		if computed[i] < 0 {
+			computed[i] = 0
+			for _, n := range counts {
+				computed[i] += int(n)
+			}
+		}
+	}
+	return computed
+}
