@@ -124,7 +124,7 @@ func TestMeet(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			var d kernels.Device = m.Device
+			d := m.Device
 			if c.change != nil {
 				c.change(m)
 				d = m

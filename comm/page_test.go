@@ -147,7 +147,9 @@ func (s seed) dense() float64 {
 }
 
 // kv is the bytes of seedRows full rows for each GPU: a tp group has tp times as many, and each holds 1/tp of them.
-func (s seed) kv() float64 { return seedRows * seedWindow * float64(s.layers) * 2 * float64(s.hidden) * 2 }
+func (s seed) kv() float64 {
+	return seedRows * seedWindow * float64(s.layers) * 2 * float64(s.hidden) * 2
+}
 
 // load is one exchange of a decoding step: the tp peers hold the same rows.
 func (s seed) load() Load {

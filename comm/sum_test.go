@@ -49,14 +49,14 @@ func TestSumOfSlices(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				defer d.Close() //nolint:errcheck // a device of the test's
+				defer d.Close()
 				each := slicesInAll / ranks
 				m, err := NewSum(d, &Group{World: world}, each, rows, cols)
 				if err != nil {
 					return err
 				}
 				defer m.Free()
-				if got := SumBytes(&Group{World: world}, each, rows, cols); got < int64(m.own.Bytes()) || m.rows >= rows && each > 3 {
+				if got := SumBytes(&Group{World: world}, each, rows, cols); got < m.own.Bytes() || m.rows >= rows && each > 3 {
 					return fmt.Errorf("%d rows at once, %d bytes", m.rows, got)
 				}
 				s, err := d.NewStream()
@@ -128,7 +128,7 @@ func TestColumnsOfRanks(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			defer d.Close() //nolint:errcheck // a device of the test's
+			defer d.Close()
 			s, err := d.NewStream()
 			if err != nil {
 				return err

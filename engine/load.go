@@ -196,7 +196,7 @@ func (e *Engine) readTokenizer() error {
 	if st, err := os.Stat(folder); err == nil && !st.IsDir() {
 		folder = filepath.Dir(folder)
 	}
-	t, err := (*tokenizer.Tokenizer)(nil), error(tokenizer.ErrMissing)
+	t, err := (*tokenizer.Tokenizer)(nil), tokenizer.ErrMissing
 	if e.checkpoint.Format != ckpt.Memory {
 		t, err = tokenizer.Load(folder)
 	}

@@ -130,10 +130,10 @@ func (l *Layer) returnParts(ctx context.Context, s kernels.Stream, result, byRan
 }
 
 // setBytes sets the bytes of each rank's rows, and of as many as this rank's from each.
-func (v *sliceBuffers) setBytes(rows, rowBytes int) {
-	v.sendBytes, v.recvBytes = v.sendBytes[:0], v.recvBytes[:0]
-	for _, n := range v.rankRows {
-		v.sendBytes = append(v.sendBytes, int64(n)*int64(rowBytes))
-		v.recvBytes = append(v.recvBytes, int64(rows)*int64(rowBytes))
+func (b *sliceBuffers) setBytes(rows, rowBytes int) {
+	b.sendBytes, b.recvBytes = b.sendBytes[:0], b.recvBytes[:0]
+	for _, n := range b.rankRows {
+		b.sendBytes = append(b.sendBytes, int64(n)*int64(rowBytes))
+		b.recvBytes = append(b.recvBytes, int64(rows)*int64(rowBytes))
 	}
 }

@@ -198,7 +198,7 @@ func quoteDirective(text string) string {
 	var b strings.Builder
 	b.WriteByte('"')
 	for i := range len(text) {
-		if c := text[i]; c < 0x80 && !strings.Contains(plain+"%", string(rune(c))) {
+		if c := text[i]; c < 0x80 && c != '%' && strings.IndexByte(plain, c) < 0 {
 			b.WriteByte('\\')
 		}
 		b.WriteByte(text[i])

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -124,12 +125,12 @@ func TestBrokenRanksUnderSlurm(t *testing.T) {
 	s := cluster{slurmtest.Start(t, 2, 4)}
 	faulty, output := faultyProgram(t), filepath.Join(t.TempDir(), "out")
 	// The pretended hosts have addresses that lead nowhere, which the MPI library takes seconds to see.
-	env := append(s.env[:len(s.env):len(s.env)], "OMPI_MCA_btl_tcp_if_include=lo")
+	env := append(slices.Clone(s.env), "OMPI_MCA_btl_tcp_if_include=lo")
 	for signal, says := range map[syscall.Signal]string{
 		syscall.SIGKILL: `task 1: Killed`, // srun's words
 		syscall.SIGSTOP: `rank 1 \(\S+\) was killed or stopped, or its host cannot be reached: silent for .+, last in phase dispatch`,
 	} {
-		s.env = append(env, fmt.Sprint("DSBATCH_FAULT=1 dispatch 12 ", int(signal)))
+		s.env = slices.Concat(env, []string{fmt.Sprint("DSBATCH_FAULT=1 dispatch 12 ", int(signal))})
 		began := time.Now()
 		said, err := s.try("srun", append([]string{"--mpi=pmix", "-N2", "-n4", faulty}, job(output, "--rank-timeout", "4s")...)...)
 		told := dsbatch(t, "doctor", output).want(t, done).stdout

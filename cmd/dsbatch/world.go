@@ -17,8 +17,7 @@ import (
 // onWorld runs f on this process's ranks: the launcher's, --ranks goroutines, or one alone.
 func onWorld(job *config.Job, f func(mpi.World) error) error {
 	kind, size := mpi.Launched()
-	switch {
-	case kind != "" && size != 1:
+	if kind != "" && size != 1 {
 		if job.Ranks > 1 {
 			return usageErrorf("--ranks %d inside a job that %s started with ranks of its own; leave --ranks out", job.Ranks, kind)
 		}

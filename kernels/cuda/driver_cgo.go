@@ -70,7 +70,7 @@ func describeDevice(ordinal int) (card, error) {
 func deviceUUID(ordinal int) ([]byte, error) {
 	var uuid [16]C.char
 	err := result(C.cuda_uuid(C.int(ordinal), &uuid[0]), "cuDeviceGetUuid")
-	return C.GoBytes(unsafe.Pointer(&uuid[0]), C.int(len(uuid))), err
+	return C.GoBytes(unsafe.Pointer(&uuid), C.int(len(uuid))), err
 }
 
 func retainContext(ordinal int) (handle, error) {

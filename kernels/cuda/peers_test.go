@@ -117,7 +117,7 @@ func TestLostPeer(t *testing.T) {
 		}
 		all[me].Exchange(s, x.RowRange(0, n), x.RowRange(n, 2*n), one, one)
 		if err := s.Sync(); err == nil || !strings.Contains(err.Error(), "took no part") {
-			return fmt.Errorf("a peer is missing, and Sync says %v", err)
+			return fmt.Errorf("a peer is missing, and Sync does not say so: %w", err)
 		}
 		return devices[me].now(func(s *Stream) { s.Copy(x.RowRange(0, n), x.RowRange(n, 2*n)) })
 	})
