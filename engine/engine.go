@@ -37,6 +37,7 @@ type Engine struct {
 	peers      map[*comm.Group]kernels.Peers // of GPUs that have met; nil: rows go through the host
 	layout     *comm.Layout
 	exchanges  map[int]*moe.Exchange // by the number of experts of the layers
+	placement  map[int][]int         // by layer, the experts in the order of the ranks that hold them; nil: in order
 	device     kernels.Device
 	wrap       func(kernels.Device) kernels.Device // tests only
 	processor  func() (processor, error)           // tests only

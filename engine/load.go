@@ -96,8 +96,10 @@ func (e *Engine) inspect() (err error) {
 	if err := e.limits(); err != nil {
 		return err
 	}
-	e.layout, err = e.ranks()
-	return err
+	if e.layout, err = e.ranks(); err != nil {
+		return err
+	}
+	return e.placeExperts()
 }
 
 // survey checks every tensor's name and shape, and whether the memory that the model would take is there.
@@ -272,6 +274,9 @@ func (e *Engine) loadOptions() model.LoadOptions {
 	o := model.LoadOptions{DType: e.dtype, Stage: e.place.stage, Stages: e.place.stages, Progress: e.loaded, Experts: e.exchange}
 	if e.place.ranks > 1 {
 		o.TP = e.groups.TP
+	}
+	if e.placement != nil {
+		o.Placement = func(layer int) []int { return e.placement[layer] }
 	}
 	if e.job.TPInvariant {
 		o.Slices = invariantSlices(&e.shape)
