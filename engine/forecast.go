@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/dsbatch/dsbatch/comm"
@@ -75,7 +76,7 @@ func Foresee(ctx context.Context, job *config.Job, ranks int, memory int64, gpu 
 	return f, nil
 }
 
-// lay is prepare after the checkpoint was looked at, but that no GPUs meet.
+// lay is prepare after the checkpoint was looked at, but that no GPUs meet and nothing is measured.
 func (e *Engine) lay(ctx context.Context) error {
 	if err := e.openDevice(ctx); err != nil {
 		return err
@@ -88,6 +89,16 @@ func (e *Engine) lay(ctx context.Context) error {
 		return err
 	}
 	if e.place, err = newPlace(ctx, e.world, e.groups); err != nil {
+		return err
+	}
+	way := comm.AllToAllOptions{}
+	if way.Algorithm, err = comm.ParseAlgorithm(e.job.AllToAll); err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	if way.Nodes, err = comm.FakeNodes(e.world.Size(), 1); err != nil {
+		return err
+	}
+	if err := e.connect(way); err != nil {
 		return err
 	}
 	return together(ctx, e.world, e.survey(ctx))

@@ -47,7 +47,14 @@ func (e *Engine) prepare(ctx context.Context, mine error) error {
 	if e.place, err = newPlace(ctx, e.world, e.groups); err != nil {
 		return err
 	}
-	if err := e.connect(ctx); err != nil {
+	way, err := e.wayOfRows(ctx)
+	if err != nil {
+		return err
+	}
+	if err := e.meet(ctx, way.Algorithm); err != nil {
+		return err
+	}
+	if err := e.connect(way); err != nil {
 		return err
 	}
 	if e.connected != nil {
@@ -313,29 +320,28 @@ func invariantSlices(c *model.Config) int {
 	return slices
 }
 
-// connect makes the exchanges of the layers whose experts are spread over ranks or sliced, or whose tokens tp peers can
-// divide among each other. All ranks call it.
-func (e *Engine) connect(ctx context.Context) error {
-	o := comm.AllToAllOptions{}
-	var err error
+// wayOfRows is how rows of experts travel: as the job says, over the nodes that are there, by what they were measured to
+// cost. All ranks call it.
+func (e *Engine) wayOfRows(ctx context.Context) (o comm.AllToAllOptions, err error) {
 	if o.Algorithm, err = comm.ParseAlgorithm(e.job.AllToAll); err != nil {
-		return fmt.Errorf("%w: %w", ErrRefused, err)
+		return o, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	if e.job.FakeNodes > 0 {
 		if o.Nodes, err = comm.FakeNodes(e.world.Size(), e.job.FakeNodes); err != nil {
-			return fmt.Errorf("%w: --fake-nodes: %w", ErrRefused, err)
+			return o, fmt.Errorf("%w: --fake-nodes: %w", ErrRefused, err)
 		}
 	} else if o.Nodes, err = comm.FindNodes(ctx, e.world); err != nil {
-		return err
+		return o, err
 	}
 	if o.Algorithm == comm.Auto && len(e.layout.Experts) > 0 {
-		if o.Network, err = comm.Measure(ctx, e.world, o.Nodes); err != nil {
-			return err
-		}
+		o.Network, err = comm.Measure(ctx, e.world, o.Nodes)
 	}
-	if err := e.meet(ctx, o.Algorithm); err != nil {
-		return err
-	}
+	return o, err
+}
+
+// connect makes the exchanges of the layers whose experts are spread over ranks or sliced, or whose tokens tp peers can
+// divide among each other.
+func (e *Engine) connect(o comm.AllToAllOptions) error {
 	e.exchanges = map[int]*moe.Exchange{}
 	for i := range e.groups.Experts {
 		g := &e.groups.Experts[i]
