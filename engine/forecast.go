@@ -57,7 +57,7 @@ func Foresee(ctx context.Context, job *config.Job, ranks int, memory int64, gpu 
 			e.checkpoint = nil // first's to close
 			_ = e.Close()
 		}()
-		if err := e.lay(ctx); err != nil {
+		if err := e.lay(ctx, e.unmeasured); err != nil {
 			return err
 		}
 		if w.Rank() == 0 {
@@ -76,32 +76,13 @@ func Foresee(ctx context.Context, job *config.Job, ranks int, memory int64, gpu 
 	return f, nil
 }
 
-// lay is prepare after the checkpoint was looked at, but that no GPUs meet and nothing is measured.
-func (e *Engine) lay(ctx context.Context) error {
-	if err := e.openDevice(ctx); err != nil {
-		return err
+// unmeasured is the way of rows where no GPUs meet and nothing is measured: one node, of which nothing is known.
+func (e *Engine) unmeasured(context.Context) (o comm.AllToAllOptions, err error) {
+	if o.Algorithm, err = comm.ParseAlgorithm(e.job.AllToAll); err != nil {
+		return o, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	if err := together(ctx, e.world, e.inferenceFits()); err != nil {
-		return err
-	}
-	var err error
-	if e.groups, err = comm.Form(ctx, e.world, e.layout); err != nil {
-		return err
-	}
-	if e.place, err = newPlace(ctx, e.world, e.groups); err != nil {
-		return err
-	}
-	way := comm.AllToAllOptions{}
-	if way.Algorithm, err = comm.ParseAlgorithm(e.job.AllToAll); err != nil {
-		return fmt.Errorf("%w: %w", ErrRefused, err)
-	}
-	if way.Nodes, err = comm.FakeNodes(e.world.Size(), 1); err != nil {
-		return err
-	}
-	if err := e.connect(way); err != nil {
-		return err
-	}
-	return together(ctx, e.world, e.survey(ctx))
+	o.Nodes, err = comm.FakeNodes(e.world.Size(), 1)
+	return o, err
 }
 
 // forecast is what survey has found.

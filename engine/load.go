@@ -34,6 +34,11 @@ func (e *Engine) prepare(ctx context.Context, mine error) error {
 	if err := e.sameModel(ctx); err != nil {
 		return err
 	}
+	return e.lay(ctx, e.wayOfRows)
+}
+
+// lay lays the job out over the ranks: device, groups, exchanges by way, and the memory that it would take.
+func (e *Engine) lay(ctx context.Context, way func(context.Context) (comm.AllToAllOptions, error)) error {
 	if err := e.openDevice(ctx); err != nil {
 		return err
 	}
@@ -47,14 +52,11 @@ func (e *Engine) prepare(ctx context.Context, mine error) error {
 	if e.place, err = newPlace(ctx, e.world, e.groups); err != nil {
 		return err
 	}
-	way, err := e.wayOfRows(ctx)
+	rows, err := way(ctx)
 	if err != nil {
 		return err
 	}
-	if err := e.meet(ctx, way.Algorithm); err != nil {
-		return err
-	}
-	if err := e.connect(way); err != nil {
+	if err := e.connect(rows); err != nil {
 		return err
 	}
 	if e.connected != nil {
@@ -321,7 +323,7 @@ func invariantSlices(c *model.Config) int {
 }
 
 // wayOfRows is how rows of experts travel: as the job says, over the nodes that are there, by what they were measured to
-// cost. All ranks call it.
+// cost, from GPU to GPU where these can meet. All ranks call it.
 func (e *Engine) wayOfRows(ctx context.Context) (o comm.AllToAllOptions, err error) {
 	if o.Algorithm, err = comm.ParseAlgorithm(e.job.AllToAll); err != nil {
 		return o, fmt.Errorf("%w: %w", ErrRefused, err)
@@ -334,9 +336,11 @@ func (e *Engine) wayOfRows(ctx context.Context) (o comm.AllToAllOptions, err err
 		return o, err
 	}
 	if o.Algorithm == comm.Auto && len(e.layout.Experts) > 0 {
-		o.Network, err = comm.Measure(ctx, e.world, o.Nodes)
+		if o.Network, err = comm.Measure(ctx, e.world, o.Nodes); err != nil {
+			return o, err
+		}
 	}
-	return o, err
+	return o, e.meet(ctx, o.Algorithm)
 }
 
 // connect makes the exchanges of the layers whose experts are spread over ranks or sliced, or whose tokens tp peers can

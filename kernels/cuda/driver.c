@@ -4,7 +4,6 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* NVIDIA's ABI, as far as it is used here, declared anew. */
@@ -110,6 +109,18 @@ static void *resolve(void *library, const char *symbol, char *why, size_t n) {
     void *p = dlsym(library, symbol);
     if (p == NULL && why[0] == 0) snprintf(why, n, "%s is missing in it", symbol);
     return p;
+}
+
+void *library_open(const char *names, char *why, size_t n) {
+    void *library = NULL;
+    char name[1024], *end;
+    for (const char *at = names; library == NULL && *at != 0; at += strlen(name) + (at[strlen(name)] == '\n')) {
+        snprintf(name, sizeof name, "%s", at);
+        if ((end = strchr(name, '\n')) != NULL) *end = 0;
+        library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    }
+    if (library == NULL) snprintf(why, n, "%s", dlerror());
+    return library;
 }
 
 static int open_driver(char *why, size_t n) {
@@ -368,86 +379,4 @@ int cuda_graph_run(handle ctx, handle stream, handle graph) {
 int cuda_graph_free(handle ctx, handle graph) {
     TRY(enter(ctx));
     return cuGraphExecDestroy(P(graph));
-}
-
-#define COMPILER(X)                                                                                                    \
-    X(nvrtcVersion, "nvrtcVersion", (int *, int *))                                                                    \
-    X(nvrtcCreateProgram, "nvrtcCreateProgram",                                                                        \
-      (void **, const char *, const char *, int, const char *const *, const char *const *))                            \
-    X(nvrtcCompileProgram, "nvrtcCompileProgram", (void *, int, const char *const *))                                  \
-    X(nvrtcGetCUBINSize, "nvrtcGetCUBINSize", (void *, size_t *))                                                      \
-    X(nvrtcGetCUBIN, "nvrtcGetCUBIN", (void *, char *))                                                                \
-    X(nvrtcGetProgramLogSize, "nvrtcGetProgramLogSize", (void *, size_t *))                                            \
-    X(nvrtcGetProgramLog, "nvrtcGetProgramLog", (void *, char *))                                                      \
-    X(nvrtcDestroyProgram, "nvrtcDestroyProgram", (void **))
-
-COMPILER(POINTER)
-static const char *(*nvrtcGetErrorString)(int);
-
-/* NVRTC asks for its companion by name alone, which is found where it is loaded already: from beside NVRTC itself. */
-static void open_builtins(void) {
-    Dl_info at;
-    int major = 0, minor = 0;
-    if (dladdr(*(void **)&nvrtcVersion, &at) == 0 || nvrtcVersion(&major, &minor) != 0) return;
-    const char *slash = strrchr(at.dli_fname, '/');
-    char path[4096];
-    if (slash == NULL) return;
-    snprintf(path, sizeof path, "%.*s/libnvrtc-builtins.so.%d.%d", (int)(slash - at.dli_fname), at.dli_fname, major, minor);
-    dlopen(path, RTLD_NOW | RTLD_GLOBAL); /* or it lies where the loader looks */
-}
-
-void *library_open(const char *names, char *why, size_t n) {
-    void *library = NULL;
-    char name[1024], *end;
-    for (const char *at = names; library == NULL && *at != 0; at += strlen(name) + (at[strlen(name)] == '\n')) {
-        snprintf(name, sizeof name, "%s", at);
-        if ((end = strchr(name, '\n')) != NULL) *end = 0;
-        library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    }
-    if (library == NULL) snprintf(why, n, "%s", dlerror());
-    return library;
-}
-
-static int open_compiler(const char *names, char *why, size_t n) {
-    void *library = library_open(names, why, n);
-    if (library == NULL) return -1;
-    why[0] = 0;
-    COMPILER(RESOLVE)
-    *(void **)&nvrtcGetErrorString = resolve(library, "nvrtcGetErrorString", why, n);
-    if (why[0] != 0) return -1;
-    open_builtins();
-    return 0;
-}
-
-int nvrtc_open(const char *names, char *why, size_t n) {
-    static int opened;
-    pthread_mutex_lock(&opening);
-    if (!opened && open_compiler(names, why, n) == 0) opened = 1;
-    pthread_mutex_unlock(&opening);
-    return opened ? 0 : -1;
-}
-
-const char *nvrtc_meaning(int code) { return nvrtcGetErrorString(code); }
-int nvrtc_version(int *major, int *minor) { return nvrtcVersion(major, minor); }
-void nvrtc_release(void *p) { free(p); }
-
-static int compiled(void *program, int options, const char **option, void **image, size_t *size, char **log) {
-    size_t n = 0;
-    int result = nvrtcCompileProgram(program, options, option);
-    if (nvrtcGetProgramLogSize(program, &n) == 0 && n > 0 && (*log = calloc(1, n + 1)) != NULL)
-        nvrtcGetProgramLog(program, *log);
-    if (result != 0) return result;
-    TRY(nvrtcGetCUBINSize(program, size));
-    if ((*image = malloc(*size)) == NULL) return 1; /* NVRTC_ERROR_OUT_OF_MEMORY */
-    return nvrtcGetCUBIN(program, *image);
-}
-
-int nvrtc_compile(const char *source, const char *name, int headers, const char **header_sources,
-                  const char **header_names, int options, const char **option, void **image, size_t *size, char **log) {
-    void *program = NULL;
-    *image = NULL, *log = NULL;
-    TRY(nvrtcCreateProgram(&program, source, name, headers, header_sources, header_names));
-    int result = compiled(program, options, option, image, size, log);
-    nvrtcDestroyProgram(&program);
-    return result;
 }
