@@ -84,6 +84,7 @@ func TestRankWatched(t *testing.T) {
 		switch how {
 		case "stopped":
 			_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+			select {} // this thread may run on for a while, even to the end of the test
 		case "killed":
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		case "stuck":

@@ -266,9 +266,15 @@ func (t *empiComm) born(raw C.MPI_Comm) (transport, int, int, error) {
 	return child, child.rank, child.size, nil
 }
 
+// close of the first world is where a rank meets the others for the last time, and nothing watches it there any more.
 func (t *empiComm) close() error {
 	if t.root {
+		late := time.AfterFunc(finalPatience, func() {
+			t.abort(1, &Error{Op: "close", Rank: t.rank, Host: processorName(), Peer: -1, Err: fmt.Errorf("this rank was done, "+
+				"and the others have not ended within %v: one was stopped, or its host cannot be reached", finalPatience)})
+		})
 		empi.Finalize()
+		late.Stop()
 		return nil
 	}
 	return mpiError(C.dsb_free(&t.raw))

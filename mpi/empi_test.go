@@ -71,6 +71,22 @@ func TestRankDies(t *testing.T) {
 	time.Sleep(time.Minute)
 }
 
+// TestRankStopsAtTheEnd: a rank whose process is stopped when all work is done doesn't keep the others for ever.
+func TestRankStopsAtTheEnd(t *testing.T) {
+	mpi.SetFinalPatience(time.Second)
+	w := rankOf(t)
+	if err := w.Barrier(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if w.Rank() == 1 {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		select {} // this thread may run on for a while
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestRankDisagrees sends what nobody expects; the library's error comes back as ours, and bytes that were left over don't
 // get into the next call.
 func TestRankDisagrees(t *testing.T) {

@@ -48,6 +48,13 @@ func TestMPIKilledRank(t *testing.T) {
 	}
 }
 
+func TestMPIStoppedAtTheEnd(t *testing.T) {
+	out, status := mpitest.Mpirun(t, 3, "TestRankStopsAtTheEnd", 30*time.Second)
+	if status == 0 || !strings.Contains(out, "this rank was done, and the others have not ended within 1s") {
+		t.Errorf("status %d\n%s", status, out)
+	}
+}
+
 func TestMPIUnequalSizes(t *testing.T) {
 	if out, status := mpitest.Mpirun(t, 2, "TestRankDisagrees", 30*time.Second); status != 0 || !passed(out, 2) {
 		t.Errorf("status %d\n%s", status, out)

@@ -29,6 +29,7 @@ func faults() func(rank int, phase string) {
 			if err := syscall.Kill(os.Getpid(), syscall.Signal(signal)); err != nil {
 				panic(err)
 			}
+			select {} // a signal to the process may find another thread first
 		}
 	}
 }

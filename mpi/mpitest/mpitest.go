@@ -52,6 +52,11 @@ func Mpirun(t testing.TB, n int, test string, limit time.Duration, env ...string
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = 5 * time.Second
+	cmd.Cancel = func() error { // the ranks first: they tell where they are
+		_ = exec.Command("pkill", "-QUIT", "-P", strconv.Itoa(cmd.Process.Pid)).Run()
+		time.Sleep(time.Second)
+		return cmd.Process.Kill()
+	}
 	err = cmd.Run()
 	if ctx.Err() != nil {
 		t.Fatalf("%s on %d ranks: not done after %v:\n%s", test, n, limit, out.String())
