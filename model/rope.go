@@ -21,3 +21,21 @@ func ropeTables(frequencies []float64, window int) (cos, sin kernels.Matrix) {
 	}
 	return table(math.Cos), table(math.Sin)
 }
+
+// rope fills the tables of cosines and sines, [window, dim/2], computed in float64.
+func (l *loader) rope() *kernels.Rope {
+	r := l.config.Rope
+	frequencies, err := r.frequencies()
+	if err != nil {
+		l.fail(err)
+	}
+	if l.surveying {
+		l.model.bytes += int64(2 * kernels.F32.Size() * l.config.Window * len(frequencies))
+	}
+	if l.err != nil || l.surveying {
+		return nil
+	}
+	cos, sin := ropeTables(frequencies, l.config.Window)
+	return &kernels.Rope{Dim: r.Dim, Interleaved: r.Interleaved,
+		Cos: l.put("rotary cosines", kernels.F32, cos), Sin: l.put("rotary sines", kernels.F32, sin)}
+}

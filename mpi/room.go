@@ -1,0 +1,179 @@
+package mpi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// room is one in-process communicator. A collective call is two meetings: at the first, each rank brings its buffers and
+// sees everybody's; then each copies out of the others' what it is to receive; the second tells that the buffers may
+// be used again. Between the two a rank runs only code of room.go and seat.go, so nobody can be missing at the second.
+type room struct {
+	fate   *fate
+	first  []int // each member's rank in the first world
+	left   []bool
+	posts  []post // what each member has brought to the present call
+	come   int    // members that have come to the present meeting
+	open   chan struct{}
+	rounds int // meetings held
+	born   map[int]*birth
+	mail   map[address]*box
+}
+
+// post is a rank's part in a collective call.
+type post struct {
+	op     string
+	root   int
+	send   []byte
+	counts []int64 // bytes of send for each rank, where unequal
+	number []int64 // of allReduce; color and key of split
+}
+
+type birth struct {
+	room  *room
+	takes int // members that haven't fetched it yet
+}
+
+func newRoom(f *fate, n int) *room {
+	return &room{
+		fate: f, first: make([]int, n), left: make([]bool, n), posts: make([]post, n), open: make(chan struct{}),
+		born: map[int]*birth{}, mail: map[address]*box{},
+	}
+}
+
+// meet waits until every rank of the room has come, unless ctx or the world ends before.
+func (s *seat) meet(ctx context.Context) error {
+	r := s.room
+	r.fate.mu.Lock()
+	if err := s.mayMeet(); err != nil {
+		r.fate.mu.Unlock()
+		return err
+	}
+	round, open := r.rounds, r.comeLocked()
+	r.fate.mu.Unlock()
+	var err error
+	select {
+	case <-open:
+		return nil
+	case <-r.fate.dead:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	r.fate.mu.Lock()
+	defer r.fate.mu.Unlock()
+	if r.rounds != round { // complete after all: the others count on this rank
+		return nil
+	}
+	if err == nil {
+		return r.fate.endedLocked()
+	}
+	r.fate.failLocked(&Error{Op: s.op(), Rank: r.first[s.rank], Host: r.fate.host, Peer: -1, Err: err})
+	return err
+}
+
+// part waits until every rank of the room has done its copies. It can't be left.
+func (s *seat) part() {
+	s.room.fate.mu.Lock()
+	open := s.room.comeLocked()
+	s.room.fate.mu.Unlock()
+	<-open
+}
+
+// comeLocked counts one more member at the present meeting and returns what is closed when all have come.
+func (r *room) comeLocked() <-chan struct{} {
+	open := r.open
+	r.come++
+	if r.come == len(r.posts) {
+		r.come = 0
+		r.rounds++
+		r.open = make(chan struct{})
+		close(open)
+	}
+	return open
+}
+
+func (s *seat) op() string { return s.room.posts[s.rank].op }
+
+// mayMeet tells, under the lock, whether the world is alive and nobody has left it.
+func (s *seat) mayMeet() error {
+	r := s.room
+	if r.fate.err == nil {
+		if gone := slices.Index(r.left, true); gone >= 0 {
+			r.fate.failLocked(&Error{Op: "close", Rank: r.first[gone], Host: r.fate.host, Peer: -1,
+				Err: fmt.Errorf("it has left, and rank %d waits for it in %s", r.first[s.rank], s.op())})
+		}
+	}
+	if r.fate.err != nil {
+		return r.fate.endedLocked()
+	}
+	return nil
+}
+
+// together runs one collective call: copies is called with what every rank has brought. An error of it ends the world,
+// since the ranks don't agree on what they are doing.
+func (s *seat) together(ctx context.Context, p post, copies func(posts []post) error) error {
+	r := s.room
+	r.posts[s.rank] = p
+	if err := s.meet(ctx); err != nil {
+		return err
+	}
+	err := s.sameCall(r.posts)
+	if err == nil && copies != nil {
+		err = copies(r.posts)
+	}
+	if err != nil {
+		r.fate.fail(&Error{Op: p.op, Rank: r.first[s.rank], Host: r.fate.host, Peer: -1, Err: err})
+	}
+	s.part()
+	return err
+}
+
+func (s *seat) sameCall(posts []post) error {
+	mine := posts[s.rank]
+	for i, p := range posts {
+		if p.op != mine.op || p.root != mine.root {
+			return fmt.Errorf("rank %d calls %s (root %d), rank %d calls %s (root %d)",
+				s.room.first[s.rank], mine.op, mine.root, s.room.first[i], p.op, p.root)
+		}
+	}
+	return nil
+}
+
+// differ is the error of two ranks that disagree about a size.
+func (s *seat) differ(other int, theirs, mine int64) error {
+	return fmt.Errorf("rank %d brings %d bytes, rank %d expects %d", s.room.first[other], theirs, s.room.first[s.rank], mine)
+}
+
+// birth returns the one room that the members of a color share.
+func (r *room) birth(color int, members []int) *room {
+	r.fate.mu.Lock()
+	defer r.fate.mu.Unlock()
+	b := r.born[color]
+	if b == nil {
+		b = &birth{room: newRoom(r.fate, len(members)), takes: len(members)}
+		for i, m := range members {
+			b.room.first[i] = r.first[m]
+		}
+		r.born[color] = b
+	}
+	if b.takes--; b.takes == 0 {
+		delete(r.born, color)
+	}
+	return b.room
+}
+
+func (s *seat) abort(_ int, err *Error) { s.room.fate.fail(err) }
+
+func (s *seat) close() error {
+	r := s.room
+	r.fate.mu.Lock()
+	defer r.fate.mu.Unlock()
+	r.left[s.rank] = true
+	if r.come > 0 && r.fate.err == nil {
+		r.fate.failLocked(&Error{Op: "close", Rank: r.first[s.rank], Host: r.fate.host, Peer: -1,
+			Err: errors.New("it has left, and other ranks wait for it")})
+	}
+	return nil
+}
