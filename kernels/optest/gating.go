@@ -42,7 +42,7 @@ func testGating(k *kit) {
 	if err := json.Unmarshal(text, &cases); err != nil {
 		k.Fatal(err)
 	}
-	file, err := readSafetensors(filepath.Join(folder, "gating.safetensors"))
+	file, err := readSafetensors(filepath.Join(folder, "gating.safetensors.gz"))
 	if err != nil {
 		k.Fatal(err)
 	}

@@ -1,9 +1,11 @@
 package optest
 
 import (
+	"compress/gzip"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"os"
 )
@@ -16,10 +18,11 @@ type safetensor struct {
 	data    []byte
 }
 
+// readSafetensors reads a file of tensors that gzip has packed.
 func readSafetensors(path string) (map[string]safetensor, error) {
-	b, err := os.ReadFile(path)
+	b, err := readGzip(path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if len(b) < 8 || binary.LittleEndian.Uint64(b) > uint64(len(b)-8) {
 		return nil, fmt.Errorf("%s: no safetensors header", path)
@@ -42,6 +45,19 @@ func readSafetensors(path string) (map[string]safetensor, error) {
 		tensors[name] = t
 	}
 	return tensors, nil
+}
+
+func readGzip(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(z)
 }
 
 // floats are the values of an F32 tensor; of none none.
