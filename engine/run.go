@@ -187,7 +187,7 @@ func columns(j *config.Job) dataset.Columns {
 // open makes or resumes the output on rank 0, and gives every rank the chunks that are left and its writer.
 func (r *run) open(ctx context.Context) ([]shard.Chunk, error) {
 	var s start
-	var err error
+	files := r.fileRows()
 	chunkRows, err := r.chunkRows()
 	if err := together(ctx, r.world, err); err != nil {
 		return nil, err
@@ -196,7 +196,7 @@ func (r *run) open(ctx context.Context) ([]shard.Chunk, error) {
 	if err := r.sameJob(ctx, fp); err != nil {
 		return nil, err
 	}
-	chunks := shard.Chunks(r.fileRows(), chunkRows)
+	chunks := shard.Chunks(files, chunkRows)
 	if r.world.Rank() == 0 {
 		s, err = r.create(ctx, fp, chunks)
 		s.ChunkRows = chunkRows
@@ -223,7 +223,7 @@ func (r *run) resultsOptions() results.Options {
 	return results.Options{AcceptVersion: r.job.AcceptVersion, Log: slog.Default(), Progress: r.watcher.Main().Progress}
 }
 
-// chunkRows is the number of rows of a chunk: as asked for, as an earlier start had it, or the default.
+// chunkRows is the number of rows of a chunk: as asked for, as an earlier start had it, or the default for the total.
 func (r *run) chunkRows() (int64, error) {
 	if r.job.ChunkRows > 0 {
 		return int64(r.job.ChunkRows), nil
