@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -92,29 +91,6 @@ func TestFullDisk(t *testing.T) {
 			t.Fatalf("room for %d bytes, then enough: %v", room, err)
 		}
 		job.check(t, d, fmt.Sprintf("room for %d bytes, then enough", room))
-	}
-}
-
-func TestCannotWrite(t *testing.T) {
-	job, ctx := newTestJob(), context.Background()
-	inTheWay := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(inTheWay, nil, 0o666); err != nil {
-		t.Fatal(err)
-	}
-	_, err := Create(ctx, inTheWay, job.fp, job.layout, job.chunks, Options{})
-	if err == nil || !strings.Contains(err.Error(), inTheWay) || !strings.Contains(err.Error(), "not a directory") {
-		t.Error(err)
-	}
-	if os.Getuid() == 0 {
-		t.Skip("root may write anywhere")
-	}
-	closed := filepath.Join(t.TempDir(), "closed")
-	if err := os.Mkdir(closed, 0o555); err != nil {
-		t.Fatal(err)
-	}
-	_, err = Create(ctx, filepath.Join(closed, "out"), job.fp, job.layout, job.chunks, Options{})
-	if err == nil || !strings.Contains(err.Error(), closed) || !strings.Contains(err.Error(), "give a folder that you may write to with --output") {
-		t.Error(err)
 	}
 }
 

@@ -1,0 +1,62 @@
+package results
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestCannotWrite: an output that cannot be made is named, with what stands in its way and the mend.
+func TestCannotWrite(t *testing.T) {
+	folder := t.TempDir()
+	file, closed := filepath.Join(folder, "file"), filepath.Join(folder, "closed")
+	if err := os.WriteFile(file, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(closed, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Dir(folder), 0o755); err != nil { // so that others can come as far as closed
+		t.Fatal(err)
+	}
+	for output, want := range map[string][]string{
+		file:                         {file, "not a directory"},
+		filepath.Join(closed, "out"): {closed, "permission denied", "give a folder that you may write to with --output"},
+	} {
+		var err error
+		asNobody(t, func() {
+			job := newTestJob()
+			_, err = Create(context.Background(), output, job.fp, job.layout, job.chunks, Options{})
+		})
+		for _, part := range want {
+			if err == nil || !strings.Contains(err.Error(), part) {
+				t.Errorf("%v; it does not say %q", err, part)
+			}
+		}
+	}
+}
+
+// asNobody runs f without root's right to write anywhere. The user of file operations belongs to a thread; this one
+// ends with its goroutine, which never lets go of it.
+func asNobody(t *testing.T, f func()) {
+	const nobody = 65534
+	ended := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if os.Geteuid() == 0 {
+			if err := syscall.Setfsuid(nobody); err != nil {
+				ended <- err
+				return
+			}
+		}
+		f()
+		ended <- nil
+	}()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+}
