@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -126,23 +127,11 @@ func (e *Engine) survey(ctx context.Context) (err error) {
 
 // describe finds the family and shape of a checkpoint, with what the job changes in it.
 func describe(c *ckpt.Checkpoint, job *config.Job) (model.Policy, model.Config, error) {
-	values := c.Config().Values
-	if over := job.Inference.ModelConfig; len(over) > 0 {
-		merged := map[string]any{}
-		for _, m := range []map[string]any{values, over} {
-			for k, v := range m {
-				merged[k] = v
-			}
-		}
-		values = merged
-	}
+	values := map[string]any{}
+	maps.Copy(values, c.Config().Values)
+	maps.Copy(values, job.Inference.ModelConfig)
 	if bias := job.ExpertOutputBias; bias != "" && bias != "auto" {
-		merged := map[string]any{}
-		for k, v := range values {
-			merged[k] = v
-		}
-		merged["expert_output_bias"] = bias
-		values = merged
+		values["expert_output_bias"] = bias
 	}
 	facts := model.NewFacts(cmp.Or(c.Config().Source, c.Path), values)
 	policy, err := policies.Find(facts)

@@ -37,7 +37,8 @@ static void open_builtins(void) {
     const char *slash = strrchr(at.dli_fname, '/');
     char path[4096];
     if (slash == NULL) return;
-    snprintf(path, sizeof path, "%.*s/libnvrtc-builtins.so.%d.%d", (int)(slash - at.dli_fname), at.dli_fname, major, minor);
+    const int folder = (int)(slash - at.dli_fname);
+    snprintf(path, sizeof path, "%.*s/libnvrtc-builtins.so.%d.%d", folder, at.dli_fname, major, minor);
     dlopen(path, RTLD_NOW | RTLD_GLOBAL); /* or it lies where the loader looks */
 }
 
@@ -46,7 +47,8 @@ static int open_compiler(const char *names, char *why, size_t n) {
     if (library == NULL) return -1;
     why[0] = 0;
 #define RESOLVE(symbol, args)                                                                                          \
-    if ((*(void **)&symbol = dlsym(library, #symbol)) == NULL && why[0] == 0) snprintf(why, n, "%s is missing in it", #symbol);
+    if ((*(void **)&symbol = dlsym(library, #symbol)) == NULL && why[0] == 0)                                          \
+        snprintf(why, n, "%s is missing in it", #symbol);
     COMPILER(RESOLVE)
     RESOLVE(nvrtcGetErrorString, )
     if (why[0] != 0) return -1;
