@@ -35,39 +35,6 @@ type Device interface {
 	Close() error
 }
 
-// Matrix is a host matrix as a checkpoint has it: row major, little-endian, rows adjacent.
-type Matrix struct {
-	DType DType
-	Rows  int
-	Cols  int
-	Data  []byte // Rows*Cols*DType.Size() bytes
-}
-
-// WeightSpec describes the weights of one linear op, or of the same linear op of all experts on this rank.
-type WeightSpec struct {
-	DType   DType // F32, BF16, F16 or I8: what it is packed as; I8 is quantised symmetrically, a scale an output row and group
-	Group   int   // I8: inputs that share a scale; 0: the whole row
-	Experts []Linear
-	Gated   bool // Parts are gate then up, [ffn, in] each: the op gives act(gate)·up, [rows, ffn]
-}
-
-// Linear is one matrix [out, in], given as parts stacked along out (q, k and v, say), and its bias.
-type Linear struct {
-	Parts      []Matrix // [out_i, in]; Transposed: [in, out_i], as GPT-2's Conv1D has them
-	Bias       []Matrix // none, or one for each part: [1, out_i]
-	Transposed bool
-}
-
-// Weights are packed weights: y = x·Wᵀ + b for each of Experts matrices [Out, In].
-type Weights interface {
-	DType() DType
-	Experts() int
-	Out() int // columns of the op's result (ffn where gated)
-	In() int
-	Bytes() int64
-	Free()
-}
-
 // CacheSpec describes a paged KV cache: Layers × Blocks blocks of BlockTokens tokens.
 type CacheSpec struct {
 	DType       DType

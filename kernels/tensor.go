@@ -27,6 +27,9 @@ func (d DType) Size() int {
 	return 0
 }
 
+// IsFloat tells whether activations may have the type.
+func (d DType) IsFloat() bool { return d == F32 || d == BF16 || d == F16 }
+
 // String is the name that users write and read: fp32, bf16, fp16, int8, int32.
 func (d DType) String() string {
 	switch d {

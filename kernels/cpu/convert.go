@@ -7,10 +7,6 @@ import (
 	"github.com/dsbatch/dsbatch/kernels"
 )
 
-func isFloat(d kernels.DType) bool {
-	return d == kernels.F32 || d == kernels.BF16 || d == kernels.F16
-}
-
 // widenRow reads row i of a checked float tensor into dst, which is as long.
 func widenRow(dst []float32, t kernels.Tensor, i int) {
 	switch src := bytesOf(t, i); t.DType {

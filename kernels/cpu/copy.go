@@ -36,7 +36,7 @@ func (s *Stream) checkBytes(op string, t kernels.Tensor, n int) bool {
 // Copy converts among the float types, rounding to nearest even; other types are copied as they are.
 func (s *Stream) Copy(dst, src kernels.Tensor) {
 	const op = "copy"
-	if s.err == nil && dst.DType != src.DType && !(isFloat(dst.DType) && isFloat(src.DType)) {
+	if s.err == nil && dst.DType != src.DType && !(dst.DType.IsFloat() && src.DType.IsFloat()) {
 		s.fail("%s: %v cannot become %v", op, src, dst)
 	}
 	s.check(op, "src", src, src.DType, anySize, anySize)

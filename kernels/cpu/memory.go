@@ -85,7 +85,7 @@ func (d *Device) Upload(what string, t kernels.DType, m kernels.Matrix) (kernels
 	if m.DType == t {
 		return src, nil
 	}
-	if !isFloat(t) || !isFloat(m.DType) {
+	if !t.IsFloat() || !m.DType.IsFloat() {
 		return kernels.Tensor{}, fmt.Errorf("%s: %v cannot become %v", what, m.DType, t)
 	}
 	dst, err := d.Alloc(what, t, m.Rows, m.Cols)

@@ -76,31 +76,11 @@ func (d *Device) Pack(what string, s kernels.WeightSpec) (kernels.Weights, error
 
 // newWeights checks s and takes its shape.
 func newWeights(s kernels.WeightSpec) (*weights, error) {
-	switch s.DType {
-	case kernels.F32, kernels.BF16, kernels.F16, kernels.I8:
-	default:
-		return nil, fmt.Errorf("weights of type %v; use fp32, bf16, fp16 or int8", s.DType)
+	rows, in, err := s.Shape()
+	if err != nil {
+		return nil, err
 	}
-	if len(s.Experts) == 0 {
-		return nil, fmt.Errorf("no matrix")
-	}
-	w := &weights{dtype: s.DType, experts: len(s.Experts), gated: s.Gated, group: s.Group}
-	for e, l := range s.Experts {
-		rows, in, err := linearShape(l)
-		if err == nil && s.Gated && (len(l.Parts) != 2 || outOf(l, 0) != outOf(l, 1)) {
-			err = fmt.Errorf("gated weights are two matrices of one shape, gate and up")
-		}
-		if err == nil && e > 0 && (rows != w.rows || in != w.in) {
-			err = fmt.Errorf("[%d, %d] where matrix 0 is [%d, %d]", rows, in, w.rows, w.in)
-		}
-		if err == nil && (len(l.Bias) > 0) != (len(s.Experts[0].Bias) > 0) {
-			err = fmt.Errorf("some matrices have a bias and some have none")
-		}
-		if err != nil {
-			return nil, fmt.Errorf("matrix %d of %d: %w", e, len(s.Experts), err)
-		}
-		w.rows, w.in = rows, in
-	}
+	w := &weights{dtype: s.DType, experts: len(s.Experts), gated: s.Gated, group: s.Group, rows: rows, in: in}
 	w.out = w.rows
 	if s.Gated {
 		w.out /= 2
@@ -116,59 +96,6 @@ func newWeights(s kernels.WeightSpec) (*weights, error) {
 		return nil, fmt.Errorf("int8 groups of %d inputs do not divide %d inputs", w.group, w.in)
 	}
 	return w, nil
-}
-
-// linearShape is the shape [rows, in] of l's stacked parts.
-func linearShape(l kernels.Linear) (rows, in int, err error) {
-	if len(l.Parts) == 0 {
-		return 0, 0, fmt.Errorf("no part")
-	}
-	if len(l.Bias) != 0 && len(l.Bias) != len(l.Parts) {
-		return 0, 0, fmt.Errorf("%d biases for %d parts", len(l.Bias), len(l.Parts))
-	}
-	for i, m := range l.Parts {
-		if err := checkMatrix(m); err != nil {
-			return 0, 0, fmt.Errorf("part %d: %w", i, err)
-		}
-		k := m.Cols
-		if l.Transposed {
-			k = m.Rows
-		}
-		if i > 0 && k != in {
-			return 0, 0, fmt.Errorf("part %d takes %d inputs where part 0 takes %d", i, k, in)
-		}
-		in = k
-		rows += outOf(l, i)
-	}
-	for i, b := range l.Bias {
-		if err := checkMatrix(b); err != nil {
-			return 0, 0, fmt.Errorf("bias %d: %w", i, err)
-		}
-		if b.Rows*b.Cols != outOf(l, i) {
-			return 0, 0, fmt.Errorf("bias %d has %d values for %d outputs", i, b.Rows*b.Cols, outOf(l, i))
-		}
-	}
-	return rows, in, nil
-}
-
-// outOf is the number of outputs of part i.
-func outOf(l kernels.Linear, i int) int {
-	if l.Transposed {
-		return l.Parts[i].Cols
-	}
-	return l.Parts[i].Rows
-}
-
-func checkMatrix(m kernels.Matrix) error {
-	switch m.DType {
-	case kernels.F32, kernels.BF16, kernels.F16:
-	default:
-		return fmt.Errorf("a matrix of type %v; use fp32, bf16 or fp16", m.DType)
-	}
-	if m.Rows < 0 || m.Cols < 0 || int64(len(m.Data)) != int64(m.Rows)*int64(m.Cols)*int64(m.DType.Size()) {
-		return fmt.Errorf("%v [%d, %d] in %d bytes", m.DType, m.Rows, m.Cols, len(m.Data))
-	}
-	return nil
 }
 
 func packBias(s kernels.WeightSpec, w *weights) []float32 {

@@ -113,11 +113,11 @@ func (p *panelWeights) packPanel(l kernels.Linear, w *weights, task, panel int) 
 			continue
 		}
 		part := 0
-		for row >= outOf(l, part) {
-			row -= outOf(l, part)
+		for row >= l.Outputs(part) {
+			row -= l.Outputs(part)
 			part++
 		}
-		n := min(panelOutputs-column, outOf(l, part)-row)
+		n := min(panelOutputs-column, l.Outputs(part)-row)
 		if w.gated {
 			n = min(n, panelOutputs/2-column%(panelOutputs/2))
 		}

@@ -33,15 +33,15 @@ func packReference(p *pool, s kernels.WeightSpec, w *weights) *referenceWeights 
 	p.run(w.experts*w.rows, func(i int) {
 		l, row := s.Experts[i/w.rows], i%w.rows
 		part := 0
-		for row >= outOf(l, part) {
-			row -= outOf(l, part)
+		for row >= l.Outputs(part) {
+			row -= l.Outputs(part)
 			part++
 		}
 		values := make([]float32, w.in)
 		for k := range values {
 			at := row*w.in + k
 			if l.Transposed {
-				at = k*outOf(l, part) + row
+				at = k*l.Outputs(part) + row
 			}
 			values[k] = matrixValue(l.Parts[part], at)
 		}

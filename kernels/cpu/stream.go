@@ -56,7 +56,7 @@ func (s *Stream) check(op, name string, t kernels.Tensor, d kernels.DType, rows,
 
 // checkFloat is check for any of the float types.
 func (s *Stream) checkFloat(op, name string, t kernels.Tensor, rows, cols int) {
-	if s.err == nil && !t.None() && !isFloat(t.DType) {
+	if s.err == nil && !t.None() && !t.DType.IsFloat() {
 		s.fail("%s: %s is %v, want a float type", op, name, t)
 	}
 	s.check(op, name, t, t.DType, rows, cols)

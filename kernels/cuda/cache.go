@@ -14,7 +14,7 @@ type cache struct {
 
 // NewCache makes a cache of zeros, of any float type.
 func (d *Device) NewCache(c kernels.CacheSpec) (kernels.Cache, error) {
-	if !isFloat(c.DType) {
+	if !c.DType.IsFloat() {
 		return nil, fmt.Errorf("KV cache of %v: this device has fp32, bf16 and fp16", c.DType)
 	}
 	if c.Layers < 0 || c.Blocks < 0 || c.BlockTokens < 1 || c.KVHeads < 1 || c.HeadDim < 1 {

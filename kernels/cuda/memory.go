@@ -132,7 +132,7 @@ func (d *Device) Upload(what string, t kernels.DType, m kernels.Matrix) (kernels
 	if m.Rows < 0 || m.Cols < 0 || int64(len(m.Data)) != int64(m.Rows)*int64(m.Cols)*int64(m.DType.Size()) {
 		return kernels.Tensor{}, fmt.Errorf("%s: %d bytes are no %v [%d, %d]", what, len(m.Data), m.DType, m.Rows, m.Cols)
 	}
-	if m.DType != t && !(isFloat(t) && isFloat(m.DType)) {
+	if m.DType != t && !(t.IsFloat() && m.DType.IsFloat()) {
 		return kernels.Tensor{}, fmt.Errorf("%s: %v cannot become %v", what, m.DType, t)
 	}
 	src, err := d.Alloc(what, m.DType, m.Rows, m.Cols)
@@ -176,10 +176,6 @@ func address(t kernels.Tensor) handle {
 		return 0
 	}
 	return m.address + handle(t.Offset)
-}
-
-func isFloat(d kernels.DType) bool {
-	return d == kernels.F32 || d == kernels.BF16 || d == kernels.F16
 }
 
 // faultWord is pinned memory into which a kernel writes when it is given an index out of its range, which it then

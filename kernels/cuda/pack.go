@@ -74,32 +74,11 @@ func (d *Device) Pack(what string, s kernels.WeightSpec) (kernels.Weights, error
 
 // shapeOf checks s and takes its shape.
 func shapeOf(s kernels.WeightSpec) (*weights, error) {
-	switch s.DType {
-	case kernels.F32, kernels.BF16, kernels.F16, kernels.I8:
-	default:
-		return nil, fmt.Errorf("weights of type %v; use fp32, bf16, fp16 or int8", s.DType)
+	rows, in, err := s.Shape()
+	if err != nil {
+		return nil, err
 	}
-	if len(s.Experts) == 0 {
-		return nil, fmt.Errorf("no matrix")
-	}
-	w, rows := &weights{dtype: s.DType, experts: len(s.Experts), gated: s.Gated}, 0
-	for e, l := range s.Experts {
-		n, in, err := linearShape(l)
-		if err == nil && s.Gated && (len(l.Parts) != 2 || outOf(l, 0) != outOf(l, 1)) {
-			err = fmt.Errorf("gated weights are two matrices of one shape, gate and up")
-		}
-		if err == nil && e > 0 && (n != rows || in != w.in) {
-			err = fmt.Errorf("[%d, %d] where matrix 0 is [%d, %d]", n, in, rows, w.in)
-		}
-		if err == nil && (len(l.Bias) > 0) != (len(s.Experts[0].Bias) > 0) {
-			err = fmt.Errorf("some matrices have a bias and some have none")
-		}
-		if err != nil {
-			return nil, fmt.Errorf("matrix %d of %d: %w", e, len(s.Experts), err)
-		}
-		rows, w.in = n, in
-	}
-	w.out = rows
+	w := &weights{dtype: s.DType, experts: len(s.Experts), gated: s.Gated, out: rows, in: in}
 	packed, tile, pad, depth := rows, 16, 64, 64
 	if w.dtype == kernels.F32 {
 		tile, pad, depth = 4, 4, 4
@@ -116,57 +95,6 @@ func shapeOf(s kernels.WeightSpec) (*weights, error) {
 		}
 	}
 	return w, nil
-}
-
-// linearShape is the shape [rows, in] of l's stacked parts.
-func linearShape(l kernels.Linear) (rows, in int, err error) {
-	if len(l.Parts) == 0 {
-		return 0, 0, fmt.Errorf("no part")
-	}
-	if len(l.Bias) != 0 && len(l.Bias) != len(l.Parts) {
-		return 0, 0, fmt.Errorf("%d biases for %d parts", len(l.Bias), len(l.Parts))
-	}
-	for i, m := range l.Parts {
-		if err := checkMatrix(m); err != nil {
-			return 0, 0, fmt.Errorf("part %d: %w", i, err)
-		}
-		k := m.Cols
-		if l.Transposed {
-			k = m.Rows
-		}
-		if i > 0 && k != in {
-			return 0, 0, fmt.Errorf("part %d takes %d inputs where part 0 takes %d", i, k, in)
-		}
-		in = k
-		rows += outOf(l, i)
-	}
-	for i, b := range l.Bias {
-		if err := checkMatrix(b); err != nil {
-			return 0, 0, fmt.Errorf("bias %d: %w", i, err)
-		}
-		if b.Rows*b.Cols != outOf(l, i) {
-			return 0, 0, fmt.Errorf("bias %d has %d values for %d outputs", i, b.Rows*b.Cols, outOf(l, i))
-		}
-	}
-	return rows, in, nil
-}
-
-// outOf is the number of outputs of part i.
-func outOf(l kernels.Linear, i int) int {
-	if l.Transposed {
-		return l.Parts[i].Cols
-	}
-	return l.Parts[i].Rows
-}
-
-func checkMatrix(m kernels.Matrix) error {
-	if !isFloat(m.DType) {
-		return fmt.Errorf("a matrix of type %v; use fp32, bf16 or fp16", m.DType)
-	}
-	if m.Rows < 0 || m.Cols < 0 || int64(len(m.Data)) != int64(m.Rows)*int64(m.Cols)*int64(m.DType.Size()) {
-		return fmt.Errorf("%v [%d, %d] in %d bytes", m.DType, m.Rows, m.Cols, len(m.Data))
-	}
-	return nil
 }
 
 func (w *weights) matrixBytes() int64 {
@@ -280,13 +208,13 @@ func (d *Device) packParts(what string, s kernels.WeightSpec, w *weights) error 
 					return
 				}
 				a := packArgs{source: buffer.address, w: w.data.address + handle(int64(e)*w.matrixBytes()),
-					rows: int32(outOf(l, part)), in: int32(w.in), transposed: truth(l.Transposed), gated: truth(w.gated), row0: int32(row0),
+					rows: int32(l.Outputs(part)), in: int32(w.in), transposed: truth(l.Transposed), gated: truth(w.gated), row0: int32(row0),
 					paddedIn: int32(w.paddedIn), paddedRows: int32(w.paddedRows), group: int32(w.group)}
 				if w.gated {
 					a.row0 = int32(part)
 				}
 				stream.pack(w, e, m.DType, a)
-				row0 += outOf(l, part)
+				row0 += l.Outputs(part)
 			}
 		}
 	})

@@ -105,7 +105,7 @@ func (s *Stream) check(op opNumber, name string, t kernels.Tensor, d kernels.DTy
 
 // checkFloat is check for any of the float types.
 func (s *Stream) checkFloat(op opNumber, name string, t kernels.Tensor, rows, cols int) {
-	if s.err == nil && !t.None() && !isFloat(t.DType) {
+	if s.err == nil && !t.None() && !t.DType.IsFloat() {
 		s.fail("%s: %s is %v, want a float type", op, name, t)
 	}
 	s.check(op, name, t, t.DType, rows, cols)
