@@ -58,10 +58,10 @@ func (q *sequence) want() int {
 	return len(q.tokens) - q.stored
 }
 
-// most is the most tokens that the cache will ever hold of it: the last drawn token is never fed.
+// most is the most tokens that the cache will ever hold of it: the last drawn token is never fed, nor is the last target.
 func (q *sequence) most() int {
 	if q.scoring() {
-		return len(q.tokens)
+		return q.stored + q.want()
 	}
 	return max(q.limit-1, q.prompt)
 }
