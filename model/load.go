@@ -15,7 +15,7 @@ var ErrTensor = errors.New("checkpoint does not fit its config")
 
 // LoadOptions of Load. The zero value loads the whole model in float32.
 type LoadOptions struct {
-	DType kernels.DType // of the linear weights; 0: F32
+	DType kernels.DType // of the linear weights, the output embedding among them, but for gates and coefficients; 0: F32
 	Group int           // I8: inputs that share a scale; 0: a whole row
 	// TP is the ranks over which heads, the inside of dense MLPs and the vocabulary are sliced; nil: not at all.
 	TP *comm.Group
@@ -176,7 +176,8 @@ func (l *loader) at(here bool) bool {
 	return here || l.surveying
 }
 
-// head packs this rank's rows of the output embedding.
+// head packs this rank's rows of the output embedding, in the type of the other weights. A tied table is here in its own
+// type besides: what looks ids up reads a row or two of it, what makes logits all of it.
 func (l *loader) head() {
 	c, name := l.config, "head"
 	if c.TiedHead {
@@ -185,5 +186,6 @@ func (l *loader) head() {
 	}
 	all := l.slicing.hidden
 	rows := l.named(l.policy.Tensors.name(name, 0, 0), window{c.Vocab, c.Hidden, l.slicing.vocab[l.slicing.rank], all})
-	l.model.head = l.pack("head", kernels.WeightSpec{DType: l.headType(), Experts: []kernels.Linear{{Parts: []kernels.Matrix{rows}}}})
+	l.model.head = l.pack("head", kernels.WeightSpec{DType: l.options.DType, Group: l.options.Group,
+		Experts: []kernels.Linear{{Parts: []kernels.Matrix{rows}}}})
 }

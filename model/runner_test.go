@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/ckpt"
@@ -190,8 +191,8 @@ func (r *runner) forward(prompts ...[]int32) result {
 	return y
 }
 
-// score is the log-probabilities of a text's tokens but its first.
-func (r *runner) score(ids []int32) []float32 {
+// score is the log-probabilities of a text's tokens but its first, and the most probable token in the place of each.
+func (r *runner) score(ids []int32) (logprobs []float32, best []int32) {
 	r.t.Helper()
 	step, release := r.step([][]int32{ids})
 	defer release()
@@ -209,7 +210,12 @@ func (r *runner) score(ids []int32) []float32 {
 	defer target.Mem.Free()
 	check(r.t, r.model.Logits(context.Background(), r.stream, logits, h.RowRange(0, n)))
 	r.stream.Score(p, greedy, logits, target, vocab)
-	return r.floats(p)
+	all := r.floats(logits)
+	for i := range n {
+		row := all[i*vocab:][:vocab]
+		best = append(best, int32(slices.Index(row, slices.Max(row))))
+	}
+	return r.floats(p), best
 }
 
 // piece is some consecutive tokens of a text whose keys and values lie in consecutive blocks from block on.

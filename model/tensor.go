@@ -214,14 +214,6 @@ func (l *loader) tableType() kernels.DType {
 	return kernels.F32
 }
 
-// headType is the type of the output embedding: never int8, whose error every log-probability would carry.
-func (l *loader) headType() kernels.DType {
-	if l.options.DType == kernels.I8 {
-		return kernels.BF16
-	}
-	return l.options.DType
-}
-
 // dtypeOf is a tensor's type in the op set's terms.
 func dtypeOf(t ckpt.Tensor) (kernels.DType, error) {
 	switch t.DType {
