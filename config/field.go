@@ -81,7 +81,7 @@ func nearestField(section, name string) string {
 // example and finds it obeyed, or refused with the reason.
 var fields = append([]field{
 	{path: "replace_with_kernel_inject", alias: "kernel_inject", seed: "false", example: "true", bits: true,
-		does: "true runs the fused kernels, false plain operations with sliced linears (the generic path). Not set: fused, unless injection_policy names linears",
+		does: "true runs the fused kernels, false plain operations with sliced linears (the generic path). Not set: fused",
 		set:  func(in *Inference, n node) error { return n.optional(&in.KernelInject) }},
 	{path: "dtype", seed: "torch.float16", example: "torch.half",
 		does: "type of the weights: fp32, bf16, fp16 or int8 in any spelling of DeepSpeed's, also torch.half and torch.float; int8 rounds every linear weight, the output embedding too, and leaves gates in fp32. Not set: the checkpoint's own",
@@ -185,10 +185,10 @@ var fields = append([]field{
 	{path: "training_mp_size", seed: "1", example: "2", does: "slices that the checkpoint was trained with; compared with the checkpoint's. Not set: the checkpoint's",
 		set: func(in *Inference, n node) error { return n.atLeast(1, &in.TrainingMPSize) }},
 	{path: "replace_method", seed: "auto", old: true, example: "generic", accept: []string{"auto"}, refuse: "blocks are found by the model's family"},
-	{path: "injection_policy", unbuilt: true, alias: "injection_dict", seed: "None", example: "{T5Block: [SelfAttention.o, DenseReluDense.wo]}", bits: true,
-		does: "module class → names of the linears whose outputs are summed over tp, all others being cut along their outputs; or → a policy of DeepSpeed's, which must be that of the model's family. Not together with kernel_inject: true",
+	{path: "injection_policy", alias: "injection_dict", seed: "None", example: "{T5Block: [SelfAttention.o, DenseReluDense.wo]}", bits: true,
+		does: "module class → names of the linears whose outputs are summed over tp, all others being cut along their outputs; or → a policy of DeepSpeed's, which must be that of the model's family. The names make a Hugging Face model of a family that dsbatch has no policy for run, where its files tell the rest of its block (docs/slicing.md); of a known family they must be those that it sums. Not together with kernel_inject: true",
 		set:  setInjection},
-	{path: "injection_policy_tuple", unbuilt: true, seed: "None", example: "[attention.dense, mlp.dense_4h_to_h]", bits: true, does: "such names for every block of the model",
+	{path: "injection_policy_tuple", seed: "None", example: "[attention.dense, mlp.dense_4h_to_h]", bits: true, does: "such names for every block of the model: the attention's output and the second linear of the MLP or of each expert",
 		set: setInjectionTuple},
 	{path: "config", alias: "args", seed: "None", example: "{rope_theta: 500000.0}", bits: true, does: "dictionary of values that win over the model's config.json",
 		set: func(in *Inference, n node) error {

@@ -77,13 +77,8 @@ type Injection struct {
 	Linears []string // suffixes of the names of linears whose outputs are summed over tp
 }
 
-// Fused tells whether fused kernels run: as kernel_inject says, else unless injection_policy names linears.
-func (in *Inference) Fused() bool {
-	if in.KernelInject != nil {
-		return *in.KernelInject
-	}
-	return !slices.ContainsFunc(in.InjectionPolicy, func(i Injection) bool { return len(i.Linears) > 0 })
-}
+// Fused tells whether fused kernels run: as kernel_inject says. A block that injection_policy names runs them, too.
+func (in *Inference) Fused() bool { return in.KernelInject == nil || *in.KernelInject }
 
 // Given tells whether a field was set, by its path in canonical names as "moe.ep_size".
 func (in *Inference) Given(path string) bool {

@@ -195,7 +195,7 @@ func TestFused(t *testing.T) {
 		in   Inference
 		want bool
 	}{
-		{Inference{}, true}, {Inference{KernelInject: ptr(false)}, false}, {Inference{InjectionPolicy: named}, false},
+		{Inference{}, true}, {Inference{KernelInject: ptr(false)}, false}, {Inference{InjectionPolicy: named}, true},
 		{Inference{InjectionPolicy: []Injection{{Policy: "HFGPT2LayerPolicy"}}}, true},
 	} {
 		if got := c.in.Fused(); got != c.want {

@@ -17,6 +17,7 @@ import (
 	"github.com/dsbatch/dsbatch/io/tokenizer"
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/model"
+	"github.com/dsbatch/dsbatch/model/policies"
 	"github.com/dsbatch/dsbatch/moe"
 	"github.com/dsbatch/dsbatch/mpi"
 )
@@ -51,6 +52,7 @@ type Engine struct {
 	sharers    int   // ranks that share that memory
 	checkpoint *ckpt.Checkpoint
 	policy     model.Policy
+	injected   *policies.Injected // where the policy was made for a model of no known family
 	shape      model.Config
 	dtype      kernels.DType
 	identity   identity

@@ -19,6 +19,7 @@ type Forecast struct {
 	Config model.Config
 	DType  kernels.DType
 	Window int
+	Block  []string // what was understood of a block that no policy is for, a line each; nil: the family is known
 	Ranks  []RankForecast
 }
 
@@ -62,6 +63,9 @@ func Foresee(ctx context.Context, job *config.Job, ranks int, memory int64, gpu 
 		}
 		if w.Rank() == 0 {
 			f.Layout, f.Config, f.DType, f.Window = e.layout, e.shape, e.dtype, e.window
+			if e.injected != nil {
+				f.Block = e.injected.Understood
+			}
 		}
 		var err error
 		f.Ranks[w.Rank()], err = e.forecast()

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/dsbatch/dsbatch/ckpt"
 	"github.com/dsbatch/dsbatch/comm"
@@ -34,6 +35,12 @@ func (e *Engine) prepare(ctx context.Context, mine error) error {
 	}
 	if err := e.sameModel(ctx); err != nil {
 		return err
+	}
+	if e.injected != nil && e.world.Rank() == 0 {
+		for _, part := range e.injected.Understood {
+			slog.Info("a block that no policy is for was understood so", "part", part)
+		}
+		slog.Warn("what its files do not tell is taken to be as in every family that is known", "assumed", strings.Join(e.injected.Assumed, "; "))
 	}
 	return e.lay(ctx, e.wayOfRows)
 }
@@ -96,7 +103,7 @@ func (e *Engine) inspect() (err error) {
 			return err
 		}
 	}
-	if e.policy, e.shape, err = describe(e.checkpoint, e.job); err != nil {
+	if e.policy, e.shape, e.injected, err = describe(e.checkpoint, e.job); err != nil {
 		return err
 	}
 	e.dtype = weightType(e.checkpoint, e.job)
@@ -126,7 +133,7 @@ func (e *Engine) survey(ctx context.Context) (err error) {
 }
 
 // describe finds the family and shape of a checkpoint, with what the job changes in it.
-func describe(c *ckpt.Checkpoint, job *config.Job) (model.Policy, model.Config, error) {
+func describe(c *ckpt.Checkpoint, job *config.Job) (model.Policy, model.Config, *policies.Injected, error) {
 	values := map[string]any{}
 	maps.Copy(values, c.Config().Values)
 	maps.Copy(values, job.Inference.ModelConfig)
@@ -134,18 +141,21 @@ func describe(c *ckpt.Checkpoint, job *config.Job) (model.Policy, model.Config, 
 		values["expert_output_bias"] = bias
 	}
 	facts := model.NewFacts(cmp.Or(c.Config().Source, c.Path), values)
-	policy, err := policies.Find(facts)
+	policy, injected, err := findPolicy(c, facts, &job.Inference)
 	if err != nil {
-		return policy, model.Config{}, err
+		return policy, model.Config{}, nil, err
 	}
 	shape, err := policy.Configure(facts)
+	if err == nil && injected == nil {
+		err = injectionFits(c, policy, &shape, &job.Inference)
+	}
 	if err != nil {
-		return policy, shape, err
+		return policy, shape, nil, err
 	}
 	for layer := range shape.MoE {
 		shape.MoE[layer].Gate.Scale = cmp.Or(shape.MoE[layer].Gate.Scale, 1)
 	}
-	return policy, shape, nil
+	return policy, shape, injected, nil
 }
 
 // weightType is the type of the weights: what the job asks for, else the checkpoint's own. On a CPU fp16 weights are

@@ -3,11 +3,14 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/dsbatch/dsbatch/ckpt"
 	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/model"
+	"github.com/dsbatch/dsbatch/model/policies"
 )
 
 func ckptCommand() *cli.Command {
@@ -15,7 +18,10 @@ func ckptCommand() *cli.Command {
 		Name: "ckpt", Usage: "look at model checkpoints",
 		Subcommands: []*cli.Command{{
 			Name: "inspect", ArgsUsage: "MODEL", Usage: "layers, experts, types, bytes, and the parameters that a token uses",
-			Flags: []cli.Flag{&cli.StringFlag{Name: "tag", Usage: "`NAME` of the step inside a DeepSpeed folder"}},
+			Flags: []cli.Flag{
+				&cli.StringFlag{Name: "tag", Usage: "`NAME` of the step inside a DeepSpeed folder"},
+				&cli.StringSliceFlag{Name: "injection-policy-tuple", Usage: "`LINEARS` of a block that no policy is for, as self_attn.o_proj,mlp.down_proj: what is understood of it"},
+			},
 			Action: func(c *cli.Context) error {
 				path, err := onlyArgument(c, "MODEL")
 				if err != nil {
@@ -28,6 +34,9 @@ func ckptCommand() *cli.Command {
 				r, err := ckpt.Inspect(m)
 				if err == nil {
 					tellCheckpoint(c.App.Writer, r)
+				}
+				if linears := c.StringSlice("injection-policy-tuple"); err == nil && len(linears) > 0 {
+					err = tellBlock(c.App.Writer, m, linears)
 				}
 				if closeErr := m.Close(); err == nil {
 					err = closeErr
@@ -59,4 +68,23 @@ func tellCheckpoint(w io.Writer, r ckpt.Report) {
 		}
 		fmt.Fprintf(w, "layer %-6d %-12s %12d parameters, %12d active, %v\n", l.Layer, kind, l.Parameters, l.Active, config.Bytes(l.Bytes).About())
 	}
+}
+
+func tellBlock(w io.Writer, m *ckpt.Checkpoint, linears []string) error {
+	facts := model.NewFacts(m.Config().Source, m.Config().Values)
+	if known, err := policies.Find(facts); err == nil {
+		fmt.Fprintf(w, "understood   %s, a family that has a policy\n", strings.Join(known.Architectures, ", "))
+		return nil
+	}
+	y, err := policies.Inject(facts, m, linears, false)
+	if err != nil {
+		return err
+	}
+	for _, part := range y.Understood {
+		fmt.Fprintf(w, "understood   %s\n", part)
+	}
+	for _, part := range y.Assumed {
+		fmt.Fprintf(w, "assumed      %s\n", part)
+	}
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/dsbatch/dsbatch/io/dataset"
 	"github.com/dsbatch/dsbatch/io/results"
 	"github.com/dsbatch/dsbatch/model"
+	"github.com/dsbatch/dsbatch/model/policies"
 )
 
 // Exit statuses; those from 64 on are sysexits.h's.
@@ -46,7 +47,7 @@ func statusOf(err error) int {
 	case errors.As(err, &setting) && setting.File == "" && !errors.Is(err, engine.ErrRefused):
 		return statusUsage
 	case errors.As(err, &setting), errors.As(err, &size), errors.As(err, &mismatch), errors.Is(err, engine.ErrRefused), errors.Is(err, comm.ErrUnlike),
-		errors.Is(err, model.ErrConfig), errors.Is(err, model.ErrTensor), errors.Is(err, ckpt.ErrDamaged),
+		errors.Is(err, model.ErrConfig), errors.Is(err, model.ErrTensor), errors.Is(err, policies.ErrInjection), errors.Is(err, ckpt.ErrDamaged),
 		errors.Is(err, ckpt.ErrUnsupported), errors.Is(err, ckpt.ErrMismatch), errors.Is(err, ckpt.ErrTag), errors.Is(err, ckpt.ErrUnknown):
 		return statusConfig
 	case errors.Is(err, errNotWhole), errors.Is(err, dataset.ErrDamaged), errors.Is(err, dataset.ErrColumn):

@@ -78,6 +78,9 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 	}
 	w := c.App.Writer
 	fmt.Fprintf(w, "model      %s, %d layers, %v weights, %.3g parameters at work for a token\n", x.Config.Family, x.Config.Layers, x.DType, plan.Active(&x.Config))
+	for _, part := range x.Block {
+		fmt.Fprintf(w, "block      %s\n", part)
+	}
 	fmt.Fprintf(w, "layout     %d × %s: tp %d, pp %d, dp %d", f.ranks, machine.Name, x.Layout.TP, x.Layout.PP, x.Layout.DP)
 	l := plan.Layout{World: f.ranks, DP: x.Layout.DP, EP: 1, DType: x.DType, Activation: 2}
 	for _, e := range x.Layout.Experts {
