@@ -151,19 +151,8 @@ func TestAllToAll(t *testing.T) {
 
 // TestAllToAllInGroups runs both ep groups of a layout at once.
 func TestAllToAllInGroups(t *testing.T) {
-	l, err := Ranks(Sizes{World: 8, TP: 2, EP: 4, Experts: []int{4, 8}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	mpitest.Run(t, 8, func(w mpi.World) error {
-		g, err := Form(t.Context(), w, l)
-		if err != nil {
-			return err
-		}
-		if err := exchanges(t.Context(), g.Expert(4).EP, ways["flat"], uint64(g.TP.Rank())); err != nil {
-			return err
-		}
-		return g.Close()
+	formed(t, Sizes{World: 8, TP: 2, EP: 4, Experts: []int{4, 8}}, func(_ mpi.World, g *Groups) error {
+		return exchanges(t.Context(), g.Expert(4).EP, ways["flat"], uint64(g.TP.Rank()))
 	})
 }
 

@@ -197,15 +197,7 @@ func TestCoordinatedHops(t *testing.T) {
 		{4, 64, together, 3*15 + 3}, {4, 32, together, 3*15 + 1 + 1}, {4, 16, together, 3*15 + 3},
 		{8, 64, together, 3*7 + 7}, {8, 64, apart, 3*7 + 7}, {8, 8, together, 3*7 + 7},
 	} {
-		l, err := Ranks(Sizes{World: 64, TP: c.tp, EP: c.ep, Experts: []int{128}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		mpitest.Run(t, 64, func(w mpi.World) error {
-			g, err := Form(t.Context(), w, l)
-			if err != nil {
-				return err
-			}
+		formed(t, Sizes{World: 64, TP: c.tp, EP: c.ep, Experts: []int{128}}, func(_ mpi.World, g *Groups) error {
 			o := AllToAllOptions{Algorithm: Coordinated, Nodes: nodes, Network: c.network}
 			got, err := exchangeTokens(t.Context(), g.Expert(128), g.TP.Ranks[0], tokens, o)
 			if err != nil {
@@ -214,24 +206,16 @@ func TestCoordinatedHops(t *testing.T) {
 			if most := int64(3*(64/c.tp) + c.tp); got.traffic.Messages != c.want || c.want > most {
 				return fmt.Errorf("%+v, %v: %d messages, want %d, and %d at most", c, got.rows, got.traffic.Messages, c.want, most)
 			}
-			return g.Close()
+			return nil
 		})
 	}
 }
 
 func TestCoordinatedTakesCommonTokens(t *testing.T) {
-	l, err := Ranks(Sizes{World: 4, Experts: []int{8}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	mpitest.Run(t, 4, func(w mpi.World) error {
-		g, err := Form(t.Context(), w, l)
-		if err != nil {
-			return err
-		}
+	formed(t, Sizes{World: 4, Experts: []int{8}}, func(_ mpi.World, g *Groups) error {
 		if _, _, err := g.Expert(8).AllToAll(AllToAllOptions{Algorithm: Coordinated}); err == nil {
 			t.Error("coordinated, and no two ranks hold the same tokens")
 		}
-		return g.Close()
+		return nil
 	})
 }

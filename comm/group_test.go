@@ -15,15 +15,8 @@ import (
 
 // TestForm asks the members of every group who they are, through the group.
 func TestForm(t *testing.T) {
-	l, err := Ranks(Sizes{World: 12, TP: 2, PP: 2, EP: 3, ES: 2, Experts: []int{6, 3, 12}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	mpitest.Run(t, 12, func(w mpi.World) error {
-		g, err := Form(t.Context(), w, l)
-		if err != nil {
-			return err
-		}
+	sizes := Sizes{World: 12, TP: 2, PP: 2, EP: 3, ES: 2, Experts: []int{6, 3, 12}}
+	formed(t, sizes, func(w mpi.World, g *Groups) error {
 		all := []*Group{g.World, g.TP, g.DP, g.PP}
 		for _, e := range []int{3, 6, 12} {
 			x := g.Expert(e)
@@ -49,11 +42,34 @@ func TestForm(t *testing.T) {
 		if g.Expert(5) != nil {
 			return fmt.Errorf("groups for layers that don't exist")
 		}
-		return g.Close()
+		return nil
 	})
+	l, err := Ranks(sizes)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := Form(t.Context(), mpi.Alone(), l); err == nil {
 		t.Error("12 ranks laid out on 1")
 	}
+}
+
+// formed runs f on every rank of a world of that layout, with the groups that the rank is in.
+func formed(t *testing.T, s Sizes, f func(w mpi.World, g *Groups) error) {
+	t.Helper()
+	l, err := Ranks(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mpitest.Run(t, s.World, func(w mpi.World) error {
+		g, err := Form(t.Context(), w, l)
+		if err != nil {
+			return err
+		}
+		if err := f(w, g); err != nil {
+			return err
+		}
+		return g.Close()
+	})
 }
 
 func TestAgree(t *testing.T) {

@@ -3,7 +3,6 @@ package comm
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,24 +60,15 @@ type introduction struct {
 
 // introduce tells all ranks the introduction, in JSON, of every one.
 func introduce(ctx context.Context, w mpi.World, mine []byte) ([]introduction, error) {
-	sizes, counts, total := make([]byte, 8*w.Size()), make([]int64, w.Size()), int64(0)
-	if err := w.AllGather(ctx, binary.LittleEndian.AppendUint64(nil, uint64(len(mine))), sizes); err != nil {
+	texts, err := AllGather(ctx, w, mine)
+	if err != nil {
 		return nil, err
 	}
-	for i := range counts {
-		counts[i] = int64(binary.LittleEndian.Uint64(sizes[8*i:]))
-		total += counts[i]
-	}
-	texts := make([]byte, total)
-	if err := w.AllGatherV(ctx, mine, texts, counts); err != nil {
-		return nil, err
-	}
-	all := make([]introduction, w.Size())
-	for i, n := range counts {
-		if err := json.Unmarshal(texts[:n], &all[i]); err != nil {
+	all := make([]introduction, len(texts))
+	for i, text := range texts {
+		if err := json.Unmarshal(text, &all[i]); err != nil {
 			return nil, fmt.Errorf("what rank %d tells of itself: %w", i, err)
 		}
-		texts = texts[n:]
 	}
 	return all, nil
 }

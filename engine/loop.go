@@ -109,7 +109,7 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 
 // reason is why the job stops: all ranks learn it from the first of those that were asked to.
 func (l *loop) reason(ctx context.Context) (string, error) {
-	all, err := gatherAll(ctx, l.world, []byte(l.options.Stop.Reason()))
+	all, err := comm.AllGather(ctx, l.world, []byte(l.options.Stop.Reason()))
 	if err != nil {
 		return "", err
 	}

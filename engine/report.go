@@ -149,7 +149,7 @@ func (r *run) report(ctx context.Context, ended error) error {
 	if err != nil {
 		return err
 	}
-	all, err := gatherAll(ctx, r.world, mine)
+	all, err := comm.AllGather(ctx, r.world, mine)
 	if err != nil || r.world.Rank() != 0 {
 		return err
 	}

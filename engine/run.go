@@ -157,7 +157,7 @@ func (r *run) openRows(ctx context.Context) (err error) {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	peers := dataset.Peers{Rank: r.world.Rank(), Size: r.world.Size(), Gather: func(ctx context.Context, mine []byte) ([][]byte, error) {
-		return gather(ctx, r.world, mine)
+		return comm.AllGather(ctx, r.world, mine)
 	}}
 	if r.rows, err = dataset.OpenTogether(ctx, r.job.Input, columns(r.job), peers); err != nil {
 		return err

@@ -64,23 +64,3 @@ func share[T any](ctx context.Context, w mpi.World, v T, mine error) (T, error) 
 	}
 	return message.Value, nil
 }
-
-// gather gives every rank's bytes to all, by rank.
-func gather(ctx context.Context, w mpi.World, mine []byte) ([][]byte, error) {
-	sizes := make([]int64, w.Size())
-	sizes[w.Rank()] = int64(len(mine))
-	if err := w.AllReduceInt64(ctx, mpi.Sum, sizes); err != nil {
-		return nil, err
-	}
-	all := make([][]byte, w.Size())
-	for rank := range all {
-		all[rank] = mine
-		if rank != w.Rank() {
-			all[rank] = make([]byte, sizes[rank])
-		}
-		if err := w.Bcast(ctx, rank, all[rank]); err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
-}

@@ -24,10 +24,7 @@ func headCommand() *cli.Command {
 			&cli.BoolFlag{Name: "json", Usage: "one JSON object a line, values whole"},
 		},
 		Action: func(c *cli.Context) error {
-			dir, err := onlyArgument(c, "OUTPUT")
-			if err == nil {
-				err = isOutput(dir)
-			}
+			dir, err := outputArgument(c)
 			if err != nil {
 				return err
 			}
@@ -50,6 +47,15 @@ func onlyArgument(c *cli.Context, what string) (string, error) {
 		return "", usageErrorf("dsbatch %s takes one %s, and got %d arguments", c.Command.Name, what, c.Args().Len())
 	}
 	return c.Args().First(), nil
+}
+
+// outputArgument is the one positional argument of a command that reads an output, which must be one.
+func outputArgument(c *cli.Context) (string, error) {
+	dir, err := onlyArgument(c, "OUTPUT")
+	if err == nil {
+		err = isOutput(dir)
+	}
+	return dir, err
 }
 
 // isOutput tells whether a job has begun to write to dir; where none has, the error wraps fs.ErrNotExist.

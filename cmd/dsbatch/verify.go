@@ -22,10 +22,7 @@ func verifyCommand() *cli.Command {
 			&cli.BoolFlag{Name: "quick", Destination: &o.Quick, Usage: "trust the digests of the commit lines, read no part"},
 		},
 		Action: func(c *cli.Context) error {
-			dir, err := onlyArgument(c, "OUTPUT")
-			if err == nil {
-				err = isOutput(dir)
-			}
+			dir, err := outputArgument(c)
 			if err != nil {
 				return err
 			}

@@ -1,4 +1,4 @@
-package engine
+package comm
 
 import (
 	"context"
@@ -7,8 +7,8 @@ import (
 	"github.com/dsbatch/dsbatch/mpi"
 )
 
-// gatherAll gives every rank all ranks' messages, of any length.
-func gatherAll(ctx context.Context, w mpi.World, mine []byte) ([][]byte, error) {
+// AllGather gives every rank of w all ranks' messages, of any length, in the order of ranks. All ranks call it.
+func AllGather(ctx context.Context, w mpi.World, mine []byte) ([][]byte, error) {
 	sizes := make([]byte, 8*w.Size())
 	if err := w.AllGather(ctx, binary.LittleEndian.AppendUint64(nil, uint64(len(mine))), sizes); err != nil {
 		return nil, err
@@ -24,7 +24,7 @@ func gatherAll(ctx context.Context, w mpi.World, mine []byte) ([][]byte, error) 
 	}
 	all := make([][]byte, w.Size())
 	for i, n := range counts {
-		all[i], data = data[:n], data[n:]
+		all[i], data = data[:n:n], data[n:]
 	}
 	return all, nil
 }
