@@ -170,7 +170,9 @@ func (x *Watcher) leave() {
 func (x *Watcher) limit() time.Duration { return x.options.Timeout / 4 * 3 }
 
 // period is the time from one beat to the next.
-func (x *Watcher) period() time.Duration { return min(x.options.Timeout/20, time.Second) }
+func (x *Watcher) period() time.Duration {
+	return min(max(x.options.Timeout/20, time.Millisecond), time.Second)
+}
 
 // abort ends the job for what is wrong with a rank.
 func (x *Watcher) abort(rank int, task TaskState, waits string, err error, why string, since time.Duration) {

@@ -146,12 +146,12 @@ func (v interval) words() string {
 	if withLo {
 		text = "at least "
 	}
-	text += strconv.FormatFloat(lo, 'g', -1, 64)
+	text += strconv.FormatFloat(lo, 'f', -1, 64)
 	switch {
 	case math.IsInf(hi, 1):
 		return text
 	case withHi:
-		return text + ", at most " + strconv.FormatFloat(hi, 'g', -1, 64)
+		return text + ", at most " + strconv.FormatFloat(hi, 'f', -1, 64)
 	}
-	return text + ", below " + strconv.FormatFloat(hi, 'g', -1, 64)
+	return text + ", below " + strconv.FormatFloat(hi, 'f', -1, 64)
 }

@@ -80,6 +80,7 @@ func TestRefusedJobsLeaveNoOutput(t *testing.T) {
 		"KV memory for less than a row":   {func(j *config.Job) { j.KVMemory = 1 << 10 }, []string{"--kv-memory", "weights", "workspace"}},
 		"KV memory that no machine has":   {func(j *config.Job) { j.KVMemory, j.MaxSeqs = 1<<60, 1<<30; j.MaxBatchTokens = 1 << 30 }, []string{"workspace of 1073741824 tokens"}},
 		"experts not to be spread so":     {func(j *config.Job) { j.EP = 3 }, []string{"3"}},
+		"more tokens than there are":      {func(j *config.Job) { j.Logprobs = 100_000 }, []string{"--logprobs 100000", "2000 tokens"}},
 		"a tensor that the config denies": {func(j *config.Job) { j.Inference.ModelConfig = map[string]any{"padded_vocab_size": 4096} }, []string{"4096"}},
 	} {
 		j := newJob(t, c.change)

@@ -34,6 +34,9 @@ func (e *Engine) limits() error {
 	if e.minOut >= e.window {
 		return fmt.Errorf("%w: min_out_tokens %d leaves no room for a prompt in the window of %d tokens", ErrRefused, e.minOut, e.window)
 	}
+	if e.job.Logprobs > e.shape.Tokens {
+		return fmt.Errorf("%w: --logprobs %d, and the model's vocabulary has %d tokens; ask for fewer", ErrRefused, e.job.Logprobs, e.shape.Tokens)
+	}
 	return nil
 }
 

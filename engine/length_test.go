@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"maps"
+	"math"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/config"
@@ -19,6 +21,26 @@ func TestLongestTextFits(t *testing.T) {
 		set(j)
 		if got, err := runRanks(t, 1, j, RunOptions{}); err != nil || got.Bad > 0 {
 			t.Errorf("%s: %d rows set aside, %v", name, got.Bad, err)
+		}
+	}
+}
+
+// TestNoBoundOnNewTokens generates with the largest number of new tokens there is, which means no bound but the window.
+func TestNoBoundOnNewTokens(t *testing.T) {
+	input := layoutRows(t, 150, 5, 17)
+	var want map[string]string
+	for _, n := range []int{24, math.MaxInt} {
+		j := layoutJob(t, "../model/testdata/golden/llama", input)
+		j.MaxNewTokens, j.Inference.MaxOutTokens = n, 24
+		got, err := runRanks(t, 1, j, RunOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want == nil {
+			want = got.Digests
+		}
+		if !maps.Equal(got.Digests, want) {
+			t.Errorf("--max-new-tokens %d: digests %v, with as many as the window has %v", n, got.Digests, want)
 		}
 	}
 }
