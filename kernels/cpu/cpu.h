@@ -21,7 +21,8 @@ double gemm_amx_peak(int type, int64_t n);
  * padded for itself and followed by scale [32] float32 and offset [32] int32 = −128·Σ of the output's values.
  * Where gated, a panel is 16 outputs of gate, then the same 16 of up.
  *
- * Rows of x are cut into tiles of at most tile_rows, as even as can be; a row's sums do not depend on its tile. */
+ * Rows of x are cut into tiles of at most tile_rows, as even as can be, or where tile_space is set into whole ones and the
+ * rest, since the hardware's tiles take as long for few rows as for 16; a row's sums do not depend on its tile. */
 enum { GEMM_PANEL = 32, GEMM_MAX_TILE = 32 };
 enum gemm_type { GEMM_F32, GEMM_BF16, GEMM_F16, GEMM_I8 };
 enum gemm_level { GEMM_GENERIC, GEMM_AVX2, GEMM_AVX512, GEMM_AVX512BF16, GEMM_AMX };
@@ -74,7 +75,10 @@ struct gemm_task { /* the arguments of gemm_run */
 };
 
 /* First row of a tile, and where its rows of packed x start. */
-static inline int64_t gemm_tile_row(const gemm_task *t, int64_t tile) { return tile * t->rows / t->tiles; }
+static inline int64_t gemm_tile_row(const gemm_task *t, int64_t tile) {
+    if (!t->kernel->tile_space) return tile * t->rows / t->tiles;
+    return tile < t->tiles ? tile * t->kernel->tile_rows : t->rows;
+}
 static inline const void *gemm_tile_packed(const gemm_task *t, int64_t tile) {
     const int64_t space = t->kernel->tile_space;
     return t->packed + (space ? tile * space : gemm_tile_row(t, tile)) * t->row_bytes;

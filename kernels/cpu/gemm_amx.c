@@ -46,27 +46,6 @@ static void configure(int tiles) {
 
 static void release(void) { __asm__ volatile("tilerelease" : :); }
 
-/* sums (+)= x · panel over some steps, up to 16 rows. The memory is asked for what comes 8 KiB later. */
-INLINE void few_rows(const int type, void *sums, const char *x, const char *w, int64_t steps, int more) {
-    if (more) {
-        TILE_LOAD(0, sums, 128);
-        TILE_LOAD(1, (char *)sums + 64, 128);
-    } else {
-        TILE_ZERO(0);
-        TILE_ZERO(1);
-    }
-    for (int64_t i = 0; i < steps; i++, x += X_STEP, w += PANEL_STEP) {
-        for (int line = 0; line < PANEL_STEP; line += 64) _mm_prefetch(w + 8192 + line, _MM_HINT_T0);
-        TILE_LOAD(2, x, STEP);
-        TILE_LOAD(3, w, 128);
-        TILE_DOT(type, 0, 2, 3);
-        TILE_LOAD(3, w + 64, 128);
-        TILE_DOT(type, 1, 2, 3);
-    }
-    TILE_STORE(0, sums, 128);
-    TILE_STORE(1, (char *)sums + 64, 128);
-}
-
 /* Memory to bring into L2 meanwhile, pace bytes for each step of each half. */
 typedef struct stream {
     const char *from, *end;
@@ -77,6 +56,32 @@ INLINE void fetch(stream *f) {
     if (f->from >= f->end) return;
     for (int line = 0; line < f->pace; line += 64) _mm_prefetch(f->from + line, _MM_HINT_T1);
     f->from += f->pace;
+}
+
+/* sums (+)= x · panel over some steps, up to 16 rows. Where f is NULL the memory is asked for what comes 8 KiB later. */
+INLINE void few_rows(const int type, void *sums, const char *x, const char *w, int64_t steps, int more, stream *f) {
+    if (more) {
+        TILE_LOAD(0, sums, 128);
+        TILE_LOAD(1, (char *)sums + 64, 128);
+    } else {
+        TILE_ZERO(0);
+        TILE_ZERO(1);
+    }
+    for (int64_t i = 0; i < steps; i++, x += X_STEP, w += PANEL_STEP) {
+        if (f) {
+            fetch(f);
+            fetch(f);
+        } else {
+            for (int line = 0; line < PANEL_STEP; line += 64) _mm_prefetch(w + 8192 + line, _MM_HINT_T0);
+        }
+        TILE_LOAD(2, x, STEP);
+        TILE_LOAD(3, w, 128);
+        TILE_DOT(type, 0, 2, 3);
+        TILE_LOAD(3, w + 64, 128);
+        TILE_DOT(type, 1, 2, 3);
+    }
+    TILE_STORE(0, sums, 128);
+    TILE_STORE(1, (char *)sums + 64, 128);
 }
 
 /* The same for 17 to 32 rows, 16 outputs after the other 16. */
@@ -123,7 +128,7 @@ TARGET static void scale_rows(float *sums, const float *scale, int rows) {
 }
 
 /* All of k for one tile of rows and some adjacent panels, block by block. Where f is NULL the panels are not in the
- * cache yet, and each fetches the next of them. */
+ * cache yet, and many rows fetch the next of them by each, few what is ahead. */
 INLINE void multiply(const int type, float (*sums)[SUMS], const char *x, const char *panels, int64_t count, int rows,
                      stream *f, const gemm_task *t) {
     int32_t dots[BLOCK_PANELS][SUMS] __attribute__((aligned(64)));
@@ -140,7 +145,7 @@ INLINE void multiply(const int type, float (*sums)[SUMS], const char *x, const c
                 const char *const w = panels + p * t->panel_bytes + g * group_bytes + s * PANEL_STEP;
                 stream next = {w + t->panel_bytes, p + 1 < count ? w + t->panel_bytes + n * PANEL_STEP : NULL, PANEL_STEP / 2};
                 if (rows > 16) many_rows(type, to, from, w, n, s > 0, f ? f : &next);
-                else few_rows(type, to, from, w, n, s > 0);
+                else few_rows(type, to, from, w, n, s > 0, f);
             }
         }
         for (int64_t p = 0; type == GEMM_I8 && p < count; p++) {
@@ -157,15 +162,17 @@ INLINE void run(const int type, const gemm_task *t) {
     float sums[BLOCK_PANELS][SUMS] __attribute__((aligned(64)));
     configure(4);
     const int64_t tiles = t->tile1 - t->tile0, chunk = tiles == 1 ? 1 : BLOCK_PANELS;
-    const int pace = (int)(PANEL_STEP / 2 / tiles + 63) / 64 * 64; /* all tiles together fetch the next chunk */
     for (int64_t panel = t->panel0; panel < t->panel1; panel += chunk) {
         const int64_t left = t->panel1 - panel, count = left < chunk ? left : chunk;
         const char *const panels = t->panels + panel * t->panel_bytes, *const next = panels + count * t->panel_bytes;
+        const int alone = panel == t->panel0 && count > 1; /* the first tile has to fetch this chunk itself, */
+        const int pace = (int)(PANEL_STEP / 2 / (tiles - alone) + 63) / 64 * 64; /* the others together the next one */
         stream f = {next, next + (left - count < chunk ? left - count : chunk) * t->panel_bytes, pace};
         for (int64_t tile = t->tile0; tile < t->tile1; tile++) {
             const int64_t row = gemm_tile_row(t, tile);
-            const int rows = (int)(gemm_tile_row(t, tile + 1) - row), cold = panel == t->panel0 && tile == t->tile0;
-            multiply(type, sums, gemm_tile_packed(t, tile), panels, count, rows, cold && count > 1 ? NULL : &f, t);
+            const int rows = (int)(gemm_tile_row(t, tile + 1) - row);
+            const int cold = rows > 16 ? alone && tile == t->tile0 : tiles == 1;
+            multiply(type, sums, gemm_tile_packed(t, tile), panels, count, rows, cold ? NULL : &f, t);
             for (int64_t p = 0; p < count; p++) t->kernel->finish(&t->output, sums[p], rows, row, panel + p);
         }
     }
