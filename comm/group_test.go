@@ -92,14 +92,14 @@ func TestSame(t *testing.T) {
 	var mu sync.Mutex
 	said := map[string]int{}
 	err := mpi.Run(4, func(w mpi.World) error {
-		if err := Same(t.Context(), w, []Trait{{"--model", "a"}}); err != nil {
+		if err := Same(t.Context(), w, []Trait{{"--model", "a"}}, "mend it"); err != nil {
 			return err
 		}
 		traits := []Trait{{"--model", long + "a" + long}, {"same", "1"}, {"--seed", "7"}}
 		if w.Rank()%2 == 1 {
 			traits = []Trait{{"--model", long + "b" + long}, {"same", "1"}, {"--top-k", "3"}}
 		}
-		err := Same(t.Context(), w, traits)
+		err := Same(t.Context(), w, traits, "mend it")
 		mu.Lock()
 		defer mu.Unlock()
 		if !errors.Is(err, ErrUnlike) {

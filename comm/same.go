@@ -6,21 +6,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/dsbatch/dsbatch/mpi"
 )
 
-// ErrUnlike marks ranks that were started with different settings, programs, models or inputs.
-var ErrUnlike = errors.New("the ranks were not started alike")
+// ErrUnlike marks ranks that have different settings, programs, models or inputs.
+var ErrUnlike = errors.New("the ranks are not alike")
 
 // Trait is something that all ranks of a job must have in common: a setting, the program's version, a model's digest.
 type Trait struct{ Name, Value string }
 
 // Same checks that all ranks have the same traits, in one small collective call where they do. The error, on every rank,
-// wraps ErrUnlike and tells the first rank that differs from rank 0, in what, and which others do.
-func Same(ctx context.Context, w mpi.World, traits []Trait) error {
+// wraps ErrUnlike and tells the first rank that differs from rank 0, in what, which others do, and then mend, what to do about it.
+func Same(ctx context.Context, w mpi.World, traits []Trait, mend string) error {
 	mine, err := json.Marshal(introduction{w.Host(), traits})
 	if err != nil {
 		return err
@@ -49,7 +48,7 @@ func Same(ctx context.Context, w mpi.World, traits []Trait) error {
 	if len(unlike) > 1 {
 		text += fmt.Sprintf("; %d ranks differ, up to rank %d", len(unlike), unlike[len(unlike)-1])
 	}
-	return fmt.Errorf("%w: %s; give all ranks the same command, program and files", ErrUnlike, text)
+	return fmt.Errorf("%w: %s; %s", ErrUnlike, text, mend)
 }
 
 // introduction is what a rank tells of itself.
@@ -76,23 +75,24 @@ func introduce(ctx context.Context, w mpi.World, mine []byte) ([]introduction, e
 // differences names up to three traits in which other is not like zero.
 func differences(zero, other []Trait) string {
 	const shown = 3
-	value := func(of []Trait, name string) (string, bool) {
-		i := slices.IndexFunc(of, func(t Trait) bool { return t.Name == name })
-		if i < 0 {
-			return "", false
+	values := func(of []Trait) map[string]string {
+		m := make(map[string]string, len(of))
+		for _, t := range of {
+			m[t.Name] = t.Value
 		}
-		return of[i].Value, true
+		return m
 	}
+	was, is := values(zero), values(other)
 	var list []string
 	for _, t := range other {
-		if was, ok := value(zero, t.Name); !ok {
+		if w, ok := was[t.Name]; !ok {
 			list = append(list, fmt.Sprintf("%s (%s, rank 0 has none)", t.Name, abridged(t.Value, "")))
-		} else if was != t.Value {
-			list = append(list, fmt.Sprintf("%s (%s, rank 0 has %s)", t.Name, abridged(t.Value, was), abridged(was, t.Value)))
+		} else if w != t.Value {
+			list = append(list, fmt.Sprintf("%s (%s, rank 0 has %s)", t.Name, abridged(t.Value, w), abridged(w, t.Value)))
 		}
 	}
 	for _, t := range zero {
-		if _, ok := value(other, t.Name); !ok {
+		if _, ok := is[t.Name]; !ok {
 			list = append(list, fmt.Sprintf("%s (none, rank 0 has %s)", t.Name, abridged(t.Value, "")))
 		}
 	}

@@ -7,17 +7,26 @@ import (
 	"os"
 
 	"github.com/dsbatch/dsbatch/comm"
+	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/io/results"
 )
+
+// startAlike is what mends ranks that were not.
+const startAlike = "give all ranks the same command, program and files"
 
 // startedAlike refuses ranks that were started with different programs or settings, before these make them wait for
 // different things.
 func (r *run) startedAlike(ctx context.Context) error {
-	traits := []comm.Trait{{Name: "version", Value: r.options.Version}, {Name: "DSBATCH_A2A", Value: os.Getenv("DSBATCH_A2A")}}
-	for _, s := range r.job.Settings() {
+	return comm.Same(ctx, r.world, append(settings(r.job), comm.Trait{Name: "version", Value: r.options.Version}), startAlike)
+}
+
+// settings are the traits that a job's settings are, and what in the environment counts as one.
+func settings(j *config.Job) []comm.Trait {
+	traits := []comm.Trait{{Name: "DSBATCH_A2A", Value: os.Getenv("DSBATCH_A2A")}}
+	for _, s := range j.Settings() {
 		traits = append(traits, comm.Trait{Name: s.Name, Value: s.Value})
 	}
-	return comm.Same(ctx, r.world, traits)
+	return traits
 }
 
 // sameModel refuses ranks that found different models, before the groups are formed that follow from it. The digests
@@ -32,7 +41,7 @@ func (e *Engine) sameModel(ctx context.Context) error {
 		digest := e.tokenizer.Digest()
 		e.identity.tokenizer = hex.EncodeToString(digest[:])
 	}
-	return comm.Same(ctx, e.world, []comm.Trait{{Name: "model", Value: e.identity.model}, {Name: "tokenizer", Value: e.identity.tokenizer}})
+	return comm.Same(ctx, e.world, []comm.Trait{{Name: "model", Value: e.identity.model}, {Name: "tokenizer", Value: e.identity.tokenizer}}, startAlike)
 }
 
 // sameJob refuses ranks that found different inputs, or anything else that the output depends on.
@@ -49,5 +58,5 @@ func (r *run) sameJob(ctx context.Context, fp results.Fingerprint) error {
 	if err := together(ctx, r.world, err); err != nil {
 		return err
 	}
-	return comm.Same(ctx, r.world, traits)
+	return comm.Same(ctx, r.world, traits, startAlike)
 }

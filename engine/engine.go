@@ -58,6 +58,7 @@ type Engine struct {
 	identity   identity
 
 	place     *place
+	size      stepSize
 	steps     *stepper
 	pipeline  *pipeline
 	scheduler *scheduler // of what the lead's replica computes; others leave it empty
@@ -94,6 +95,9 @@ func OpenCheckpoint(ctx context.Context, world mpi.World, job *config.Job, c *ck
 
 // Open is prepare, which refuses what cannot work, and then load, which reads the weights.
 func (e *Engine) open(ctx context.Context) error {
+	if err := comm.Same(ctx, e.world, settings(e.job), startAlike); err != nil {
+		return err
+	}
 	if err := e.prepare(ctx, nil); err != nil {
 		return err
 	}
@@ -115,10 +119,16 @@ func (e *Engine) load(ctx context.Context) error {
 		size.blocks = int(blocks[0])
 	}
 	if e.steps, err = newStepper(e.model, size, e.place); err == nil {
-		e.pipeline = newPipeline(e.place, e.steps)
-		e.scheduler = newScheduler(size.blocks, size.tokens, size.seqs, e.place.stages)
+		e.size = size
+		e.begin()
 	}
 	return together(ctx, e.world, err)
+}
+
+// begin has nothing in flight, and nothing in the cache.
+func (e *Engine) begin() {
+	e.pipeline = newPipeline(e.place, e.steps)
+	e.scheduler = newScheduler(e.size.blocks, e.size.tokens, e.size.seqs, e.place.stages)
 }
 
 // loadWeights reads this rank's weights and plans the rest of its memory again. The checkpoint stays mapped: on a CPU the

@@ -6,6 +6,7 @@ import (
 	"log"
 
 	"github.com/dsbatch/dsbatch/engine"
+	"github.com/dsbatch/dsbatch/mpi"
 )
 
 // The counterpart of deepspeed.init_inference, with a config and a keyword that wins over it.
@@ -25,4 +26,41 @@ func ExampleInitInference() {
 		log.Fatal(err)
 	}
 	// Output: length 12 64
+}
+
+// Four ranks hold one model: two slice its tensors, and its experts lie on all. Every rank makes the same calls and gets all
+// results. Under mpirun or srun the world is that of mpi.MPI; here it is four goroutines.
+func ExampleInitInferenceOver() {
+	ctx := context.Background()
+	config := map[string]any{"dtype": "fp32", "tensor_parallel": map[string]any{"tp_size": 2}}
+	prompts := []string{"It is a truth universally acknowledged, that", "She was", "No one who had ever seen"}
+	err := mpi.Run(4, func(world mpi.World) error {
+		e, err := engine.InitInferenceOver(ctx, world, "../examples/austen-prmoe", config, nil)
+		if err != nil {
+			return err
+		}
+		out, err := e.Generate(ctx, prompts, engine.GenerateOptions{MaxNewTokens: 5})
+		if err != nil {
+			return err
+		}
+		scored, err := e.Score(ctx, []engine.Text{{Prompt: prompts[0], Continuation: " a single man"}, {Prompt: prompts[0], Continuation: " the sea"}})
+		if err != nil {
+			return err
+		}
+		if world.Rank() == 0 {
+			for i, r := range out {
+				fmt.Printf("%s|%s\n", prompts[i], *r.Output)
+			}
+			fmt.Println("a single man is likelier:", scored[0].Logprob > scored[1].Logprob)
+		}
+		return e.Close()
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// It is a truth universally acknowledged, that| it is not to be
+	// She was| not very much obliged to
+	// No one who had ever seen| him before, and had
+	// a single man is likelier: true
 }

@@ -18,6 +18,13 @@ import (
 // DeepSpeedInferenceConfig; kwargs are further fields, which win over config's. All four combinations of the two are
 // valid. Deprecated names are taken with a warning in the log.
 func InitInference(ctx context.Context, model string, inference any, kwargs map[string]any) (*Engine, error) {
+	return InitInferenceOver(ctx, mpi.Alone(), model, inference, kwargs)
+}
+
+// InitInferenceOver is InitInference over a world of ranks, all of which call it together with the same arguments:
+// tensor_parallel, moe.ep_size and the groups of ranks lay the model out over them. The world stays the caller's. What the
+// fields of DeepSpeed have no name for, such as stages of layers, Open takes.
+func InitInferenceOver(ctx context.Context, world mpi.World, model string, inference any, kwargs map[string]any) (*Engine, error) {
 	in, warnings, err := config.ParseInference(inference, kwargs)
 	for _, w := range warnings {
 		slog.Warn(w.String())
@@ -29,7 +36,7 @@ func InitInference(ctx context.Context, model string, inference any, kwargs map[
 	job.Model, job.Inference = cmp.Or(model, in.Checkpoint.Path), in
 	job.DType = in.DType
 	job.TP, job.EP = max(in.TensorParallel.Size, 1), in.MoE.EPSize
-	return Open(ctx, mpi.Alone(), job)
+	return Open(ctx, world, job)
 }
 
 // inferenceFits holds the section inference: against the model that was found.

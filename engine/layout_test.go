@@ -5,22 +5,29 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/io/results"
+	"github.com/dsbatch/dsbatch/mpi"
 )
 
-// layoutModels are one of each kind that is cut in its own way.
-var layoutModels = []struct {
+// layoutModel is a model that is cut in its own way.
+type layoutModel struct {
 	name, golden string
 	experts      []int
 	change       map[string]any // of the model's config
-}{
+}
+
+// layoutModels are one of each kind.
+var layoutModels = []layoutModel{
 	{"dense", "llama", nil, nil},
 	{"standard MoE", "ds-moe-old-files", []int{4}, map[string]any{"topk": 1}},
 	{"top-2 MoE", "mixtral", []int{8}, nil},
@@ -28,16 +35,24 @@ var layoutModels = []struct {
 	{"Hugging Face MoE", "olmoe", []int{16}, nil},
 }
 
-// layoutRows writes rows of token ids for models without a tokenizer.
+// layoutPrompts are prompts of token ids, for models without a tokenizer.
+func layoutPrompts(vocab int, lengths ...int) (prompts [][]int32) {
+	for row, n := range lengths {
+		ids := make([]int32, n)
+		for i := range ids {
+			ids[i] = int32(1 + (row*37+i*i*11+i*5)%(vocab-1))
+		}
+		prompts = append(prompts, ids)
+	}
+	return prompts
+}
+
+// layoutRows writes them as the rows of a file.
 func layoutRows(t testing.TB, vocab int, lengths ...int) string {
 	t.Helper()
 	var text strings.Builder
-	for row, n := range lengths {
-		ids := make([]string, n)
-		for i := range ids {
-			ids[i] = fmt.Sprint(1 + (row*37+i*i*11+i*5)%(vocab-1))
-		}
-		fmt.Fprintf(&text, "{\"ids\": [%s]}\n", strings.Join(ids, ", "))
+	for _, ids := range layoutPrompts(vocab, lengths...) {
+		fmt.Fprintf(&text, "{\"ids\": [%s]}\n", strings.ReplaceAll(strings.Trim(fmt.Sprint(ids), "[]"), " ", ", "))
 	}
 	path := filepath.Join(t.TempDir(), "rows.jsonl")
 	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
@@ -62,20 +77,20 @@ func (l layout) String() string {
 	return fmt.Sprintf("%d ranks, tp %d, pp %d, ep %d, es %d", l.world, l.tp, l.pp, l.ep, l.es)
 }
 
-// layouts are all that a model with so many experts can be cut into, of tp 1, 2, 4 and pp 1, 2; ep the least, the most
-// and the default; es 1 and all that divide.
+// layouts are all that a model with so many experts can be cut into, of tp 1, 2, 4 and pp 1, 2; ep and es are all that
+// divide.
 func layouts(worlds []int, experts []int) (all []layout) {
+	sizes := []int{1, 2, 3, 4, 5, 6, 7, 8}
+	if len(experts) == 0 {
+		sizes = sizes[:1]
+	}
 	for _, world := range worlds {
 		for _, tp := range []int{1, 2, 4} {
 			for _, pp := range []int{1, 2} {
-				for _, ep := range []int{0, 1, 2, 8} {
-					for _, es := range []int{1, 2, 4} {
-						l := layout{world, tp, pp, ep, es}
-						if len(experts) == 0 && (ep > 0 || es > 1) {
-							continue
-						}
+				for _, ep := range sizes {
+					for _, es := range sizes {
 						if _, err := comm.Ranks(comm.Sizes{World: world, TP: tp, PP: pp, EP: ep, ES: es, Experts: experts}); err == nil {
-							all = append(all, l)
+							all = append(all, layout{world, tp, pp, ep, es})
 						}
 					}
 				}
@@ -85,31 +100,122 @@ func layouts(worlds []int, experts []int) (all []layout) {
 	return all
 }
 
+// job is a job in this layout. The i-th of several has its nodes and steps from i.
+func (l layout) job(t testing.TB, m layoutModel, input, allToAll string, i int) *config.Job {
+	j := layoutJob(t, filepath.Join("..", "model", "testdata", "golden", m.golden), input)
+	j.Inference.ModelConfig = m.change
+	j.TP, j.PP, j.EP, j.ES, j.AllToAll = l.tp, l.pp, l.ep, l.es, allToAll
+	if l.world > 1 {
+		j.FakeNodes = min([]int{2, 3, 2, 4, 1}[i%5], l.world)
+	}
+	if i%3 == 1 {
+		j.MaxBatchTokens = 7
+	}
+	return j
+}
+
+// cut is what a model's bits may depend on.
+type cut struct{ tp, es int }
+
+func (l layout) cut() cut { return cut{l.tp, l.es} }
+
+// allToAlls are those that a layout has: coordinated takes ranks that hold the same tokens.
+func (l layout) allToAlls(experts []int) []string {
+	switch {
+	case len(experts) == 0:
+		return []string{"flat"}
+	case l.tp == 1:
+		return []string{"flat", "hierarchical"}
+	}
+	return []string{"flat", "hierarchical", "coordinated"}
+}
+
 // TestSameBitsInEveryLayout is promise 1 over groups: with equal tp and es a row's bits are the same whatever ranks, ep,
-// dp, pp and all-to-all are; across tp and es they differ in the last bits only.
+// dp, pp and all-to-all are; across tp and es they differ in the last bits only. All ranks get the same results.
 func TestSameBitsInEveryLayout(t *testing.T) {
-	worlds := []int{1, 2, 3, 4, 6, 8}
+	for _, m := range layoutModels {
+		t.Run(m.name, func(t *testing.T) {
+			prompts := layoutPrompts(150, 9, 3, 21, 5, 14)
+			want, from, first := map[cut][]Result{}, map[cut]string{}, []Result(nil)
+			count := 0
+			for i, l := range layouts([]int{1, 2, 3, 4, 6, 8}, m.experts) {
+				for _, how := range l.allToAlls(m.experts) {
+					got, err := generated(l.world, l.job(t, m, "", how, i), prompts)
+					if err != nil {
+						t.Errorf("%v, %s: %v", l, how, err)
+						continue
+					}
+					count++
+					if first == nil {
+						first = got
+					}
+					if want[l.cut()] == nil {
+						want[l.cut()], from[l.cut()] = got, fmt.Sprintf("%v, %s", l, how)
+						nearResults(t, from[l.cut()], got, first)
+					}
+					if !reflect.DeepEqual(got, want[l.cut()]) {
+						t.Errorf("%v, %s: %+v; %s: %+v", l, how, got, from[l.cut()], want[l.cut()])
+					}
+				}
+			}
+			t.Logf("%d layouts and all-to-alls, %d pairs of tp and es", count, len(want))
+		})
+	}
+}
+
+// generated is what all ranks of a world get for prompts.
+func generated(ranks int, j *config.Job, prompts [][]int32) ([]Result, error) {
+	all := make([][]Result, ranks)
+	err := mpi.Run(ranks, func(w mpi.World) error {
+		e, err := Open(context.Background(), w, j)
+		if err != nil {
+			return err
+		}
+		all[w.Rank()], err = e.GenerateIDs(context.Background(), prompts, GenerateOptions{MaxNewTokens: 3, IgnoreEOS: true})
+		return errors.Join(err, e.Close())
+	})
+	if err != nil {
+		return nil, err
+	}
+	for rank, got := range all {
+		if len(got) != len(prompts) || !reflect.DeepEqual(got, all[0]) {
+			return nil, fmt.Errorf("rank %d got %+v, rank 0 %+v", rank, got, all[0])
+		}
+	}
+	return all[0], nil
+}
+
+// nearResults holds results of other slices against those of one rank: the same tokens, nearly the same probabilities.
+func nearResults(t *testing.T, what string, got, want []Result) {
+	t.Helper()
+	const bound = 1e-4
+	for i := range want {
+		g, w := got[i], want[i]
+		same := g.Err == nil && len(w.OutputIDs) == 3 && slices.Equal(g.OutputIDs, w.OutputIDs) && math.Abs(g.CumulativeLogprob-w.CumulativeLogprob) <= bound
+		for j := range w.TokenLogprobs {
+			same = same && math.Abs(float64(g.TokenLogprobs[j]-w.TokenLogprobs[j])) <= bound
+		}
+		if !same {
+			t.Errorf("%s: prompt %d: %+v, of one rank %+v", what, i, g, w)
+		}
+	}
+}
+
+// TestSameBytesOfJobs is the same for whole jobs, whose replicas take chunks as they get on, in every other layout. The
+// all-to-alls take turns.
+func TestSameBytesOfJobs(t *testing.T) {
 	for _, m := range layoutModels {
 		t.Run(m.name, func(t *testing.T) {
 			input := layoutRows(t, 150, 9, 3, 21, 5, 14)
-			type cut struct{ tp, es int }
 			want, from := map[cut]map[string]string{}, map[cut]layout{}
 			outputs := map[cut]string{}
 			var first string
-			for i, l := range layouts(worlds, m.experts) {
-				j := layoutJob(t, filepath.Join("..", "model", "testdata", "golden", m.golden), input)
-				j.Inference.ModelConfig = m.change
-				j.TP, j.PP, j.EP, j.ES = l.tp, l.pp, l.ep, l.es
-				j.AllToAll = []string{"flat", "hierarchical", "coordinated", "auto"}[i%4]
-				if l.tp == 1 && j.AllToAll == "coordinated" { // takes tp
-					j.AllToAll = "hierarchical"
+			for i, l := range layouts([]int{1, 2, 3, 4, 6, 8}, m.experts) {
+				if i%2 > 0 {
+					continue
 				}
-				if l.world > 1 && i%3 > 0 {
-					j.FakeNodes = min(i%3+1, l.world)
-				}
-				if i%3 == 1 {
-					j.MaxBatchTokens = 7
-				}
+				how := append(l.allToAlls(m.experts), "auto")
+				j := l.job(t, m, input, how[i/2%len(how)], i/2)
 				got, err := runRanks(t, l.world, j, RunOptions{})
 				if err != nil {
 					t.Errorf("%v: %v", l, err)
@@ -118,7 +224,7 @@ func TestSameBitsInEveryLayout(t *testing.T) {
 				if got.Rows != 5 || got.Bad != 0 {
 					t.Errorf("%v: %+v", l, got)
 				}
-				c := cut{l.tp, l.es}
+				c := l.cut()
 				if want[c] == nil {
 					want[c], from[c], outputs[c] = got.Digests, l, j.Output
 					if first == "" {
@@ -144,27 +250,31 @@ func TestSameBitsInEveryLayout(t *testing.T) {
 func TestTPInvariantSameBits(t *testing.T) {
 	for _, m := range layoutModels {
 		t.Run(m.name, func(t *testing.T) {
-			input := layoutRows(t, 150, 9, 3, 21)
-			var want map[string]string
-			for _, l := range []layout{{1, 1, 1, 0, 1}, {2, 2, 1, 0, 1}, {4, 4, 1, 0, 1}, {4, 1, 1, 1, 4}, {8, 2, 2, 1, 2}, {8, 4, 1, 2, 4}} {
-				if l.es > 1 && len(m.experts) == 0 {
-					l.ep, l.es = 0, 1
-				}
-				j := layoutJob(t, filepath.Join("..", "model", "testdata", "golden", m.golden), input)
-				j.Inference.ModelConfig = m.change
-				j.TPInvariant, j.TP, j.PP, j.EP, j.ES = true, l.tp, l.pp, l.ep, l.es
-				got, err := runRanks(t, l.world, j, RunOptions{})
-				if err != nil {
-					t.Errorf("%v: %v", l, err)
+			prompts := layoutPrompts(150, 9, 3, 21)
+			var want []Result
+			seen := map[cut]bool{}
+			for i, l := range layouts([]int{1, 2, 4, 8}, m.experts) {
+				if l.es&(l.es-1) != 0 || seen[l.cut()] && i%5 > 0 {
 					continue
 				}
-				if want == nil {
-					want = got.Digests
-				}
-				if !maps.Equal(got.Digests, want) {
-					t.Errorf("%v: digests %v, of one rank %v", l, got.Digests, want)
+				seen[l.cut()] = true
+				for _, how := range l.allToAlls(m.experts) {
+					j := l.job(t, m, "", how, i)
+					j.TPInvariant = true
+					got, err := generated(l.world, j, prompts)
+					if err != nil {
+						t.Errorf("%v, %s: %v", l, how, err)
+						continue
+					}
+					if want == nil {
+						want = got
+					}
+					if !reflect.DeepEqual(got, want) {
+						t.Errorf("%v, %s: %+v, of one rank %+v", l, how, got, want)
+					}
 				}
 			}
+			t.Logf("tp and es: %v", slices.Collect(maps.Keys(seen)))
 		})
 	}
 }

@@ -15,7 +15,8 @@ type room struct {
 	first  []int // each member's rank in the first world
 	left   []bool
 	posts  []post // what each member has brought to the present call
-	come   int    // members that have come to the present meeting
+	here   []bool // members that have come to the present meeting
+	come   int    // how many those are
 	open   chan struct{}
 	rounds int // meetings held
 	born   map[int]*birth
@@ -38,7 +39,7 @@ type birth struct {
 
 func newRoom(f *fate, n int) *room {
 	return &room{
-		fate: f, first: make([]int, n), left: make([]bool, n), posts: make([]post, n), open: make(chan struct{}),
+		fate: f, first: make([]int, n), left: make([]bool, n), here: make([]bool, n), posts: make([]post, n), open: make(chan struct{}),
 		born: map[int]*birth{}, mail: map[address]*box{},
 	}
 }
@@ -51,7 +52,7 @@ func (s *seat) meet(ctx context.Context) error {
 		r.fate.mu.Unlock()
 		return err
 	}
-	round, open := r.rounds, r.comeLocked()
+	round, open := r.rounds, r.comeLocked(s.rank)
 	r.fate.mu.Unlock()
 	var err error
 	select {
@@ -69,6 +70,7 @@ func (s *seat) meet(ctx context.Context) error {
 	if err == nil {
 		return r.fate.endedLocked()
 	}
+	err = fmt.Errorf("rank %d has not come: %w", r.first[slices.Index(r.here, false)], err)
 	r.fate.failLocked(&Error{Op: s.op(), Rank: r.first[s.rank], Host: r.fate.host, Peer: -1, Err: err})
 	return err
 }
@@ -76,16 +78,18 @@ func (s *seat) meet(ctx context.Context) error {
 // part waits until every rank of the room has done its copies. It can't be left.
 func (s *seat) part() {
 	s.room.fate.mu.Lock()
-	open := s.room.comeLocked()
+	open := s.room.comeLocked(s.rank)
 	s.room.fate.mu.Unlock()
 	<-open
 }
 
-// comeLocked counts one more member at the present meeting and returns what is closed when all have come.
-func (r *room) comeLocked() <-chan struct{} {
+// comeLocked notes that a member is at the present meeting and returns what is closed when all have come.
+func (r *room) comeLocked(rank int) <-chan struct{} {
 	open := r.open
+	r.here[rank] = true
 	r.come++
 	if r.come == len(r.posts) {
+		clear(r.here)
 		r.come = 0
 		r.rounds++
 		r.open = make(chan struct{})

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/dsbatch/dsbatch/config"
@@ -37,8 +36,9 @@ type GenerateOptions struct {
 	Seed         uint64
 	Stop         []string
 	IgnoreEOS    bool
-	// InStep lets ranks that share experts but no layers (tp and pp of 1) run beside each other: all of them call with as
-	// many prompts of the same lengths, and nothing but MaxNewTokens ends a row. For measuring.
+	// InStep lets ranks that share experts but no layers (tp and pp of 1) run beside each other, each prompts of its own,
+	// without a word between steps: all of them call with as many prompts of the same lengths, and nothing but
+	// MaxNewTokens ends a row. For measuring.
 	InStep bool
 }
 
@@ -50,6 +50,14 @@ type Result struct {
 
 // Generate continues prompts, all of them in flight together, and returns one result each, in their order. Prompt i
 // draws as row i of a data set does.
+//
+// All ranks of the engine's world call it together, with the same prompts and options, and all get all results: the same
+// bits as one rank alone would find. The replicas share the prompts out, whatever tp, pp, ep and es are. Ranks that differ are
+// refused by name (comm.ErrUnlike) before anything is computed. Where the context of one rank ends, all ranks return
+// after the step under way with an error that names it and wraps ErrStopped; the engine is good for another call. Where
+// a rank does not call at all, those that wait for it leave some seconds after their context ends; under MPI they
+// can't, unless the world is that of a comm.Watcher. After any other error the ranks no longer answer each other:
+// return it, so that the world ends.
 func (e *Engine) Generate(ctx context.Context, prompts []string, o GenerateOptions) ([]Result, error) {
 	if e.tokenizer == nil {
 		return nil, errors.New("the model has no tokenizer")
@@ -58,7 +66,7 @@ func (e *Engine) Generate(ctx context.Context, prompts []string, o GenerateOptio
 	for i, p := range prompts {
 		rows[i] = &dataset.Row{Number: int64(i), Prompt: p}
 	}
-	return e.all(ctx, e.generateJob(o), rows, o.InStep)
+	return e.direct(ctx, e.generateJob(o), rows, o.InStep)
 }
 
 // GenerateIDs is Generate for prompts that are token ids already; a model without a tokenizer serves.
@@ -69,7 +77,7 @@ func (e *Engine) GenerateIDs(ctx context.Context, prompts [][]int32, o GenerateO
 	}
 	job := e.generateJob(o)
 	job.PromptColumn, job.IDsColumn = "", "ids"
-	return e.all(ctx, job, rows, o.InStep)
+	return e.direct(ctx, job, rows, o.InStep)
 }
 
 // generateJob is the engine's job with what a caller in Go asks for.
@@ -90,7 +98,8 @@ func (e *Engine) generateJob(o GenerateOptions) *config.Job {
 type Text struct{ Prompt, Continuation string }
 
 // Score gives the log-probability of each continuation after its prompt; texts with the same prompt share its work.
-// Where a continuation is empty the prompt itself is scored, but for its first token.
+// Where a continuation is empty the prompt itself is scored, but for its first token. All ranks call it together, as
+// they do Generate.
 func (e *Engine) Score(ctx context.Context, texts []Text) ([]Result, error) {
 	if e.tokenizer == nil {
 		return nil, errors.New("the model has no tokenizer")
@@ -101,45 +110,5 @@ func (e *Engine) Score(ctx context.Context, texts []Text) ([]Result, error) {
 	for i, t := range texts {
 		rows[i] = &dataset.Row{Number: int64(i), Prompt: t.Prompt, Continuation: t.Continuation, HasContinuation: t.Continuation != ""}
 	}
-	return e.all(ctx, &job, rows, false)
-}
-
-// all runs rows to their end on this rank; inStep: all ranks do so with rows of the same lengths, each a whole replica.
-func (e *Engine) all(ctx context.Context, job *config.Job, in []*dataset.Row, inStep bool) ([]Result, error) {
-	if w := e.world.Size(); w > 1 && !(inStep && e.layout.DP == w) {
-		return nil, fmt.Errorf("%w: rows are given to one rank of %d here; let Run divide a data set among them", ErrRefused, e.world.Size())
-	}
-	was := e.job
-	e.job = job
-	defer func() { e.job = was }()
-	out, rows := make([]Result, len(in)), make([]*rowState, len(in))
-	for i := range in {
-		row := e.newRow(in[i])
-		rows[i] = row
-		for _, q := range row.seqs {
-			if err := e.scheduler.add(q); err != nil {
-				row.bad = err.Error()
-			}
-		}
-	}
-	for begin := time.Now(); !e.scheduler.idle(); {
-		planned := e.pipeline.plan(e.scheduler.next(0))
-		ran, done, err := e.pipeline.step(ctx, planned, true)
-		if err != nil {
-			return nil, err
-		}
-		prompt, output := e.advance(done.pieces, func(*sequence) {})
-		if e.observer.Step != nil {
-			now := time.Now()
-			e.observer.Step(e.account(now.Sub(begin), ran, done, prompt, output))
-			begin = now
-		}
-	}
-	for i, row := range rows {
-		out[i].Record = e.records(row)[0]
-		if row.bad != "" {
-			out[i].Err = errors.New(row.bad)
-		}
-	}
-	return out, nil
+	return e.direct(ctx, &job, rows, false)
 }
