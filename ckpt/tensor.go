@@ -11,7 +11,7 @@ import (
 const maxAxes = 8
 
 // Tensor is a name, a type, a shape and the way to its bytes: row major, little-endian, contiguous once read. It is a
-// small value to be copied freely; nothing is read before Bytes, CopyTo or Floats. A tensor that was cut for tensor
+// small value to be copied freely; nothing is read before Bytes or Floats. A tensor that was cut for tensor
 // parallelism reads as the whole one. Methods may be called from several goroutines, until the checkpoint is closed.
 type Tensor struct {
 	Name  string
@@ -134,18 +134,6 @@ func (t Tensor) Bytes() ([]byte, error) {
 	}
 	dst := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(make([]uint64, (size+7)/8)))), size)
 	return dst, t.copyWindows(dst, windows)
-}
-
-// CopyTo copies the content into dst, which must have Size bytes.
-func (t Tensor) CopyTo(dst []byte) error {
-	if int64(len(dst)) != t.Size() {
-		return fmt.Errorf("tensor %q has %d bytes, the buffer %d", t.Name, t.Size(), len(dst))
-	}
-	windows, err := t.windows()
-	if err != nil {
-		return err
-	}
-	return t.copyWindows(dst, windows)
 }
 
 // Release lets go of the memory that the views of this tensor keep resident. The views stay valid: touching one again

@@ -29,7 +29,7 @@ var ways = map[string]func(mpi.World) (AllToAll, error){
 	"hierarchical, last alone": onNodes(func(r int) int { return r / 5 }),
 }
 
-// onNodes makes hierarchical all-to-alls, also where NewAllToAll would see that flat does the same.
+// onNodes makes hierarchical all-to-alls, also where newAllToAll would see that flat does the same.
 func onNodes(node func(rank int) int) func(mpi.World) (AllToAll, error) {
 	return func(w mpi.World) (AllToAll, error) {
 		names := ascending(0, w.Size())
@@ -205,7 +205,7 @@ func TestHops(t *testing.T) {
 	} {
 		mpitest.Run(t, p, func(w mpi.World) error {
 			ctx := t.Context()
-			x, err := NewAllToAll(&Group{World: w, Ranks: ascending(0, p)}, AllToAllOptions{Algorithm: c.how, Nodes: nodes})
+			x, err := newAllToAll(&Group{World: w, Ranks: ascending(0, p)}, AllToAllOptions{Algorithm: c.how, Nodes: nodes})
 			if err != nil {
 				return err
 			}
@@ -239,7 +239,7 @@ func TestHierarchicalIsFlat(t *testing.T) {
 			t.Fatal(err)
 		}
 		mpitest.Run(t, 4, func(w mpi.World) error {
-			x, err := NewAllToAll(&Group{World: w, Ranks: ascending(0, 4)}, AllToAllOptions{Algorithm: Hierarchical, Nodes: n})
+			x, err := newAllToAll(&Group{World: w, Ranks: ascending(0, 4)}, AllToAllOptions{Algorithm: Hierarchical, Nodes: n})
 			if _, ok := x.(*flat); err == nil && !ok {
 				err = fmt.Errorf("%v: %T", n, x)
 			}

@@ -11,7 +11,7 @@ import (
 // Algorithm is a way of an all-to-all. All give the same bytes.
 type Algorithm int
 
-// The algorithms of NewAllToAll.
+// The algorithms.
 const (
 	Auto         Algorithm = iota // the one that the cost model finds fastest
 	Flat                          // every rank sends to every other
@@ -38,7 +38,7 @@ func ParseAlgorithm(name string) (Algorithm, error) {
 	return Auto, fmt.Errorf("%s %q: use %s", from, name, strings.Join(algorithms[:], ", "))
 }
 
-// AllToAllOptions of NewAllToAll. All ranks of the group give the same.
+// AllToAllOptions of ExpertGroups.AllToAll. All ranks of the group give the same.
 type AllToAllOptions struct {
 	Algorithm Algorithm
 	Nodes     Nodes   // of the job's world
@@ -46,16 +46,16 @@ type AllToAllOptions struct {
 	Bytes     int     // that a rank dispatches in a typical step, for Auto; 0: 64 KiB
 }
 
-// NewAllToAll returns the all-to-all of host memory over an ep group, flat or hierarchical. Where the group lies on one
+// newAllToAll returns the all-to-all of host memory over an ep group, flat or hierarchical. Where the group lies on one
 // node, or no two of its ranks share one, hierarchical is flat, message by message.
-func NewAllToAll(group *Group, o AllToAllOptions) (AllToAll, error) {
+func newAllToAll(group *Group, o AllToAllOptions) (AllToAll, error) {
 	if n := len(o.Nodes.of); n > 0 && n <= slices.Max(group.Ranks) {
 		return nil, fmt.Errorf("all-to-all: rank %d, and the nodes of %s are known", slices.Max(group.Ranks), count(n, "rank"))
 	}
-	nodes := o.Nodes.Within(group.Ranks)
+	nodes := o.Nodes.within(group.Ranks)
 	how := o.Algorithm
 	if how == Auto || how == Coordinated {
-		how = o.Network.Cheapest(Load{Ranks: group.Size(), Node: nodes.Largest(), TP: 1, Bytes: float64(cmp.Or(o.Bytes, 64<<10))})
+		how = o.Network.cheapest(Load{Ranks: group.Size(), Node: nodes.Largest(), TP: 1, Bytes: float64(cmp.Or(o.Bytes, 64<<10))})
 	}
 	if how == Hierarchical && nodes.Count() > 1 && nodes.Largest() > 1 {
 		return newHierarchical(group, nodes), nil
@@ -72,10 +72,10 @@ func (x *ExpertGroups) AllToAll(o AllToAllOptions) (rows AllToAll, split *Group,
 		return nil, nil, fmt.Errorf("--all-to-all coordinated: no two ranks hold the same tokens, which takes --tp 2 or more; use auto, flat or hierarchical")
 	}
 	if common == 1 || o.Algorithm == Flat || o.Algorithm == Hierarchical {
-		rows, err = NewAllToAll(x.EP, o)
+		rows, err = newAllToAll(x.EP, o)
 		return rows, nil, err
 	}
-	if rows, err = NewAllToAll(x.Peers, o); err != nil {
+	if rows, err = newAllToAll(x.Peers, o); err != nil {
 		return nil, nil, err
 	}
 	if x.Gather.Size() > 1 {

@@ -82,9 +82,9 @@ func (n Network) Seconds(how Algorithm, l Load) float64 {
 	return n.Inside.seconds(inside) + n.Between.seconds(between)
 }
 
-// Crossing returns the bytes of a rank's rows from which on flat is faster than hierarchical, which saves messages and
+// crossing returns the bytes of a rank's rows from which on flat is faster than hierarchical, which saves messages and
 // sends what crosses nodes twice; 0 where it always is, on one node. Both times are linear in the bytes.
-func (n Network) Crossing(l Load) float64 {
+func (n Network) crossing(l Load) float64 {
 	at := func(how Algorithm, bytes float64) float64 { l.Bytes = bytes; return n.Seconds(how, l) }
 	saved := at(Flat, 0) - at(Hierarchical, 0)
 	if saved <= 0 {
@@ -94,8 +94,8 @@ func (n Network) Crossing(l Load) float64 {
 	return unit * saved / (at(Hierarchical, unit) - at(Hierarchical, 0) - at(Flat, unit) + at(Flat, 0))
 }
 
-// Cheapest returns the algorithm that takes least, the simplest of several. A zero Network knows nothing: flat.
-func (n Network) Cheapest(l Load) Algorithm {
+// cheapest returns the algorithm that takes least, the simplest of several. A zero Network knows nothing: flat.
+func (n Network) cheapest(l Load) Algorithm {
 	if n == (Network{}) {
 		return Flat
 	}

@@ -43,18 +43,18 @@ func TestSeconds(t *testing.T) {
 			t.Errorf("%v takes %g, want %g", how, got, want)
 		}
 	}
-	if how := n.Cheapest(l); how != Coordinated {
+	if how := n.cheapest(l); how != Coordinated {
 		t.Errorf("cheapest is %v", how)
 	}
 	l.TP = 1
-	if how := n.Cheapest(l); how != Hierarchical {
+	if how := n.cheapest(l); how != Hierarchical {
 		t.Errorf("without tp, cheapest is %v", how)
 	}
 	l.Node = 4
-	if how := n.Cheapest(l); how != Flat { // hierarchical is flat there
+	if how := n.cheapest(l); how != Flat { // hierarchical is flat there
 		t.Errorf("on one node, cheapest is %v", how)
 	}
-	if how := (Network{}).Cheapest(Load{Ranks: 4, Node: 2, TP: 2, Bytes: 1}); how != Flat {
+	if how := (Network{}).cheapest(Load{Ranks: 4, Node: 2, TP: 2, Bytes: 1}); how != Flat {
 		t.Errorf("cheapest of what nobody has measured is %v", how)
 	}
 }

@@ -112,9 +112,9 @@ func (n Nodes) Largest() (most int) {
 	return most
 }
 
-// Within returns the nodes as the members of a group see them: ranks are places in the group, and nodes without a member
+// within returns the nodes as the members of a group see them: ranks are places in the group, and nodes without a member
 // are left out.
-func (n Nodes) Within(group []int) Nodes {
+func (n Nodes) within(group []int) Nodes {
 	names := make([]int, len(group))
 	for i, r := range group {
 		names[i] = n.Of(r)

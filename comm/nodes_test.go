@@ -42,14 +42,14 @@ func TestNodesOfAGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := n.Within([]int{6, 0, 4, 2})
+	g := n.within([]int{6, 0, 4, 2})
 	if d := cmp.Diff(table{{0, 2}, {1, 3}}, g.ranks); d != "" {
 		t.Error(d)
 	}
-	if one := n.Within([]int{5, 7}); one.Count() != 1 || one.Largest() != 2 {
+	if one := n.within([]int{5, 7}); one.Count() != 1 || one.Largest() != 2 {
 		t.Errorf("%v", one)
 	}
-	if unknown := (Nodes{}).Within([]int{3, 1}); unknown.Count() != 1 || unknown.Of(1) != 0 {
+	if unknown := (Nodes{}).within([]int{3, 1}); unknown.Count() != 1 || unknown.Of(1) != 0 {
 		t.Errorf("%v", unknown)
 	}
 }

@@ -101,7 +101,7 @@ func crossingsTable() string {
 			if tp > 1 {
 				l = l.peers()
 			}
-			at := modelled.Crossing(l) * float64(tp) // of all tokens, of which each tp peer carries its share
+			at := modelled.crossing(l) * float64(tp) // of all tokens, of which each tp peer carries its share
 			if at == 0 {
 				line = append(line, "always flat")
 				continue
@@ -184,7 +184,7 @@ func seedsTimeTable() string {
 			line = append(line, fmt.Sprintf("%d, %s, %s", int(exchanges)*l.Messages(how), bytesText(exchanges*(inside.bytes+between.bytes)),
 				microseconds(exchanges*modelled.Seconds(how, l))))
 		}
-		lines = append(lines, append(line, modelled.Cheapest(l).String()))
+		lines = append(lines, append(line, modelled.cheapest(l).String()))
 	}
 	return tableOf("| model | GPUs | rows of a GPU in an exchange | flat: messages, bytes, time of a step | hierarchical | coordinated | auto |", lines)
 }
@@ -221,11 +221,11 @@ func TestPageSays(t *testing.T) {
 			}
 		}
 		l := gpus(p, 1, 0)
-		if at := modelled.Crossing(l); at > 0 {
+		if at := modelled.crossing(l); at > 0 {
 			l.Bytes = at * 0.99
-			before := modelled.Cheapest(l)
+			before := modelled.cheapest(l)
 			l.Bytes = at * 1.01
-			if after := modelled.Cheapest(l); before != Hierarchical || after != Flat {
+			if after := modelled.cheapest(l); before != Hierarchical || after != Flat {
 				t.Errorf("%d GPUs: %v before the crossing at %g, %v after", p, before, at, after)
 			}
 		}

@@ -52,22 +52,13 @@ func (f *Flag) Usage() string {
 // Key is the flag's name in a job file.
 func (f *Flag) Key() string { return strings.ReplaceAll(f.Name, "-", "_") }
 
-// Lookup finds a flag by its name on the command line or in a job file; nil when there is none.
-func Lookup(name string) *Flag {
+// lookup finds a flag by its name on the command line or in a job file; nil when there is none.
+func lookup(name string) *Flag {
 	name = strings.ReplaceAll(name, "_", "-")
 	if i := slices.IndexFunc(Flags, func(f Flag) bool { return f.Name == name }); i >= 0 {
 		return &Flags[i]
 	}
 	return nil
-}
-
-// FlagNames lists the flags' names as on the command line, for Nearest.
-func FlagNames() []string {
-	names := make([]string, len(Flags))
-	for i, f := range Flags {
-		names[i] = f.Name
-	}
-	return names
 }
 
 // set parses the values given, one unless Many, into the job's field.
@@ -97,9 +88,9 @@ func (f *Flag) set(j *Job, values ...string) error {
 	case *bool:
 		return parseBool(p, value)
 	case *DType:
-		return parseInto(p, values[0], ParseDType)
+		return parseInto(p, values[0], parseDType)
 	case *Bytes:
-		return parseInto(p, value, ParseBytes)
+		return parseInto(p, value, parseBytes)
 	case *time.Duration:
 		return f.ranged(parseInto(p, value, parseDuration), p.Seconds())
 	case *float64:

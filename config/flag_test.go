@@ -42,7 +42,7 @@ func TestFlagsOfTheDesign(t *testing.T) {
 		capacity-factor min-capacity drop-policy expert-output-bias fake-nodes prompt-column ids-column messages-column
 		continuation-column id-column carry max-new-tokens temperature top-k top-p min-p repetition-penalty seed stop ignore-eos n
 		logprobs output-logits stride pooling reference tp-invariant accept-version`) {
-		if Lookup(name) == nil {
+		if lookup(name) == nil {
 			t.Errorf("no flag --%s", name)
 		}
 	}
@@ -76,7 +76,7 @@ func TestFlagTable(t *testing.T) {
 		if f.Bool() && f.Default != "false" {
 			t.Errorf("--%s: a flag without a value must begin as false, not %q", f.Name, f.Default)
 		}
-		if Lookup(f.Key()) != f {
+		if lookup(f.Key()) != f {
 			t.Errorf("--%s is not found as %s", f.Name, f.Key())
 		}
 	}
@@ -118,7 +118,7 @@ func TestBadValues(t *testing.T) {
 		{"drop-tokens", "maybe", `"maybe" is neither true nor false`},
 		{"carry", "a,,b", "has an empty entry; leave it out"},
 	} {
-		if err := Lookup(c.flag).set(new(Job), c.value); err == nil || err.Error() != c.want {
+		if err := lookup(c.flag).set(new(Job), c.value); err == nil || err.Error() != c.want {
 			t.Errorf("--%s %s: %v, want %s", c.flag, c.value, err, c.want)
 		}
 	}

@@ -147,7 +147,7 @@ func Load(flags Values) (*Job, []Warning, error) {
 func (j *Job) Require(flags ...string) error {
 	var missing []string
 	for _, name := range flags {
-		if f := Lookup(name); f.text(j) == "" {
+		if f := lookup(name); f.text(j) == "" {
 			missing = append(missing, "--"+name)
 		}
 	}
@@ -221,7 +221,7 @@ func (l *loader) jobFile(j *Job, path string) {
 			l.section(j, e)
 			continue
 		}
-		f := Lookup(e.key)
+		f := lookup(e.key)
 		switch {
 		case f == nil:
 			l.errs = append(l.errs, e.at.errorAt(e.key, "unknown key; %s", didYouMean(e.key, jobKeys(), "docs/config.md lists them")))
@@ -324,7 +324,7 @@ func settle[T cmp.Ordered](l *loader, j *Job, flag, path string, value, inferred
 		field.text = fmt.Sprint(*value)
 		j.Inference.given[path] = field
 	case *value != *inferred:
-		l.errs = append(l.errs, at.errorAt(Lookup(flag).Key(), "%v here, but %s: %v in %s; keep one of them", *value, path, *inferred, field.at))
+		l.errs = append(l.errs, at.errorAt(lookup(flag).Key(), "%v here, but %s: %v in %s; keep one of them", *value, path, *inferred, field.at))
 	}
 }
 

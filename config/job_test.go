@@ -189,7 +189,7 @@ func drawSettings(t *rapid.T) (Values, map[string]any) {
 	flags, file := Values{}, map[string]any{}
 	for _, name := range rapid.SliceOfDistinct(rapid.SampledFrom([]string{"tp", "temperature", "seed", "stop", "model", "limit", "kv-memory",
 		"ignore-eos", "stop-before", "task", "dtype", "prompt-column", "carry"}), rapid.ID[string]).Draw(t, "flags") {
-		f := Lookup(name)
+		f := lookup(name)
 		var value any
 		switch name {
 		case "tp":

@@ -7,6 +7,10 @@ import (
 )
 
 func TestNearest(t *testing.T) {
+	var names []string
+	for _, f := range Flags {
+		names = append(names, f.Name)
+	}
 	for word, want := range map[string]string{
 		"temprature":     "temperature",
 		"max_new_token":  "max-new-tokens",
@@ -20,7 +24,7 @@ func TestNearest(t *testing.T) {
 		"something-else": "",
 		"":               "",
 	} {
-		if got := Nearest(word, FlagNames()); got != want {
+		if got := Nearest(word, names); got != want {
 			t.Errorf("%q: nearest %q, want %q", word, got, want)
 		}
 	}

@@ -127,7 +127,7 @@ func TestUnbuiltFlags(t *testing.T) {
 		{"fake-nodes", "2", "--fake-nodes: 2 is not built yet; leave it out"},
 	} {
 		j := New()
-		f := Lookup(c.flag)
+		f := lookup(c.flag)
 		if f.Built == nil {
 			continue // built since
 		}

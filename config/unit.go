@@ -21,8 +21,8 @@ var byteUnits = []struct {
 	{"T", 1 << 40}, {"G", 1 << 30}, {"M", 1 << 20}, {"K", 1 << 10}, {"B", 1},
 }
 
-// ParseBytes reads a size, without regard to letter case or space between number and unit.
-func ParseBytes(text string) (Bytes, error) {
+// parseBytes reads a size, without regard to letter case or space between number and unit.
+func parseBytes(text string) (Bytes, error) {
 	number, unit := strings.TrimSpace(text), 1.0
 	for _, u := range byteUnits {
 		if len(number) > len(u.name) && strings.EqualFold(number[len(number)-len(u.name):], u.name) {
@@ -91,8 +91,8 @@ const (
 	INT8 DType = "int8" // group-wise; activations stay in floating point
 )
 
-// ParseDType accepts every spelling of the seeds and of DeepSpeed's DtypeEnum, and "auto" for the checkpoint's own.
-func ParseDType(text string) (DType, error) {
+// parseDType accepts every spelling of the seeds and of DeepSpeed's DtypeEnum, and "auto" for the checkpoint's own.
+func parseDType(text string) (DType, error) {
 	switch strings.TrimPrefix(strings.ToLower(text), "torch.") {
 	case "auto":
 		return "", nil

@@ -9,12 +9,12 @@ func TestBytes(t *testing.T) {
 	for text, want := range map[string]Bytes{
 		"16GiB": 16 << 30, "16 gib": 16 << 30, "16G": 16 << 30, "1.5KiB": 1536, "512MB": 512e6, "1048576": 1 << 20, "7B": 7, "0": 0, "2TiB": 2 << 40, "3kb": 3000,
 	} {
-		if got, err := ParseBytes(text); err != nil || got != want {
+		if got, err := parseBytes(text); err != nil || got != want {
 			t.Errorf("%q: %d, %v; want %d", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"", "GiB", "-1GiB", "16 furlongs", "NaN", "inf", "9e9TiB", "1e30"} {
-		if got, err := ParseBytes(text); err == nil {
+		if got, err := parseBytes(text); err == nil {
 			t.Errorf("%q was read as %d", text, got)
 		}
 	}
@@ -52,12 +52,12 @@ func TestDType(t *testing.T) {
 		"":   {"auto"},
 	} {
 		for _, s := range spellings {
-			if got, err := ParseDType(s); err != nil || got != want {
+			if got, err := parseDType(s); err != nil || got != want {
 				t.Errorf("%q: %q, %v; want %q", s, got, err, want)
 			}
 		}
 	}
-	if _, err := ParseDType("float8"); err == nil {
+	if _, err := parseDType("float8"); err == nil {
 		t.Error("float8 was accepted")
 	}
 }

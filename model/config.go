@@ -130,17 +130,6 @@ func (c *Config) scale(layer int) float32 {
 	return float32(1 / math.Sqrt(float64(c.HeadDim)))
 }
 
-// MoELayers is the number of layers with experts.
-func (c *Config) MoELayers() int {
-	n := 0
-	for _, m := range c.MoE {
-		if m.Gate.Experts > 0 {
-			n++
-		}
-	}
-	return n
-}
-
 // check refuses what no tensor could fit.
 func (c *Config) check() error {
 	for _, v := range []struct {

@@ -51,9 +51,9 @@ func TestSpreadExperts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for expert := range 8 {
-		if from, to := e.Range(e.Owner(expert)); expert < from || expert >= to {
-			t.Errorf("expert %d is not among those of its owner, %d to %d", expert, from, to)
+	for rank := range 4 {
+		if from, to := e.Range(rank); from != 2*rank || to != from+e.Local() {
+			t.Errorf("rank %d holds experts %d to %d", rank, from, to)
 		}
 	}
 }

@@ -22,6 +22,3 @@ func (e Experts) Local() int { return e.Count / e.Ranks }
 
 // Range is the experts [from, to) of a rank.
 func (e Experts) Range(rank int) (from, to int) { return rank * e.Local(), (rank + 1) * e.Local() }
-
-// Owner is the rank that holds an expert.
-func (e Experts) Owner(expert int) int { return expert / e.Local() }

@@ -61,6 +61,6 @@ func allocation(env func(string) (string, bool)) (*Allocation, error) {
 		return nil, wrong
 	}
 	var err error
-	a.Nodes, err = Hosts(nodes)
+	a.Nodes, err = expandHosts(nodes)
 	return a, err
 }

@@ -9,9 +9,9 @@ import (
 // mostHosts bounds what a list may expand to: no cluster is larger, and a damaged list must not take the memory.
 const mostHosts = 1 << 20
 
-// Hosts expands a node list as Slurm writes it: n[1-3,7],login or rack[0-1]n[08-10] (a number with leading zeros gives
+// expandHosts expands a node list as Slurm writes it: n[1-3,7],login or rack[0-1]n[08-10] (a number with leading zeros gives
 // its width to the range). The order is the list's; an empty list has no hosts.
-func Hosts(list string) ([]string, error) {
+func expandHosts(list string) ([]string, error) {
 	var hosts []string
 	for rest := list; rest != ""; {
 		word, after, err := cutWord(rest)

@@ -20,13 +20,13 @@ var hostLists = map[string][]string{
 
 func TestHosts(t *testing.T) {
 	for list, want := range hostLists {
-		if got, err := Hosts(list); err != nil || !slices.Equal(got, want) {
+		if got, err := expandHosts(list); err != nil || !slices.Equal(got, want) {
 			t.Errorf("%q: %v, %v, want %v", list, got, err, want)
 		}
 	}
 	for _, damaged := range []string{"n[1-3", "n]", "n[3-1]", "n[a-b]", "n[]", "n[1,]", "a,,b", ",a", "a,", "n[[1]]", "n[0-99999999999]", "n[0-9999]m[0-9999]",
 		"n[1-18446744073709551615]"} {
-		if got, err := Hosts(damaged); err == nil {
+		if got, err := expandHosts(damaged); err == nil {
 			t.Errorf("%q accepted as %d hosts", damaged, len(got))
 		}
 	}
@@ -45,7 +45,7 @@ func TestHostsAsSlurm(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := Hosts(list); err != nil || !slices.Equal(got, strings.Fields(string(out))) {
+		if got, err := expandHosts(list); err != nil || !slices.Equal(got, strings.Fields(string(out))) {
 			t.Errorf("%q: %v, %v, scontrol says %q", list, got, err, out)
 		}
 	}
@@ -54,7 +54,7 @@ func TestHostsAsSlurm(t *testing.T) {
 func TestHostsOfAnythingEnds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		list := rapid.StringOf(rapid.RuneFrom([]rune("an019[]-,."))).Draw(t, "list")
-		hosts, err := Hosts(list)
+		hosts, err := expandHosts(list)
 		if err != nil {
 			return
 		}

@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// EndTimeVariable tells when the job's time is up where Slurm does not: seconds since 1970, or RFC 3339. For other batch
+// endTimeVariable tells when the job's time is up where Slurm does not: seconds since 1970, or RFC 3339. For other batch
 // systems, and for one's own deadlines.
-const EndTimeVariable = "DSBATCH_END_TIME"
+const endTimeVariable = "DSBATCH_END_TIME"
 
 // How the end of the job is asked for: an administrator may move it while the job runs.
 const (
@@ -22,9 +22,9 @@ const (
 	askTimeout = 10 * time.Second
 )
 
-// Deadline is the time that EndTimeVariable tells; the zero time where it is not set.
+// Deadline is the time that DSBATCH_END_TIME tells; the zero time where it is not set.
 func Deadline() (time.Time, error) {
-	text := os.Getenv(EndTimeVariable)
+	text := os.Getenv(endTimeVariable)
 	if text == "" {
 		return time.Time{}, nil
 	}
@@ -33,7 +33,7 @@ func Deadline() (time.Time, error) {
 	}
 	end, err := time.Parse(time.RFC3339, text)
 	if err != nil {
-		return end, fmt.Errorf("%s=%q is no time; write seconds since 1970 (date -d '+2 hours' +%%s) or 2006-01-02T15:04:05Z", EndTimeVariable, text)
+		return end, fmt.Errorf("%s=%q is no time; write seconds since 1970 (date -d '+2 hours' +%%s) or 2006-01-02T15:04:05Z", endTimeVariable, text)
 	}
 	return end, nil
 }
@@ -74,7 +74,7 @@ func Follow(ctx context.Context, at func(end time.Time)) error {
 func fromEnvironment(asked error) (time.Time, error) {
 	seconds, err := strconv.ParseInt(os.Getenv("SLURM_JOB_END_TIME"), 10, 64)
 	if err != nil || seconds <= 0 {
-		return time.Time{}, fmt.Errorf("when this allocation ends is not known: %w; the job stops at Slurm's warning signal, or give %s", asked, EndTimeVariable)
+		return time.Time{}, fmt.Errorf("when this allocation ends is not known: %w; the job stops at Slurm's warning signal, or give %s", asked, endTimeVariable)
 	}
 	return time.Unix(seconds, 0), nil
 }
@@ -120,9 +120,9 @@ func endTime(job string) (time.Time, error) {
 	return end, nil
 }
 
-// ParseLimit reads a time limit as Slurm writes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours,
+// parseLimit reads a time limit as Slurm writes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours,
 // days-hours:minutes or days-hours:minutes:seconds. UNLIMITED and INFINITE are 0.
-func ParseLimit(text string) (time.Duration, error) {
+func parseLimit(text string) (time.Duration, error) {
 	wrong := fmt.Errorf("%q is no time limit; write it as 90 (minutes), 1:30:00 or 2-12:00:00 (days)", text)
 	switch strings.ToUpper(text) {
 	case "UNLIMITED", "INFINITE":

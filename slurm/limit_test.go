@@ -15,12 +15,12 @@ func TestParseLimit(t *testing.T) {
 		"90": 90 * time.Minute, "1:30": 90 * time.Second, "4:00:00": 4 * time.Hour, "0:0:1": time.Second, "UNLIMITED": 0, "infinite": 0,
 		"2-12": 60 * time.Hour, "1-0:30": 24*time.Hour + 30*time.Minute, "2-01:02:03": 49*time.Hour + 2*time.Minute + 3*time.Second,
 	} {
-		if got, err := ParseLimit(text); err != nil || got != want {
+		if got, err := parseLimit(text); err != nil || got != want {
 			t.Errorf("%q: %v, %v, want %v", text, got, err, want)
 		}
 	}
 	for _, wrong := range []string{"", "0", "-1", "4h", "1:2:3:4", "1-", "-1:00", "1-2:3:4:5", "99999999999", "1:-2", "0:00:00"} {
-		if got, err := ParseLimit(wrong); err == nil {
+		if got, err := parseLimit(wrong); err == nil {
 			t.Errorf("%q accepted as %v", wrong, got)
 		}
 	}
@@ -28,12 +28,12 @@ func TestParseLimit(t *testing.T) {
 
 func TestDeadline(t *testing.T) {
 	for text, want := range map[string]time.Time{"": {}, "1795324066": time.Unix(1795324066, 0), "2026-11-22T05:07:46Z": time.Unix(1795324066, 0)} {
-		t.Setenv(EndTimeVariable, text)
+		t.Setenv(endTimeVariable, text)
 		if got, err := Deadline(); err != nil || !got.Equal(want) {
 			t.Errorf("%q: %v, %v, want %v", text, got, err, want)
 		}
 	}
-	t.Setenv(EndTimeVariable, "tomorrow")
+	t.Setenv(endTimeVariable, "tomorrow")
 	if _, err := Deadline(); err == nil || !strings.Contains(err.Error(), "tomorrow") {
 		t.Errorf("tomorrow: %v", err)
 	}

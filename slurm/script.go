@@ -20,7 +20,7 @@ type Script struct {
 	GPUsPerNode  int // 0: none
 	CPUsPerRank  int // 0: whole nodes, with all their cores and memory
 
-	Time       string   // limit, as ParseLimit reads it; "": the partition's
+	Time       string   // limit, as Slurm writes it: minutes, hours:minutes:seconds, days-hours …; "": the partition's
 	Partition  string   // "": the cluster's default
 	Account    string   // "": the user's default
 	Directives []string // further #SBATCH lines without that word, taken as they are; they win
@@ -61,7 +61,7 @@ func (s *Script) Check() error {
 		refuse("--ranks-per-node %d and --gpus-per-node %d: the ranks of a node cannot share its GPUs evenly; leave --ranks-per-node out for a rank each", s.RanksPerNode, s.GPUsPerNode)
 	}
 	if s.Time != "" {
-		limit, err := ParseLimit(s.Time)
+		limit, err := parseLimit(s.Time)
 		switch {
 		case err != nil:
 			refuse("--time: %w", err)

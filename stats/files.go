@@ -12,8 +12,8 @@ import (
 
 // The files that a report is written to, in the output directory.
 const (
-	StatsFile  = "stats.json"
-	ReportFile = "report.html"
+	statsFile  = "stats.json"
+	reportFile = "report.html"
 )
 
 // numberLists are the lists of nothing but numbers, which belong on one line.
@@ -30,19 +30,19 @@ func (r *Report) WriteFiles(dir string) error {
 	}
 	b, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
-		return fmt.Errorf("%s: %w", StatsFile, err)
+		return fmt.Errorf("%s: %w", statsFile, err)
 	}
 	b = numberLists.ReplaceAllFunc(b, func(list []byte) []byte { return bytes.Join(bytes.Fields(list), nil) })
 	var page bytes.Buffer
-	if err := r.WriteHTML(&page); err != nil {
-		return fmt.Errorf("%s: %w", ReportFile, err)
+	if err := r.writeHTML(&page); err != nil {
+		return fmt.Errorf("%s: %w", reportFile, err)
 	}
-	return errors.Join(replace(dir, StatsFile, append(b, '\n')), replace(dir, ReportFile, page.Bytes()))
+	return errors.Join(replace(dir, statsFile, append(b, '\n')), replace(dir, reportFile, page.Bytes()))
 }
 
 // ReadReport reads the stats.json of an output directory.
 func ReadReport(dir string) (Report, error) {
-	path := filepath.Join(dir, StatsFile)
+	path := filepath.Join(dir, statsFile)
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return Report{}, fmt.Errorf("the statistics of a run: %w", err)

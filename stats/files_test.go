@@ -39,13 +39,13 @@ func TestWriteFiles(t *testing.T) {
 	}
 	files, err := os.ReadDir(dir)
 	if err != nil || len(files) != 2 {
-		t.Errorf("%v, %v: want %s and %s alone", files, err, ReportFile, StatsFile)
+		t.Errorf("%v, %v: want %s and %s alone", files, err, reportFile, statsFile)
 	}
-	content, err := os.ReadFile(filepath.Join(dir, StatsFile))
+	content, err := os.ReadFile(filepath.Join(dir, statsFile))
 	if err != nil || !strings.Contains(string(content), `"tokens": [`) || strings.Contains(string(content), "\"tokens\": [\n") {
 		t.Errorf("the tokens of a layer are not on one line: %v", err)
 	}
-	page, err := os.ReadFile(filepath.Join(dir, ReportFile))
+	page, err := os.ReadFile(filepath.Join(dir, reportFile))
 	if err != nil || !strings.Contains(string(page), "a full disk") {
 		t.Errorf("the page does not tell of earlier starts: %v", err)
 	}
@@ -53,12 +53,12 @@ func TestWriteFiles(t *testing.T) {
 
 func TestWriteFilesRefusals(t *testing.T) {
 	r := Merge(Job{State: Finished}, nil)
-	if err := r.WriteFiles(filepath.Join(t.TempDir(), "none")); err == nil || !strings.Contains(err.Error(), StatsFile) || !strings.Contains(err.Error(), ReportFile) {
+	if err := r.WriteFiles(filepath.Join(t.TempDir(), "none")); err == nil || !strings.Contains(err.Error(), statsFile) || !strings.Contains(err.Error(), reportFile) {
 		t.Errorf("a folder that is not there: %v", err)
 	}
 	dir := t.TempDir()
 	for content, want := range map[string]string{"{": "not the statistics", `{"format": 9}`: "format 9"} {
-		if err := os.WriteFile(filepath.Join(dir, StatsFile), []byte(content), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, statsFile), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := ReadReport(dir); err == nil || !strings.Contains(err.Error(), want) {

@@ -74,8 +74,8 @@ type trafficRow struct {
 	Share             float64
 }
 
-// WriteHTML writes the report as one page that needs nothing else: no script, no font, no picture from elsewhere.
-func (r *Report) WriteHTML(w io.Writer) error {
+// writeHTML writes the report as one page that needs nothing else: no script, no font, no picture from elsewhere.
+func (r *Report) writeHTML(w io.Writer) error {
 	heat, err := newHeatmap(r.Layers)
 	if err != nil {
 		return fmt.Errorf("tokens per expert: %w", err)

@@ -20,7 +20,7 @@ var pages = flag.String("pages", "", "write the sample reports into this folder"
 func TestPages(t *testing.T) {
 	for name, r := range samples() {
 		var b bytes.Buffer
-		if err := r.WriteHTML(&b); err != nil {
+		if err := r.writeHTML(&b); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		page := b.String()
@@ -95,7 +95,7 @@ func TestMerge(t *testing.T) {
 // text is what a reader sees of a page, in words.
 func text(t *testing.T, r *Report) string {
 	var b bytes.Buffer
-	if err := r.WriteHTML(&b); err != nil {
+	if err := r.writeHTML(&b); err != nil {
 		t.Fatal(err)
 	}
 	_, body, _ := strings.Cut(b.String(), "<body>")

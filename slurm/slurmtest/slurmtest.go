@@ -22,8 +22,8 @@ var script string
 // install is what a skipped test says.
 const install = "what runs under Slurm is NOT tested; on Debian, as root: apt-get install slurm-wlm slurm-wlm-basic-plugins munge"
 
-// Missing tells why no cluster can be started here; "" where one can.
-func Missing() string {
+// missing tells why no cluster can be started here; "" where one can.
+func missing() string {
 	if os.Getuid() != 0 {
 		return "a Slurm of our own needs root: " + install
 	}
@@ -40,7 +40,7 @@ func Missing() string {
 // The daemons end with the test, and with the process that runs it, whatever ends that.
 func Start(t testing.TB, nodes, cpus int) (env []string) {
 	t.Helper()
-	if why := Missing(); why != "" {
+	if why := missing(); why != "" {
 		t.Skip(why)
 	}
 	folder, err := os.MkdirTemp("", "slurmtest-") // short: sockets lie in it
