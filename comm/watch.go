@@ -2,6 +2,7 @@ package comm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +22,12 @@ type WatchOptions struct {
 	Advice string
 	// Abort ends the job; nil: the world's Abort with code 1. The reason names rank, host and phase.
 	Abort func(code int, reason string)
+
+	arrive time.Duration // within which all ranks call Watch; 0: the timeout, arrivals at least
 }
+
+// arrivals is the least time that ranks have to come to the start of the watch: they read the job beforehand.
+const arrivals = 20 * time.Second
 
 // Watcher knows what this rank does, tells its successor of it, and listens to its predecessor. It ends the job when
 //
@@ -49,7 +55,8 @@ type Watcher struct {
 	closed bool
 }
 
-// Watch starts to watch. All ranks of w call it, with the same options; from then on each uses World instead of w.
+// Watch starts to watch. All ranks of w call it, with the same options and about at the same time; from then on each
+// uses World instead of w.
 func Watch(ctx context.Context, w mpi.World, o WatchOptions) (*Watcher, error) {
 	if o.Timeout <= 0 {
 		o.Timeout = time.Minute
@@ -57,6 +64,16 @@ func Watch(ctx context.Context, w mpi.World, o WatchOptions) (*Watcher, error) {
 	if o.Abort == nil {
 		o.Abort = w.Abort
 	}
+	arrive := cmp.Or(o.arrive, max(o.Timeout, arrivals))
+	late := time.AfterFunc(arrive, func() { // nobody is watched yet
+		reason := fmt.Sprintf("rank %d (%s) has waited %v for the other ranks at the start: one is stuck, was stopped, or its host "+
+			"cannot be reached", w.Rank(), w.Host(), arrive)
+		if o.Advice != "" {
+			reason += "; " + o.Advice
+		}
+		o.Abort(1, reason)
+	})
+	defer late.Stop()
 	line, err := w.Split(ctx, 0, w.Rank())
 	if err != nil {
 		return nil, err

@@ -62,7 +62,7 @@ func MPI() (World, error) {
 	}
 	warnWithoutPMI(os.LookupEnv)
 	empi.LogErrors = false // they are returned
-	if err := empi.InitThreadSafe(); err != nil {
+	if err := start(); err != nil {
 		return nil, fmt.Errorf("this MPI library was built without thread support: %w; use another one", err)
 	}
 	if err := mpiError(C.dsb_return_errors()); err != nil {

@@ -71,6 +71,19 @@ func TestRankDies(t *testing.T) {
 	time.Sleep(time.Minute)
 }
 
+// TestRankStopsBeforeTheStart: a rank that never gets to the library's start doesn't keep the others for ever.
+func TestRankStopsBeforeTheStart(t *testing.T) {
+	if !mpitest.IsRank(t.Name()) {
+		t.Skip("this is one rank's part of a test under mpirun")
+	}
+	if os.Getenv("OMPI_COMM_WORLD_RANK") == "1" {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		select {} // this thread may run on for a while
+	}
+	mpi.SetStartPatience(100*time.Millisecond, 500*time.Millisecond)
+	t.Error(mpi.MPI())
+}
+
 // TestRankStopsAtTheEnd: a rank whose process is stopped when all work is done doesn't keep the others for ever.
 func TestRankStopsAtTheEnd(t *testing.T) {
 	mpi.SetFinalPatience(time.Second)

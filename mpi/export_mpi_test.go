@@ -9,3 +9,6 @@ func SetPiece(n int64) { piece = n }
 
 // SetFinalPatience says how long a rank that is done waits for the others.
 func SetFinalPatience(d time.Duration) { finalPatience = d }
+
+// SetStartPatience says when a rank that waits for others to start says so, and when it ends the job.
+func SetStartPatience(notice, patience time.Duration) { startNotice, startPatience = notice, patience }

@@ -48,6 +48,15 @@ func TestMPIKilledRank(t *testing.T) {
 	}
 }
 
+func TestMPIStoppedBeforeTheStart(t *testing.T) {
+	out, status := mpitest.Mpirun(t, 3, "TestRankStopsBeforeTheStart", 30*time.Second)
+	for _, want := range []string{"has waited 100ms for the other ranks to start", "see which ranks do not say this", "has waited 500ms"} {
+		if status == 0 || !strings.Contains(out, want) {
+			t.Errorf("status %d, nothing of %q\n%s", status, want, out)
+		}
+	}
+}
+
 func TestMPIStoppedAtTheEnd(t *testing.T) {
 	out, status := mpitest.Mpirun(t, 3, "TestRankStopsAtTheEnd", 30*time.Second)
 	if status == 0 || !strings.Contains(out, "this rank was done, and the others have not ended within 1s") {

@@ -1,0 +1,44 @@
+//go:build mpi
+
+package mpi
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	empi "github.com/emer/empi/mpi"
+)
+
+// While the library starts, a rank waits for all others, and nothing watches yet: it says so after startNotice, and ends
+// the job after startPatience. Launchers never do, where a rank's process is stopped or cannot load the program.
+var (
+	startNotice   = 30 * time.Second
+	startPatience = 10 * time.Minute
+)
+
+// start starts the library.
+func start() error {
+	say := func(waited time.Duration, then string) {
+		fmt.Fprintf(os.Stderr, "dsbatch: rank %s (%s) has waited %v for the other ranks to start: one was stopped, or its host "+
+			"cannot load the program; %s\n", launchedRank(os.LookupEnv), hostname(), waited, then)
+	}
+	notice := time.AfterFunc(startNotice, func() { say(startNotice, "see which ranks do not say this") })
+	defer notice.Stop()
+	late := time.AfterFunc(startPatience, func() {
+		say(startPatience, "start the same command again")
+		os.Exit(1)
+	})
+	defer late.Stop()
+	return empi.InitThreadSafe()
+}
+
+// launchedRank is this process's rank as its launcher has told it, "?" where it hasn't: known before the library starts.
+func launchedRank(env func(string) (string, bool)) string {
+	for _, name := range []string{"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"} {
+		if s, ok := env(name); ok {
+			return s
+		}
+	}
+	return "?"
+}
