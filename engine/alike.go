@@ -32,8 +32,16 @@ func settings(j *config.Job) []comm.Trait {
 // sameModel refuses ranks that found different models, before the groups are formed that follow from it. The digests
 // stay for the fingerprint.
 func (e *Engine) sameModel(ctx context.Context) error {
+	if err := together(ctx, e.world, e.digests()); err != nil {
+		return err
+	}
+	return comm.Same(ctx, e.world, []comm.Trait{{Name: "model", Value: e.identity.model}, {Name: "tokenizer", Value: e.identity.tokenizer}}, startAlike)
+}
+
+// digests settles what the fingerprint says of model and tokenizer.
+func (e *Engine) digests() error {
 	digest, err := e.checkpoint.Digest()
-	if err := together(ctx, e.world, err); err != nil {
+	if err != nil {
 		return err
 	}
 	e.identity.model = hex.EncodeToString(digest[:])
@@ -41,7 +49,7 @@ func (e *Engine) sameModel(ctx context.Context) error {
 		digest := e.tokenizer.Digest()
 		e.identity.tokenizer = hex.EncodeToString(digest[:])
 	}
-	return comm.Same(ctx, e.world, []comm.Trait{{Name: "model", Value: e.identity.model}, {Name: "tokenizer", Value: e.identity.tokenizer}}, startAlike)
+	return nil
 }
 
 // sameJob refuses ranks that found different inputs, or anything else that the output depends on.

@@ -153,7 +153,7 @@ const archPrefix = "cpu/"
 
 // keptLevel is the instruction set that the job's output was begun with; Auto: none was, or on another back end.
 func (e *Engine) keptLevel() (cpu.Level, error) {
-	if e.job.Output == "" || e.world.Rank() != 0 {
+	if e.job.Output == "" || e.world.Rank() != 0 || e.foreseen {
 		return cpu.Auto, nil
 	}
 	was, err := results.Peek(e.job.Output)
@@ -179,9 +179,17 @@ func (e *Engine) openGPU(rank, gpus int, err error) (kernels.Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: --device cuda: %w; use --device cpu, or see dsbatch doctor", ErrRefused, err)
 	}
-	if e.job.Reference || !e.job.Inference.Fused() {
-		return nil, fmt.Errorf("%w: plain operations run on the CPU only; use --device cpu with --reference or kernel_inject false", ErrRefused)
+	if err := e.fusedOnGPU(); err != nil {
+		return nil, err
 	}
 	graphs := e.job.Inference.CUDAGraph
 	return cuda.New(cuda.Options{Ordinal: rank % gpus, NoGraphs: graphs != nil && !*graphs})
+}
+
+// fusedOnGPU refuses plain operations there.
+func (e *Engine) fusedOnGPU() error {
+	if e.job.Reference || !e.job.Inference.Fused() {
+		return fmt.Errorf("%w: plain operations run on the CPU only; use --device cpu with --reference or kernel_inject false", ErrRefused)
+	}
+	return nil
 }

@@ -40,6 +40,7 @@ type Engine struct {
 	exchanges  map[int]*moe.Exchange // by the number of experts of the layers
 	placement  map[int][]int         // by layer, the experts in the order of the ranks that hold them; nil: in order
 	device     kernels.Device
+	foreseen   bool                                // by Foresee: this is not the host that the job runs on
 	wrap       func(kernels.Device) kernels.Device // tests only
 	processor  func() (processor, error)           // tests only
 	connected  func(*Engine)                       // tests only

@@ -13,13 +13,14 @@ import (
 const (
 	chunkRowsSetting = "chunk rows"
 	archSetting      = "back end"
+	versionSetting   = "version"
 )
 
 // fingerprint lists what the bytes of an output depend on: a started output goes on only where all of it is the same.
 func (r *run) fingerprint(chunkRows int64) results.Fingerprint {
 	e := r.engine
 	var fp results.Fingerprint
-	fp.Add("version", r.options.Version)
+	fp.Add(versionSetting, r.options.Version)
 	fp.Add("task", string(r.job.Task))
 	fp.Add("model", e.identity.model)
 	fp.Add("tokenizer", e.identity.tokenizer)

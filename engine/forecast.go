@@ -1,16 +1,21 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"math"
 	"sync"
 
 	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/io/results"
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/model"
 	"github.com/dsbatch/dsbatch/mpi"
+	"github.com/dsbatch/dsbatch/plan"
 )
 
 // Forecast is what a job would be on so many ranks.
@@ -21,6 +26,7 @@ type Forecast struct {
 	Window int
 	Block  []string // what was understood of a block that no policy is for, a line each; nil: the family is known
 	Ranks  []RankForecast
+	Input  InputForecast
 }
 
 // RankForecast is the memory of one rank, in bytes, and the size of its steps.
@@ -31,22 +37,39 @@ type RankForecast struct {
 	Tokens, Seqs                     int   // most of a step
 }
 
-// Foresee lays a job out over ranks with so much memory each, without reading a weight, by the code that Run would go
-// through: what Run would refuse is refused. A GPU need not be there: gpu has the memory planned as on one.
-func Foresee(ctx context.Context, job *config.Job, ranks int, memory int64, gpu bool) (*Forecast, error) {
+// Hosts is what a job is foreseen on.
+type Hosts struct {
+	Ranks   int
+	Nodes   int    // that the ranks are on, in runs; 0: one
+	Memory  int64  // bytes that a rank may take; 0: not known, and taken to be enough
+	GPU     bool   // memory is planned as on one; none need be here
+	Version string // of the program, for an output that was begun; "": any
+}
+
+// enough is the memory of a rank whose memory is not known.
+const enough = 1 << 50
+
+// Foresee lays a job out over ranks, without reading a weight, by the code that Run would go through: what Run would
+// refuse is refused, but for what the hosts alone know (their devices, instruction sets and launchers). An output that
+// was begun is looked at, not touched.
+func Foresee(ctx context.Context, job *config.Job, h Hosts) (*Forecast, error) {
 	asked := *job
-	asked.Device, asked.Output = "cpu", "" // what is at the output does not matter
-	f := &Forecast{Ranks: make([]RankForecast, ranks)}
+	asked.Device, asked.FakeNodes = "cpu", cmp.Or(h.Nodes, 1)
+	r := &run{job: &asked, options: RunOptions{Version: h.Version}, world: mpi.Alone(), engine: &Engine{job: &asked}}
+	if err := r.openRows(ctx); err != nil {
+		return nil, err
+	}
+	f := &Forecast{Ranks: make([]RankForecast, h.Ranks)}
 	wrap := func(d kernels.Device) kernels.Device {
-		return planned{Device: d, memory: memory * int64(ranks), gpu: gpu} // all ranks of this process share it
+		return planned{Device: d, memory: cmp.Or(h.Memory, enough) * int64(h.Ranks), gpu: h.GPU} // all ranks of this process share it
 	}
 	var first *Engine
 	inspect := sync.OnceValue(func() error { return first.inspect() })
 	var mu sync.Mutex
-	err := mpi.Run(ranks, func(w mpi.World) error {
+	err := mpi.Run(h.Ranks, func(w mpi.World) error {
 		mu.Lock()
 		if first == nil {
-			first = &Engine{job: &asked, world: w, wrap: wrap}
+			first = &Engine{job: &asked, world: w, wrap: wrap, foreseen: true}
 		}
 		mu.Unlock()
 		if err := inspect(); err != nil {
@@ -61,31 +84,122 @@ func Foresee(ctx context.Context, job *config.Job, ranks int, memory int64, gpu 
 		if err := e.lay(ctx, e.unmeasured); err != nil {
 			return err
 		}
-		if w.Rank() == 0 {
-			f.Layout, f.Config, f.DType, f.Window = e.layout, e.shape, e.dtype, e.window
-			if e.injected != nil {
-				f.Block = e.injected.Understood
-			}
-		}
 		var err error
-		f.Ranks[w.Rank()], err = e.forecast()
+		if f.Ranks[w.Rank()], err = e.forecast(); err != nil || w.Rank() != 0 {
+			return err
+		}
+		f.Layout, f.Config, f.DType, f.Window = e.layout, e.shape, e.dtype, e.window
+		if e.injected != nil {
+			f.Block = e.injected.Understood
+		}
+		r.engine = &e
+		if err := r.goesOn(); err != nil {
+			return err
+		}
+		f.Input, err = r.sample(ctx)
 		return err
 	})
 	if refused := inspect(); refused != nil { // by every rank alike
 		err = refused
 	}
-	if err = errors.Join(err, first.Close()); err != nil {
+	if err = errors.Join(err, first.Close(), r.rows.Close()); err != nil {
 		return nil, err
 	}
 	return f, nil
 }
 
-// unmeasured is the way of rows where no GPUs meet and nothing is measured: one node, of which nothing is known.
+// goesOn refuses an output that was begun with other settings, as far as they are known here: the back end is not.
+func (r *run) goesOn() error {
+	was, err := results.Peek(r.job.Output)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	e := r.engine
+	if err := e.digests(); err != nil {
+		return err
+	}
+	e.identity.arch, _ = was.Fingerprint.Get(archSetting).(string)
+	if version, ok := was.Fingerprint.Get(versionSetting).(string); ok && (r.options.Version == "" || r.job.AcceptVersion) {
+		r.options.Version = version
+	}
+	r.fileRows()
+	chunkRows, err := r.chunkRows()
+	if err != nil {
+		return err
+	}
+	differences, err := r.fingerprint(chunkRows).Compare(was.Fingerprint)
+	if err == nil && len(differences) > 0 {
+		err = &results.MismatchError{Dir: r.job.Output, Differences: differences}
+	}
+	return err
+}
+
+// InputForecast is what the rows of the input are, as far as some of them show.
+type InputForecast struct {
+	plan.Load        // Rows: texts of the whole input, each sample and window one
+	Sampled   int    // rows that were read and encoded
+	Bad       int    // of these, those that would be set aside
+	Reason    string // of the first one
+}
+
+// A sample of the input: so many rows at so many places, evenly apart.
+const (
+	sampleRows   = 32
+	samplePlaces = 8
+)
+
+// sample reads and encodes some rows of the input.
+func (r *run) sample(ctx context.Context) (in InputForecast, err error) {
+	files := r.fileRows()
+	texts := 0
+	for place := range samplePlaces {
+		at := r.total * int64(place) / samplePlaces
+		until := min(at+sampleRows, r.total*int64(place+1)/samplePlaces)
+		for file, rows := range files {
+			if to := min(until, rows); at < to {
+				for row, err := range r.rows.Read(ctx, file, at, to) {
+					if err != nil {
+						return in, err
+					}
+					texts += in.count(r.engine.newRow(row))
+				}
+			}
+			at, until = max(at-rows, 0), until-rows
+		}
+	}
+	if texts > 0 {
+		in.Prompt, in.Output = in.Prompt/float64(texts), in.Output/float64(texts)
+	}
+	in.Rows = r.total * int64(r.engine.samples())
+	if good := in.Sampled - in.Bad; good > 0 {
+		in.Rows = int64(math.Round(float64(r.total) * float64(texts) / float64(in.Sampled)))
+	}
+	return in, nil
+}
+
+// count adds a row's tokens to the sums, and tells how many texts it has.
+func (in *InputForecast) count(row *rowState) int {
+	in.Sampled++
+	if row.bad != "" {
+		if in.Bad++; in.Bad == 1 {
+			in.Reason = row.bad
+		}
+	}
+	for _, q := range row.seqs {
+		in.Prompt += float64(len(q.tokens))
+		in.Output += float64(q.limit - len(q.tokens))
+	}
+	return len(row.seqs)
+}
+
+// unmeasured is the way of rows where no GPUs meet and nothing is measured.
 func (e *Engine) unmeasured(context.Context) (o comm.AllToAllOptions, err error) {
 	if o.Algorithm, err = comm.ParseAlgorithm(e.job.AllToAll); err != nil {
 		return o, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	o.Nodes, err = comm.FakeNodes(e.world.Size(), 1)
+	o.Nodes, err = comm.FakeNodes(e.world.Size(), e.job.FakeNodes)
 	return o, err
 }
 

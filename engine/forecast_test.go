@@ -2,11 +2,13 @@ package engine
 
 import (
 	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/mpi"
+	"github.com/dsbatch/dsbatch/plan"
 )
 
 // TestForecastHolds compares what is foreseen with what an engine then takes, and with what it refuses.
@@ -14,7 +16,7 @@ func TestForecastHolds(t *testing.T) {
 	job := newJob(t, nil)
 	job.KVMemory = 64 << 20
 	for _, ranks := range []int{1, 2, 4} {
-		f, err := Foresee(t.Context(), job, ranks, 4<<30, false)
+		f, err := Foresee(t.Context(), job, Hosts{Ranks: ranks, Memory: 4 << 30})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,9 +46,55 @@ func TestForecastHolds(t *testing.T) {
 		"no such file": {1, 4 << 30, func(j *config.Job) { j.Model = "/nowhere" }},
 	} {
 		j := newJob(t, c.change)
-		_, err := Foresee(t.Context(), j, c.ranks, c.memory, true)
+		_, err := Foresee(t.Context(), j, Hosts{Ranks: c.ranks, Memory: c.memory, GPU: true})
 		if err == nil || !strings.Contains(err.Error(), say) || strings.HasPrefix(say, "use") && !errors.Is(err, ErrRefused) {
 			t.Errorf("%q: %v", say, err)
 		}
+	}
+}
+
+// TestForecastOfTheInput: the tokens of rows are counted as a run would make them, over all files and as far as --limit goes.
+func TestForecastOfTheInput(t *testing.T) {
+	golden := filepath.Join("..", "model", "testdata", "golden", "llama") // a window of 256
+	many := make([]int, 1000)
+	for i := range many {
+		many[i] = 1 + i/500
+	}
+	for name, c := range map[string]struct {
+		inputs []string
+		change func(*config.Job)
+		want   InputForecast
+		reason string
+	}{
+		"all rows":    {[]string{layoutRows(t, 150, 9, 3), layoutRows(t, 150, 6)}, nil, InputForecast{plan.Load{Rows: 3, Prompt: 6, Output: 3}, 3, 0, ""}, ""},
+		"samples":     {[]string{layoutRows(t, 150, 9, 3)}, func(j *config.Job) { j.N, j.Temperature = 4, 1 }, InputForecast{plan.Load{Rows: 8, Prompt: 6, Output: 3}, 2, 0, ""}, ""},
+		"a limit":     {[]string{layoutRows(t, 150, 9, 3), layoutRows(t, 150, 6)}, func(j *config.Job) { j.Limit = 2 }, InputForecast{plan.Load{Rows: 2, Prompt: 6, Output: 3}, 2, 0, ""}, ""},
+		"the window":  {[]string{layoutRows(t, 150, 252, 254)}, func(j *config.Job) { j.MaxNewTokens = 99 }, InputForecast{plan.Load{Rows: 2, Prompt: 253, Output: 3}, 2, 0, ""}, ""},
+		"a bad row":   {[]string{layoutRows(t, 150, 257, 9)}, nil, InputForecast{plan.Load{Rows: 1, Prompt: 9, Output: 3}, 2, 1, ""}, "257 tokens"},
+		"some of all": {[]string{layoutRows(t, 150, many...)}, nil, InputForecast{plan.Load{Rows: 1000, Prompt: 1.5, Output: 3}, samplePlaces * sampleRows, 0, ""}, ""},
+		"scores": {[]string{layoutRows(t, 150, 9, 300)}, func(j *config.Job) {
+			j.Task, j.Logprobs, j.Stride, j.IgnoreEOS = config.Score, 0, 128, false
+		}, InputForecast{plan.Load{Rows: 3, Prompt: (9 + 257 + 172) / 3.0}, 2, 0, ""}, ""},
+	} {
+		j := layoutJob(t, golden, "")
+		j.Input = c.inputs
+		if c.change != nil {
+			c.change(j)
+		}
+		f, err := Foresee(t.Context(), j, Hosts{Ranks: 2})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		got := f.Input
+		if !strings.Contains(got.Reason, c.reason) {
+			t.Errorf("%s: %q, want %q", name, got.Reason, c.reason)
+		}
+		if got.Reason = ""; got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+	}
+	if _, err := Foresee(t.Context(), newJob(t, func(j *config.Job) { j.Model = golden }), Hosts{Ranks: 1}); err == nil || !strings.Contains(err.Error(), "no tokenizer") {
+		t.Errorf("a model without a tokenizer: %v", err)
 	}
 }

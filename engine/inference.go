@@ -49,6 +49,9 @@ func (e *Engine) inferenceFits() error {
 	if in.CUDAGraph != nil && *in.CUDAGraph && !e.onGPU() {
 		refuse("enable_cuda_graph: %s has no graphs; leave it out, or use --device cuda", e.device.Name())
 	}
+	if e.onGPU() {
+		errs = append(errs, e.fusedOnGPU())
+	}
 	if in.Offload == "cpu" && e.onGPU() {
 		refuse("zero.offload_param.device cpu: weights are not streamed to a GPU yet; leave it out, or use --device cpu")
 	}

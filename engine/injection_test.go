@@ -110,6 +110,7 @@ func injecting(t testing.TB, linears []string, told map[string]any) config.Infer
 // is what the files do not tell.
 func TestInjectionPolicyThatDoesNotFit(t *testing.T) {
 	llama, gpt2, mixtral := unknownModels[1], unknownModels[2], unknownModels[3]
+	input := layoutRows(t, 150, 3)
 	attention, mlp := "self_attn.o_proj", "mlp.down_proj"
 	for _, c := range []struct {
 		name    string
@@ -153,9 +154,9 @@ func TestInjectionPolicyThatDoesNotFit(t *testing.T) {
 		{"no activation", llama, llama.linears, map[string]any{"hidden_act": nil}, []string{"hidden_act"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			j := layoutJob(t, c.model.folder(t), "rows.jsonl")
+			j := layoutJob(t, c.model.folder(t), input)
 			j.Inference = injecting(t, c.linears, c.told)
-			_, err := Foresee(t.Context(), j, 1, 1<<30, false)
+			_, err := Foresee(t.Context(), j, Hosts{Ranks: 1})
 			if err == nil {
 				t.Fatal("accepted")
 			}
@@ -179,6 +180,7 @@ func with(m unknownModel, from, to string) unknownModel {
 
 // TestInjectionPolicyOfAKnownFamily: it must be the family's own.
 func TestInjectionPolicyOfAKnownFamily(t *testing.T) {
+	input := layoutRows(t, 150, 3)
 	golden := func(name string) string { return filepath.Join("..", "model", "testdata", "golden", name) }
 	for _, c := range []struct {
 		golden string
@@ -196,13 +198,13 @@ func TestInjectionPolicyOfAKnownFamily(t *testing.T) {
 		{"llama", []string{"self_attn.o_proj", "mlp.down_proj", "q_proj"}, "q_proj is not summed"},
 		{"llama", []string{"SelfAttention.o", "mlp.down_proj"}, "Injection policy layer'SelfAttention.o' not valid."},
 	} {
-		j := layoutJob(t, golden(c.golden), "rows.jsonl")
+		j := layoutJob(t, golden(c.golden), input)
 		in, _, err := config.ParseInference(map[string]any{"injection_policy": map[string]any{"Block": c.policy}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		j.Inference = in
-		_, err = Foresee(t.Context(), j, 1, 1<<30, false)
+		_, err = Foresee(t.Context(), j, Hosts{Ranks: 1})
 		if c.say == "" && err != nil || c.say != "" && (err == nil || !strings.Contains(err.Error(), c.say)) {
 			t.Errorf("%s, %v: %v, want %q", c.golden, c.policy, err, c.say)
 		}

@@ -13,12 +13,14 @@ import (
 
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/engine"
-	"github.com/dsbatch/dsbatch/io/dataset"
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/kernels/cpu"
 	"github.com/dsbatch/dsbatch/plan"
 	"github.com/dsbatch/dsbatch/stats"
 )
+
+// mostForeseen is the most ranks that are laid out in this process.
+const mostForeseen = 4096
 
 // planFlags are those of plan beside run's.
 type planFlags struct {
@@ -35,7 +37,7 @@ func planCommand() *cli.Command {
 		&cli.IntFlag{Name: "gpus", Category: category, Destination: &f.ranks, Value: 1, Usage: "`N` GPUs, a rank each (with --gpu cpu: hosts like this one)"},
 		&cli.StringFlag{Name: "gpu", Category: category, Destination: &f.gpu, Value: "cpu", Usage: "`WHICH` of h100, h200, a100 and cpu"},
 		&cli.BoolFlag{Name: "table", Category: category, Destination: &f.table, Usage: "the ranks of every group"},
-		&cli.IntFlag{Name: "prompt-tokens", Category: category, Destination: &f.prompt, Value: 256, Usage: "`N` tokens of a prompt, on average"},
+		&cli.IntFlag{Name: "prompt-tokens", Category: category, Destination: &f.prompt, DefaultText: "those of some rows of the input", Usage: "`N` tokens of a prompt, on average"},
 		&cli.StringFlag{Name: "placement", Category: category, Destination: &f.placement, Usage: "write a `FILE` for run --expert-placement, from the statistics of a run: --placement FILE from OUTPUT"},
 		&cli.IntFlag{Name: "replicas", Category: category, Destination: &f.replicas, Usage: "with --placement: `N` experts more on each rank, copies of the hottest"},
 	}
@@ -61,18 +63,14 @@ func planCommand() *cli.Command {
 
 // foresee prints layout, memory and prediction.
 func foresee(c *cli.Context, job *config.Job, f planFlags) error {
-	if job.Given("ranks") || f.ranks < 1 || f.ranks > 4096 || f.prompt < 1 {
-		return usageErrorf("give --gpus 1 to 4096, --prompt-tokens 1 or more, and no --ranks")
+	if job.Given("ranks") || f.ranks < 1 || f.ranks > mostForeseen || f.prompt < 0 {
+		return usageErrorf("give --gpus 1 to %d, --prompt-tokens 1 or more, and no --ranks", mostForeseen)
 	}
 	machine, err := planMachine(f.gpu)
 	if err != nil {
 		return err
 	}
-	rows, err := countRows(c, job)
-	if err != nil {
-		return err
-	}
-	x, err := engine.Foresee(c.Context, job, f.ranks, machine.Memory, machine.GPU)
+	x, err := engine.Foresee(c.Context, job, engine.Hosts{Ranks: f.ranks, Nodes: (f.ranks + machine.Node - 1) / machine.Node, Memory: machine.Memory, GPU: machine.GPU, Version: version})
 	if err != nil {
 		return err
 	}
@@ -106,9 +104,12 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 	fmt.Fprintf(w, "memory     of the fullest rank: weights %s, workspace %s for steps of %d tokens, tokens of other ranks %s, KV %s (%d tokens), of %s\n",
 		about(fullest.Weights), about(fullest.Workspace), fullest.Tokens, about(fullest.Exchange), about(fullest.KV), fullest.KV/max(1, fullest.TokenKV), about(fullest.Room))
 	l.Weights, l.KV, l.TokenKV, l.Seqs = fullest.Weights, fullest.KV, fullest.TokenKV, fullest.Seqs
-	load := plan.Load{Rows: rows, Prompt: float64(f.prompt)}
-	if job.Task == config.Generate {
-		load.Rows, load.Output = rows*int64(job.N), float64(job.MaxNewTokens)
+	load, from := x.Input.Load, fmt.Sprintf("in %d rows of the input", x.Input.Sampled)
+	if f.prompt > 0 {
+		load.Prompt, from = float64(f.prompt), "as --prompt-tokens says"
+	}
+	if x.Input.Bad > 0 {
+		fmt.Fprintf(w, "input      %d of %d rows that were looked at would be set aside; the first: %s\n", x.Input.Bad, x.Input.Sampled, x.Input.Reason)
 	}
 	p, err := plan.Predict(&x.Config, l, machine, load)
 	if errors.Is(err, plan.ErrFigures) {
@@ -118,11 +119,11 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 		return err
 	}
 	fmt.Fprintf(w, "predicted  at best %.3g output tokens/s and %.3g prompt tokens/s in all; %v for %d rows, loading left out\n",
-		p.OutputRate, p.PromptRate, time.Duration(p.Seconds*float64(time.Second)).Round(time.Millisecond), rows)
+		p.OutputRate, p.PromptRate, time.Duration(p.Seconds*float64(time.Second)).Round(time.Millisecond), load.Rows)
 	fmt.Fprintf(w, "           a decode step of %.0f rows a replica takes %.3g ms: reading %.3g, or computing %.3g, and exchanging %.3g\n",
 		p.InFlight, 1e3*p.Step, 1e3*p.Memory, 1e3*p.Compute, 1e3*p.Exchange)
-	fmt.Fprintf(w, "assumed    a roofline of %s figures: %.3g GB/s, %.3g TFLOP/s; prompts of %d tokens, rows that generate all %d; even experts; all weights read every step\n",
-		machine.From, machine.Read/1e9, machine.FLOPs[x.DType]/1e12, f.prompt, int(load.Output))
+	fmt.Fprintf(w, "assumed    a roofline of %s figures: %.3g GB/s, %.3g TFLOP/s; prompts of %.4g tokens on average, %s; rows that generate all they may, %.4g; even experts; all weights read every step\n",
+		machine.From, machine.Read/1e9, machine.FLOPs[x.DType]/1e12, load.Prompt, from, load.Output)
 	return nil
 }
 
@@ -147,22 +148,6 @@ func planMachine(name string) (plan.Machine, error) {
 		}
 	}
 	return m, d.Close()
-}
-
-// countRows is the number of rows that the job would do.
-func countRows(c *cli.Context, job *config.Job) (int64, error) {
-	d, err := dataset.Open(c.Context, job.Input, dataset.Columns{Prompt: job.PromptColumn, IDs: job.IDsColumn, Messages: job.MessagesColumn})
-	if err != nil {
-		return 0, err
-	}
-	var rows int64
-	for _, f := range d.Files() {
-		rows += f.Rows
-	}
-	if job.Limit > 0 {
-		rows = min(rows, job.Limit)
-	}
-	return rows, d.Close()
 }
 
 // writePlacement is plan --placement FILE from OUTPUT; without FILE it is OUTPUT/placement.json.

@@ -15,7 +15,7 @@ func planned(t testing.TB, more ...string) ended {
 
 func TestPlan(t *testing.T) {
 	e := planned(t, "--gpus", "4", "--gpu", "h100", "--table").want(t, done)
-	for _, want := range []string{"4 × h100", "8 experts over ep 4", "[[0 1 2 3]]", "memory ", "predicted  at best", "assumed ", "for 24 rows"} {
+	for _, want := range []string{"4 × h100", "8 experts over ep 4", "[[0 1 2 3]]", "memory ", "predicted  at best", "assumed ", "for 24 rows", "in 24 rows of the input"} {
 		if !strings.Contains(e.stdout, want) {
 			t.Errorf("no %q in\n%s", want, e.stdout)
 		}

@@ -40,7 +40,7 @@ func (s cluster) submit(t testing.TB, output, jobFile string, more ...string) st
 	t.Helper()
 	out := s.do(t, program, append([]string{"submit", "--job", jobFile, "--output", output,
 		"--nodes", "2", "--ranks-per-node", "2", "--cpus-per-rank", "1"}, more...)...)
-	m := regexp.MustCompile(`^job (\d+) is queued; its log will be (.*)\n$`).FindStringSubmatch(out)
+	m := regexp.MustCompile(`(?m)^job (\d+) is queued; its log will be (.*)$`).FindStringSubmatch(out)
 	if m == nil {
 		t.Fatalf("dsbatch submit says %q", out)
 	}

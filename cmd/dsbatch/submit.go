@@ -9,6 +9,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/engine"
+	"github.com/dsbatch/dsbatch/plan"
 	"github.com/dsbatch/dsbatch/slurm"
 )
 
@@ -16,7 +18,8 @@ func submitCommand() *cli.Command {
 	values := config.Values{}
 	var s slurm.Script
 	var lines verbatim
-	var dry bool
+	var gpu string
+	var dry, unchecked bool
 	const category = "Slurm"
 	own := []cli.Flag{
 		&cli.IntFlag{Name: "nodes", Category: category, Destination: &s.Nodes, Value: 1, Usage: "`N` nodes"},
@@ -29,11 +32,13 @@ func submitCommand() *cli.Command {
 		&cli.StringFlag{Name: "job-name", Category: category, Destination: &s.Name, Value: "dsbatch", Usage: "`NAME` that squeue shows"},
 		&cli.GenericFlag{Name: "sbatch", Category: category, Value: &lines, Usage: "any other `OPTION` of sbatch, as --sbatch=--constraint=h100; may be repeated"},
 		&cli.IntFlag{Name: "requeues", Category: category, Destination: &s.Requeues, Value: 20, Usage: "queue the job again at most `N` times when its time has run out"},
+		&cli.StringFlag{Name: "gpu", Category: category, Destination: &gpu, Usage: "`WHICH` of h100, h200 and a100 the nodes have, to check their memory too"},
+		&cli.BoolFlag{Name: "unchecked", Category: category, Destination: &unchecked, Usage: "do not look at model and input beforehand, where only the nodes can see them"},
 		&cli.BoolFlag{Name: "dry-run", Category: category, Destination: &dry, Usage: "print the script, submit nothing"},
 	}
 	return &cli.Command{
 		Name: "submit", Usage: "queue a run with Slurm, to be continued until every row is done",
-		Description: "Takes every flag of dsbatch run. See docs/slurm.md.\n\nEXIT STATUS\n0 queued; 64 bad usage; 78 bad configuration; 1 sbatch refuses.",
+		Description: "Takes every flag of dsbatch run. What run would refuse on the ranks asked for is refused here, as far as this host can tell. See docs/slurm.md.\n\nEXIT STATUS\n0 queued; 64 bad usage; 65 bad input data; 66 missing input; 78 bad configuration; 1 sbatch refuses.",
 		Flags:       append(own, jobFlags(values)...),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -62,6 +67,11 @@ func submitCommand() *cli.Command {
 			if err := s.Check(); err != nil {
 				return usageErrorf("%v", err)
 			}
+			if !unchecked {
+				if err := foreseeSubmission(c, job, &s, gpu); err != nil {
+					return err
+				}
+			}
 			if dry {
 				_, err := fmt.Fprint(c.App.Writer, s.Text())
 				return err
@@ -76,6 +86,38 @@ func submitCommand() *cli.Command {
 			return err
 		},
 	}
+}
+
+// foreseeSubmission refuses what run would refuse on the ranks asked for, and tells what only the nodes can know.
+func foreseeSubmission(c *cli.Context, job *config.Job, s *slurm.Script, gpu string) error {
+	h := engine.Hosts{Ranks: s.Nodes * s.RanksPerNode, Nodes: s.Nodes, GPU: job.Device == "cuda" || job.Device == "auto" && s.GPUsPerNode > 0, Version: version}
+	if h.Ranks > mostForeseen {
+		return usageErrorf("--nodes %d of %d ranks: at most %d ranks are laid out beforehand; queue more with --unchecked", s.Nodes, s.RanksPerNode, mostForeseen)
+	}
+	left := "memory and CPUs of the nodes"
+	if h.GPU {
+		left = "that the nodes have such GPUs"
+		if gpu == "" {
+			left = "the GPUs' memory (--gpu says which they are)"
+		}
+	}
+	if gpu != "" {
+		m, err := plan.GPU(gpu)
+		if err != nil || !h.GPU {
+			return usageErrorf("--gpu %s: of h100, h200 and a100 one can be, with --gpus-per-node and without --device cpu", gpu)
+		}
+		h.Memory = m.Memory / int64(max(1, s.RanksPerNode/max(1, s.GPUsPerNode)))
+	}
+	x, err := engine.Foresee(c.Context, job, h)
+	if err != nil {
+		return fmt.Errorf("not queued: %w", err)
+	}
+	if in := x.Input; in.Bad > 0 {
+		fmt.Fprintf(c.App.ErrWriter, "dsbatch: %d of %d rows that were looked at would be set aside; the first: %s\n", in.Bad, in.Sampled, in.Reason)
+	}
+	fmt.Fprintf(c.App.ErrWriter, "dsbatch: checked here: model, input, output, and the layout of %d ranks on %d nodes (tp %d, pp %d, dp %d); not checked: %s, and the cluster's MPI\n",
+		h.Ranks, s.Nodes, x.Layout.TP, x.Layout.PP, x.Layout.DP, left)
+	return nil
 }
 
 // loadJob is the job that flags ask for; warnings are told.

@@ -95,6 +95,55 @@ func TestSubmit(t *testing.T) {
 	}
 }
 
+// TestSubmitChecksFirst: what run would refuse on the ranks asked for never reaches the queue.
+func TestSubmitChecksFirst(t *testing.T) {
+	begun := filepath.Join(t.TempDir(), "begun")
+	dsbatch(t, job(begun)...).want(t, done)
+	whole := write(t, "ds.json", `{"kernel_inject": false}`)
+	for _, c := range []struct {
+		name   string
+		args   []string
+		status int // done: queued
+		say    string
+		begun  bool
+	}{
+		{"an ep that does not divide", []string{"--nodes", "3", "--ranks-per-node", "2", "--ep", "4"}, badConfig, "use 1 or 2", false},
+		{"tp of more ranks", []string{"--tp", "4", "--nodes", "2"}, badConfig, "tp", false},
+		{"no such model", []string{"--model", "/nowhere"}, noInput, "/nowhere", false},
+		{"no such model here", []string{"--model", "/nowhere", "--unchecked"}, done, "job 12 is queued", false},
+		{"no such input", []string{"--input", "/nowhere.parquet"}, noInput, "/nowhere.parquet", false},
+		{"no such column", []string{"--prompt-column", "promt"}, badData, "did you mean prompt?", false},
+		{"other settings than before", []string{"--seed", "1"}, badConfig, "seed", true},
+		{"the same settings", []string{}, done, "not checked: memory and CPUs", true},
+		{"a GPU that is too small", []string{"--gpus-per-node", "2", "--max-seqs", "60000", "--kv-memory", "90GiB", "--gpu", "a100"}, badConfig, "--kv-memory", false},
+		{"two ranks on it", []string{"--gpus-per-node", "1", "--ranks-per-node", "2", "--max-seqs", "60000", "--kv-memory", "50GiB", "--gpu", "a100"}, badConfig, "--kv-memory", false},
+		{"a GPU that holds it", []string{"--gpus-per-node", "2", "--max-seqs", "60000", "--kv-memory", "50GiB", "--gpu", "h200"}, done, "tp 1, pp 1, dp 2", false},
+		{"a GPU of no name", []string{"--gpus-per-node", "2", "--max-seqs", "60000", "--kv-memory", "90GiB"}, done, "not checked: the GPUs' memory", false},
+		{"plain operations on a GPU", []string{"--gpus-per-node", "1", "--ds-config", whole}, badConfig, "plain operations", false},
+		{"no such GPU", []string{"--gpus-per-node", "1", "--gpu", "b999"}, badUsage, "h200", false},
+		{"a GPU, but the CPU", []string{"--gpus-per-node", "1", "--gpu", "h100", "--device", "cpu"}, badUsage, "--device cpu", false},
+		{"more than is laid out", []string{"--nodes", "5000"}, badUsage, "--unchecked", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			queue := commands(t, map[string]string{"sbatch": `cat >"$0.got" && echo 12`})
+			output := filepath.Join(t.TempDir(), "out")
+			if c.begun {
+				output = begun
+			}
+			cmd := exec.Command(program, submitted(output, c.args...)...)
+			cmd.Env = append(os.Environ(), "PATH="+queue+":/bin")
+			out, _ := cmd.CombinedOutput()
+			if status := cmd.ProcessState.ExitCode(); status != c.status || !strings.Contains(string(out), c.say) {
+				t.Errorf("status %d, want %d, and %q in\n%s", status, c.status, c.say, out)
+			}
+			_, err := os.Stat(filepath.Join(queue, "sbatch.got"))
+			if _, made := os.Stat(output); (err == nil) != (c.status == done) || c.status != done && !c.begun && made == nil {
+				t.Errorf("queued: %v; the output was made: %v", err == nil, made == nil)
+			}
+		})
+	}
+}
+
 // TestTimeLimit gives a deadline: the job stops that long before it, with 75, and goes on when started again. A deadline
 // that cannot be read is refused.
 func TestTimeLimit(t *testing.T) {
