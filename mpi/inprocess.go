@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// inProcess returns a world of n ranks, 1 or more, in this process: one for each of n goroutines. Bytes are copied once,
+// InProcess returns a world of n ranks, 1 or more, in this process: one for each of n goroutines. Bytes are copied once,
 // from the sender's buffer to the receiver's. Run starts the goroutines.
-func inProcess(n int) []World {
+func InProcess(n int) []World {
 	if n < 1 {
 		n = 1
 	}
@@ -33,7 +33,7 @@ const patience = 5 * time.Second
 // when another has failed is left behind after 5 s: the process is then good for nothing but to exit.
 func Run(n int, f func(World) error) error {
 	var wg sync.WaitGroup
-	worlds := inProcess(n)
+	worlds := InProcess(n)
 	for _, w := range worlds {
 		wg.Go(func() { runRank(w.(*communicator), f) })
 	}

@@ -22,7 +22,7 @@ func TestMeetingIsHeldOrNot(t *testing.T) {
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 64 { // a select takes either
-		first := inProcess(2)[0].(*communicator).transport.(*seat)
+		first := InProcess(2)[0].(*communicator).transport.(*seat)
 		last := &seat{room: first.room, rank: 1}
 		ctx := lateContext{over, func() {
 			if err := last.meet(t.Context()); err != nil {
@@ -33,7 +33,7 @@ func TestMeetingIsHeldOrNot(t *testing.T) {
 			t.Fatalf("left a meeting that was held: %v", err)
 		}
 	}
-	alone := inProcess(2)[0].(*communicator).transport.(*seat)
+	alone := InProcess(2)[0].(*communicator).transport.(*seat)
 	if err := alone.meet(over); err == nil {
 		t.Error("stayed in a meeting that was called off")
 	}

@@ -5,7 +5,7 @@
 // 64-bit integers; no tensor, no group layout (package comm) and no model.
 //
 //	Alone()        one rank
-//	inProcess(n)   n ranks for n goroutines; Run starts them and turns a panic into an error
+//	InProcess(n)   n ranks for n goroutines; Run starts them and turns a panic into an error
 //	MPI()          this process's rank among those that mpirun or srun started (build tag mpi, through github.com/emer/empi)
 package mpi
 
