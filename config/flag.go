@@ -10,20 +10,21 @@ import (
 
 // Flag is one setting of a job: what the command line, the job file, the help and the docs know of it.
 type Flag struct {
-	Name     string   // on the command line; in a job file with '_' (or '-') between the words
-	Help     string   // one line; the word in backquotes stands for the value
-	Category string   // the heading it stands under in the help
-	Unit     string   // of a number: rows, tokens, bytes, …; "" where it has none
-	Default  string   // as a user would write it; "" for none
-	Choices  []string // the words it accepts, where there are only a few
-	Range    string   // of a number, as an interval: "[1, 64]", "(0, 1]", "[0, )"
-	Zero     string   // the word for the value 0: auto, all or off
-	Tasks    []Task   // the tasks that it means something to; none: all
-	Many     bool     // may be repeated; in a job file a list
-	Bits     bool     // part of the output's fingerprint: another value gives other bytes, so a resumed job keeps it
-	OnlyCLI  bool     // cannot stand in a job file
-	Built    []string // the values that a run of this version acts on, the others being refused; nil: all
-	Until    string   // what to do instead of those others; "": use one of Built, or leave it out
+	Name     string            // on the command line; in a job file with '_' (or '-') between the words
+	Help     string            // one line; the word in backquotes stands for the value
+	Category string            // the heading it stands under in the help
+	Unit     string            // of a number: rows, tokens, bytes, …; "" where it has none
+	Default  string            // as a user would write it; "" for none
+	Choices  []string          // the words it accepts, where there are only a few
+	Meant    map[string]string // what words that lie near another choice stand for
+	Range    string            // of a number, as an interval: "[1, 64]", "(0, 1]", "[0, )"
+	Zero     string            // the word for the value 0: auto, all or off
+	Tasks    []Task            // the tasks that it means something to; none: all
+	Many     bool              // may be repeated; in a job file a list
+	Bits     bool              // part of the output's fingerprint: another value gives other bytes, so a resumed job keeps it
+	OnlyCLI  bool              // cannot stand in a job file
+	Built    []string          // the values that a run of this version acts on, the others being refused; nil: all
+	Until    string            // what to do instead of those others; "": use one of Built, or leave it out
 
 	field func(*Job) any // where the value is kept
 }
@@ -71,8 +72,11 @@ func (f *Flag) set(j *Job, values ...string) error {
 	}
 	value := values[0]
 	if len(f.Choices) > 0 && !slices.Contains(f.Choices, value) {
-		return fmt.Errorf("%q is not one of %s; %s", value, strings.Join(f.Choices, ", "),
-			didYouMean(value, f.Choices, "use one of these"))
+		meant := didYouMean(value, f.Choices, "use one of these")
+		if word := f.Meant[value]; word != "" {
+			meant = "did you mean " + word + "?"
+		}
+		return fmt.Errorf("%q is not one of %s; %s", value, strings.Join(f.Choices, ", "), meant)
 	}
 	switch {
 	case f.Zero != "" && value == f.Zero:
@@ -165,7 +169,7 @@ func (f *Flag) ranged(err error, x float64) error {
 	if err != nil || f.Range == "" || f.Zero != "" && x == 0 || interval(f.Range).holds(x) {
 		return err
 	}
-	return fmt.Errorf("%v is out of range%s", x, f.rangeWords())
+	return fmt.Errorf("%s is out of range%s", strconv.FormatFloat(x, 'f', -1, 64), f.rangeWords())
 }
 
 func parseBool(p *bool, value string) error {

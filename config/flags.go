@@ -76,7 +76,7 @@ var Flags = []Flag{
 	{Name: "pooling", Category: taskFlags, Default: "mean", Choices: []string{"cls", "mean", "last", "pooler"}, Bits: true, Tasks: []Task{Embed},
 		Help: "`HOW` tokens become one embedding", field: func(j *Job) any { return &j.Pooling }},
 
-	{Name: "device", Category: layout, Default: "auto", Choices: []string{"auto", "cpu", "cuda"}, Bits: true,
+	{Name: "device", Category: layout, Default: "auto", Choices: []string{"auto", "cpu", "cuda"}, Meant: map[string]string{"gpu": "cuda"}, Bits: true,
 		Help: "`DEVICE` that computes, auto being cuda where a GPU is found", field: func(j *Job) any { return &j.Device }},
 	{Name: "dtype", Category: layout, Default: "auto", Zero: "auto", Bits: true, Help: "`TYPE` of the weights: fp32, bf16, fp16, int8 (auto: the checkpoint's)",
 		field: func(j *Job) any { return &j.DType }},
@@ -94,7 +94,7 @@ var Flags = []Flag{
 		Help: "`HOW` tokens travel to their experts", field: func(j *Job) any { return &j.AllToAll }},
 	{Name: "expert-placement", Category: layout, Help: "`FILE` that says which rank holds which expert, from dsbatch plan --placement",
 		field: func(j *Job) any { return &j.ExpertPlacement }},
-	{Name: "ranks", Category: layout, Unit: "ranks", Default: "auto", Zero: "auto", Range: "[1, )", Help: "`N` ranks inside this process (auto: the launcher's, else one)",
+	{Name: "ranks", Category: layout, Unit: "ranks", Default: "auto", Zero: "auto", Range: "[1, 1024]", Help: "`N` ranks inside this process (auto: the launcher's, else one)",
 		field: func(j *Job) any { return &j.Ranks }},
 	{Name: "tp-invariant", Category: layout, Default: "false", Bits: true, Help: "the same bits for every tp and es that is a power of two",
 		field: func(j *Job) any { return &j.TPInvariant }},

@@ -154,7 +154,12 @@ func (j *Job) Require(flags ...string) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	return &Error{Err: fmt.Errorf("%s must be given, on the command line or in the job file", strings.Join(missing, " and "))}
+	last := len(missing) - 1
+	text := missing[last]
+	if last > 0 {
+		text = strings.Join(missing[:last], ", ") + " and " + text
+	}
+	return &Error{Err: fmt.Errorf("%s must be given, on the command line or in the job file", text)}
 }
 
 // Setting is a flag's value as a user would write it.

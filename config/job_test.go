@@ -250,7 +250,7 @@ func asYAML(t *rapid.T, file map[string]any) string {
 
 func TestRequire(t *testing.T) {
 	j := New()
-	if err := j.Require("model", "input", "output"); err == nil || err.Error() != "--model and --input and --output must be given, on the command line or in the job file" {
+	if err := j.Require("model", "input", "output"); err == nil || err.Error() != "--model, --input and --output must be given, on the command line or in the job file" {
 		t.Error(err)
 	}
 	j.Model, j.Input, j.Output = "m", []string{"i"}, "o"

@@ -273,7 +273,8 @@ func (e *Engine) ranks() (*comm.Layout, error) {
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	if dp := e.job.DP; dp > 0 && dp != layout.DP {
-		return nil, fmt.Errorf("%w: dp %d: %d ranks make %d replicas", ErrRefused, dp, e.world.Size(), layout.DP)
+		return nil, fmt.Errorf("%w: dp %d: ranks %d with tp %d and pp %d give dp %d; leave --dp out, or give as many ranks as dp times tp times pp",
+			ErrRefused, dp, e.world.Size(), layout.TP, layout.PP, layout.DP)
 	}
 	return layout, nil
 }

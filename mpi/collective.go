@@ -267,12 +267,15 @@ func (t *empiComm) born(raw C.MPI_Comm) (transport, int, int, error) {
 }
 
 // close of the first world is where a rank meets the others for the last time, and nothing watches it there any more.
-func (t *empiComm) close() error {
+func (t *empiComm) close(status int) error {
 	if t.root {
 		late := time.AfterFunc(finalPatience, func() {
 			t.abort(1, &Error{Op: "close", Rank: t.rank, Host: processorName(), Peer: -1, Err: fmt.Errorf("this rank was done, "+
 				"and the others have not ended within %v: one was stopped, or its host cannot be reached", finalPatience)})
 		})
+		if kind, _ := Launched(); kind == "mpirun" && status != 0 && quiet() && t.barrier(context.Background()) == nil && t.rank == 0 {
+			endJob(status) // all have done their work
+		}
 		empi.Finalize()
 		late.Stop()
 		return nil

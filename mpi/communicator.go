@@ -22,7 +22,7 @@ type transport interface {
 	split(ctx context.Context, color, key int) (child transport, rank, size int, err error) // nil where color < 0
 	node(ctx context.Context) (child transport, rank, size int, err error)
 	abort(code int, err *Error)
-	close() error
+	close(status int) error
 }
 
 // communicator is the World of every kind: it checks arguments and names rank and host in errors.
@@ -204,12 +204,14 @@ func (c *communicator) Abort(code int, reason string) {
 	c.transport.abort(code, &Error{Op: "abort", Rank: c.first, Host: c.host, Peer: -1, Err: errors.New(reason)})
 }
 
-func (c *communicator) Close() error {
+func (c *communicator) Close() error { return c.End(0) }
+
+func (c *communicator) End(status int) error {
 	if c.closed {
 		return nil
 	}
 	c.closed = true
-	return c.fault("close", c.transport.close())
+	return c.fault("close", c.transport.close(status))
 }
 
 func (c *communicator) isRank(r int) error {

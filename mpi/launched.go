@@ -11,6 +11,22 @@ import (
 // is 0; where none started it, kind is empty and size 1.
 func Launched() (kind string, size int) { return launched(os.LookupEnv) }
 
+// LaunchedRank is the rank that the launcher gave this process, as the environment tells it; 0 where it doesn't.
+func LaunchedRank() int { return launchedRank(os.LookupEnv) }
+
+func launchedRank(env func(string) (string, bool)) int {
+	for _, name := range []string{"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"} {
+		if s, ok := env(name); ok {
+			n, err := strconv.Atoi(s)
+			if err != nil || n < 0 {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
+}
+
 func launched(env func(string) (string, bool)) (kind string, size int) {
 	number := func(names ...string) int {
 		for _, name := range names {

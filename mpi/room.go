@@ -170,7 +170,7 @@ func (r *room) birth(color int, members []int) *room {
 
 func (s *seat) abort(_ int, err *Error) { s.room.fate.fail(err) }
 
-func (s *seat) close() error {
+func (s *seat) close(int) error {
 	r := s.room
 	r.fate.mu.Lock()
 	defer r.fate.mu.Unlock()

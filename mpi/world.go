@@ -63,6 +63,9 @@ type World interface {
 	// Close leaves the world. It is collective for MPI's worlds; a rank that calls another rank's closed in-process
 	// world gets an error that says so. A second call does nothing.
 	Close() error
+	// End is Close of MPI() with the status of the job, on which all ranks agree. Under mpirun rank 0 does not return from
+	// it: mpirun, which writes a page about a process that exits with a status, is told to end the job with that one.
+	End(status int) error
 }
 
 // MaxTag is the largest tag of Send and Recv.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 )
@@ -29,8 +30,11 @@ var ErrPlacement = errors.New("expert placement")
 // ReadPlacement reads the JSON file of a placement and checks it by itself. Layer checks it against the model.
 func ReadPlacement(path string) (*Placement, error) {
 	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("expert placement: %w; make it with dsbatch plan --placement", err)
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w; give the file that dsbatch plan --placement made", ErrPlacement, err)
 	}
 	p := &Placement{}
 	d := json.NewDecoder(bytes.NewReader(text))

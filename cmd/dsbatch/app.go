@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/mpi"
 )
 
 // version of the program, set by the build.
@@ -20,6 +21,9 @@ var version = "0.1.0"
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
 	err := app.RunContext(ctx, flagsFirst(args, app))
+	if err != nil {
+		firstSpeaks(mpi.LaunchedRank())
+	}
 	return report(err, stderr)
 }
 
@@ -78,11 +82,15 @@ func usage(path string) cli.OnUsageErrorFunc {
 	return func(c *cli.Context, err error, _ bool) error {
 		text := err.Error()
 		if m := undefinedFlag.FindStringSubmatch(text); m != nil {
-			name := "--" + strings.TrimLeft(m[1], "-")
-			return usageErrorf("%s has no flag %s%s", path, name, didYouMean(path, name, flagNames(c)))
+			name := strings.TrimLeft(m[1], "-")
+			near := config.Nearest(name, flagNames(c))
+			if near == "" {
+				return usageErrorf("%s has no flag %s; see %s --help", path, dashed(name), path)
+			}
+			return usageErrorf("%s has no flag %s; did you mean %s?", path, dashed(name), dashed(near))
 		}
 		if m := lackingFlag.FindStringSubmatch(text); m != nil {
-			return usageErrorf("--%s needs a value", strings.TrimLeft(m[1], "-"))
+			return usageErrorf("%s needs a value", dashed(strings.TrimLeft(m[1], "-")))
 		}
 		if m := invalidFlag.FindStringSubmatch(text); m != nil {
 			reason := m[3]
@@ -95,7 +103,15 @@ func usage(path string) cli.OnUsageErrorFunc {
 	}
 }
 
-// flagNames are the flags of a command as they are typed, the one-letter ones left out.
+// dashed is a flag as it is typed.
+func dashed(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
+}
+
+// flagNames are the flags of a command, the one-letter ones left out.
 func flagNames(c *cli.Context) (names []string) {
 	flags := c.App.Flags
 	if c.Command != nil {
@@ -104,7 +120,7 @@ func flagNames(c *cli.Context) (names []string) {
 	for _, f := range flags {
 		for _, name := range f.Names() {
 			if len(name) > 1 {
-				names = append(names, "--"+name)
+				names = append(names, name)
 			}
 		}
 	}
@@ -172,10 +188,6 @@ func flagsFirst(args []string, app *cli.App) []string {
 
 // needsValue tells whether a flag is followed by its value.
 func needsValue(f cli.Flag) bool {
-	if g, ok := f.(*cli.GenericFlag); ok {
-		b, ok := g.Value.(interface{ IsBoolFlag() bool })
-		return !ok || !b.IsBoolFlag()
-	}
 	d, ok := f.(cli.DocGenerationFlag)
 	return ok && d.TakesValue()
 }
@@ -193,7 +205,7 @@ func report(err error, stderr io.Writer) int {
 		return statusDone
 	}
 	status := statusOf(err)
-	if errors.Is(err, errBadRows) || errors.Is(err, errNotWhole) {
+	if told := (*toldError)(nil); errors.Is(err, errBadRows) || errors.Is(err, errNotWhole) || errors.As(err, &told) {
 		return status // the command has told
 	}
 	for _, line := range strings.Split(err.Error(), "\n") {

@@ -57,10 +57,26 @@ func TestRefusedUnderMPI(t *testing.T) {
 			if e.status != c.status {
 				t.Errorf("status %d, want %d", e.status, c.status)
 			}
-			if n := strings.Count(e.stderr, c.say); n < 1 || n > 2 { // a rank each, at most
+			if n := strings.Count(e.stderr, c.say); n < 1 || n > 2 { // once, but for a rank 0 that takes a second for it
 				t.Errorf("%q is said %d times", c.say, n)
 			}
+			if c.status != badUsage && strings.Contains(e.stderr, "-----") {
+				t.Errorf("the launcher has a page to add:\n%s", e.stderr)
+			}
 		})
+	}
+}
+
+// TestBadRowsUnderMPI: rows set aside are one sentence, and the status is told without a page of the launcher's.
+func TestBadRowsUnderMPI(t *testing.T) {
+	needMPI(t)
+	rows := write(t, "rows.jsonl", "{\"prompt\": \"It is\"}\n{\"prompt\": null}\n")
+	output := filepath.Join(t.TempDir(), "out")
+	for range 2 { // the second finds all done
+		e := mpirun(t, 3, job(output, "--input", rows)...).want(t, badRows)
+		if !regexp.MustCompile(`^dsbatch: 2 rows committed in 1 part under \S+; 1 of them set aside, with their reasons in \S+\n$`).MatchString(e.stderr) {
+			t.Errorf("it ends with\n%s", e.stderr)
+		}
 	}
 }
 

@@ -27,6 +27,7 @@ func TestMisspelt(t *testing.T) {
 		{"a flag of run", badUsage, job(out(), "--temprature", "1"), []string{"--temprature", "--temperature?"}},
 		{"a flag of verify", badUsage, []string{"verify", "x", "--quik"}, []string{"dsbatch verify", "--quick?"}},
 		{"a flag of ckpt inspect", badUsage, []string{"ckpt", "inspect", "x", "--tga", "y"}, []string{"dsbatch ckpt inspect", "--tag?"}},
+		{"a letter", badUsage, job(out(), "-x"), []string{"has no flag -x; see dsbatch run --help"}},
 		{"a flag far from all", badUsage, job(out(), "--zzzzzzzzzzzz"), []string{"--zzzzzzzzzzzz", "--help"}},
 		{"a key of the job file", badConfig, []string{"run", "--job", key}, []string{"job.yaml:2", "temprature", "temperature?"}},
 		{"a key of inference", badConfig, job(out(), "--job", nested), []string{"nested.yaml:2", "max_out_tokns", "max_out_tokens?"}},
@@ -58,6 +59,7 @@ func TestMisused(t *testing.T) {
 		{"head of what is not there", noInput, []string{"head", "/nowhere"}, []string{"/nowhere"}},
 		{"diff with what is not there", noInput, []string{"diff", "/nowhere", "/neither"}, []string{"/nowhere"}},
 		{"a flag without its value", badUsage, []string{"run", "--temperature"}, []string{"--temperature", "value"}},
+		{"a word after a switch", badUsage, job(out(), "--reference", "true"), []string{`"true"`, "=true"}},
 		{"a word for a number", badUsage, job(out(), "--max-new-tokens", "many"), []string{"--max-new-tokens", `"many"`, "number"}},
 		{"a number out of range", badUsage, job(out(), "--temperature", "-1"), []string{"--temperature", "-1"}},
 		{"no rows at all", badUsage, job(out(), "--limit", "0"), []string{"--limit", "at least 1", "all"}},
@@ -71,6 +73,10 @@ func TestMisused(t *testing.T) {
 		{"more stages than layers", badConfig, job(out(), "--ranks", "8", "--pp", "8"), []string{"pp 8", "layers", "use 1 to 6"}},
 		{"a GPU where there is none", badConfig, job(out(), "--device", "cuda"), []string{"--device cpu"}},
 		{"less memory than a row takes", badConfig, job(out(), "--kv-memory", "64KiB"), []string{"64 KiB", "MiB", "--kv-memory"}},
+		{"replicas that the ranks do not make", badConfig, job(out(), "--dp", "5"), []string{"dp 5", "leave --dp out"}},
+		{"more log-probabilities than tokens", badConfig, job(out(), "--logprobs", "100000"), []string{"--logprobs 100000", "2000 tokens"}},
+		{"a placement that is not there", noInput, job(out(), "--expert-placement", "/nowhere"), []string{"/nowhere", "dsbatch plan --placement"}},
+		{"a folder for a placement", badConfig, job(out(), "--expert-placement", t.TempDir()), []string{"is a directory", "dsbatch plan --placement"}},
 		{"a shell without completion", badUsage, []string{"completion", "csh"}, []string{"csh", "bash"}},
 	} {
 		t.Run(c.name, func(t *testing.T) { refused(t, c.status, c.args, c.say...) })

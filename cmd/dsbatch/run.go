@@ -27,8 +27,8 @@ func runCommand() *cli.Command {
 		Description: "EXIT STATUS\n0 every row committed; 3 committed, bad rows set aside; 75 stopped, start again to go on; 64 bad usage; 65 bad input data; 66 missing input; 78 bad configuration; 1 anything else.",
 		Flags:       jobFlags(values),
 		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return usageErrorf("dsbatch run takes no argument, and got %q; name the data set with --input", c.Args().First())
+			if err := noArguments(c); err != nil {
+				return err
 			}
 			job, warnings, err := config.Load(values)
 			if err != nil {
@@ -46,9 +46,35 @@ func runCommand() *cli.Command {
 func jobFlags(values config.Values) (flags []cli.Flag) {
 	for i := range config.Flags {
 		f := &config.Flags[i]
-		flags = append(flags, &cli.GenericFlag{Name: f.Name, Category: f.Category, Usage: f.Usage(), Value: values.Collect(f), DefaultText: f.Default})
+		flag := &cli.GenericFlag{Name: f.Name, Category: f.Category, Usage: f.Usage(), Value: values.Collect(f), DefaultText: f.Default}
+		if f.Bool() {
+			flag.DefaultText = ""
+			flags = append(flags, switchFlag{flag})
+			continue
+		}
+		flags = append(flags, flag)
 	}
 	return flags
+}
+
+// switchFlag stands on the command line without a value.
+type switchFlag struct{ *cli.GenericFlag }
+
+// TakesValue tells the help so.
+func (f switchFlag) TakesValue() bool { return false }
+
+func (f switchFlag) String() string { return cli.FlagStringer(f) }
+
+// noArguments refuses positional arguments of the commands that take the flags of run.
+func noArguments(c *cli.Context) error {
+	switch arg := c.Args().First(); arg {
+	case "":
+		return nil
+	case "true", "false":
+		return usageErrorf("dsbatch %s takes no argument, and got %q; a switch stands alone, or as --drop-tokens=%s", c.Command.Name, arg, arg)
+	default:
+		return usageErrorf("dsbatch %s takes no argument, and got %q; name the data set with --input", c.Command.Name, arg)
+	}
 }
 
 // runJob runs the job on every rank that this process holds: its own of an MPI job, or all of --ranks.

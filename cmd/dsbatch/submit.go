@@ -41,8 +41,8 @@ func submitCommand() *cli.Command {
 		Description: "Takes every flag of dsbatch run. What run would refuse on the ranks asked for is refused here, as far as this host can tell. See docs/slurm.md.\n\nEXIT STATUS\n0 queued; 64 bad usage; 65 bad input data; 66 missing input; 78 bad configuration; 1 sbatch refuses.",
 		Flags:       append(own, jobFlags(values)...),
 		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return usageErrorf("dsbatch submit takes no argument, and got %q; name the data set with --input", c.Args().First())
+			if err := noArguments(c); err != nil {
+				return err
 			}
 			job, err := loadJob(values, c.App.ErrWriter)
 			if err != nil {

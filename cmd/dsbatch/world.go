@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -32,10 +33,18 @@ func onWorld(job *config.Job, f func(mpi.World) error) error {
 		if lost := (*comm.RankError)(nil); errors.As(err, &lost) {
 			time.Sleep(yield) // that rank ends the job, with its own status and reason
 		}
+		if err != nil && w.Rank() > 0 {
+			signal.Reset(syscall.SIGTERM) // by which the launcher ends those that are left
+		}
 		if err != nil && !agreedEnd(err) {
+			firstSpeaks(w.Rank())
 			w.Abort(statusOf(err), err.Error())
 		}
-		err = errors.Join(err, w.Close())
+		if err != nil && w.Rank() == 0 {
+			report(err, os.Stderr) // now: End may not return
+			err = &toldError{err}
+		}
+		err = errors.Join(err, w.End(statusOf(err)))
 		if agreedEnd(err) && w.Rank() > 0 {
 			return nil // rank 0 tells it, for all
 		}
@@ -45,6 +54,19 @@ func onWorld(job *config.Job, f func(mpi.World) error) error {
 		return err
 	}
 	return inProcess(max(job.Ranks, 1), f)
+}
+
+// toldError is an error that the user has been told of.
+type toldError struct{ error }
+
+func (e *toldError) Unwrap() error { return e.error }
+
+// firstSpeaks gives rank 0 time to tell what is wrong, where the others are about to tell the same: the launcher ends
+// them when it has.
+func firstSpeaks(rank int) {
+	if rank > 0 {
+		time.Sleep(time.Second)
+	}
 }
 
 // yield is how long a rank that only hears of another's failure lets that one end the job.

@@ -22,7 +22,7 @@ import (
 func openDriver() error {
 	why := make([]C.char, 512)
 	if C.cuda_open(&why[0], C.size_t(len(why))) != 0 {
-		return fmt.Errorf("%w: libcuda.so.1: %s", ErrDriver, C.GoString(&why[0]))
+		return fmt.Errorf("%w: %s", ErrDriver, C.GoString(&why[0]))
 	}
 	return nil
 }
