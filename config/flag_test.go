@@ -116,7 +116,7 @@ func TestBadValues(t *testing.T) {
 		{"kv-memory", "lots", `"lots" is not a size; write it as 16GiB, 512MB or 1048576`},
 		{"rank-timeout", "0", "0 is out of range; use a number at least 1"},
 		{"rank-timeout", "later", `"later" is not a time; write it as 90s, 2m or 1h30m`},
-		{"max-seqs", "1000000000000000", "1e+15 is out of range; use a number at least 1, at most 1000000, or auto"},
+		{"max-seqs", "1000000000000000", "1000000000000000 is out of range; use a number at least 1, at most 1000000, or auto"},
 		{"seed", "-1", `"-1" is not a whole number from 0 to 2⁶⁴-1`},
 		{"drop-tokens", "maybe", `"maybe" is neither true nor false`},
 		{"carry", "a,,b", "has an empty entry; leave it out"},
