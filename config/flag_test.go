@@ -35,7 +35,7 @@ func TestEveryFieldOfTheJobHasOneFlag(t *testing.T) {
 	}
 }
 
-// TestFlagsOfTheDesign holds the names that users type, as the design lists them.
+// TestFlagsOfTheDesign holds the names that users type: other jobs' scripts have them.
 func TestFlagsOfTheDesign(t *testing.T) {
 	for name := range strings.FieldsSeq(`model tag input output task job ds-config device dtype tp ep es dp pp all-to-all max-batch-tokens
 		max-seqs chunk-rows kv-memory threads ranks stop-before rank-timeout expert-placement limit log-format progress drop-tokens
@@ -82,7 +82,7 @@ func TestFlagTable(t *testing.T) {
 	}
 }
 
-// TestFingerprint holds which settings a resumed job keeps, as the design lists them.
+// TestFingerprint holds which settings a resumed job keeps: those that change bits.
 func TestFingerprint(t *testing.T) {
 	free := map[string]bool{}
 	for name := range strings.FieldsSeq(`output job ds-config ep dp pp all-to-all expert-placement ranks fake-nodes max-batch-tokens max-seqs

@@ -166,7 +166,7 @@ const (
 	DropByProbs
 )
 
-// Capacity limits the slots of an expert. C is counted by the caller in float32 (design §5.3).
+// Capacity limits the slots of an expert. C, a number of slots, is the caller's (moe.Capacity.Limit).
 type Capacity struct {
 	C      int
 	Policy DropPolicy

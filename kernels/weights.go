@@ -65,7 +65,7 @@ func (s WeightSpec) Shape() (rows, in int, err error) {
 	return rows, in, nil
 }
 
-// Outputs is the number of outputs of a part.
+// Outputs is the number of outputs of a part, out_i.
 func (l Linear) Outputs(part int) int {
 	if l.Transposed {
 		return l.Parts[part].Cols

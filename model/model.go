@@ -59,7 +59,7 @@ type Step struct {
 // Device is where the model lies.
 func (m *Model) Device() kernels.Device { return m.device }
 
-// Bytes is the memory of the weights.
+// Bytes is the memory of the weights that are here, in bytes, padding of tiles included once they are loaded.
 func (m *Model) Bytes() int64 { return m.bytes }
 
 // Layers is the layers of the pipeline stage that is here: from, up to but not including to.
@@ -77,7 +77,8 @@ func (m *Model) CacheSpec(blocks, blockTokens int) kernels.CacheSpec {
 
 // Forward runs one step through the layers of the stage. On the last one it returns the hidden states after the final
 // norm, on earlier ones the residual stream, [tokens, hidden] either way, which live in w until the next step. Ranks
-// that share experts call it together, those without tokens too; the ranks of a tp group with the same step.
+// that share experts call it together, those without tokens too; the ranks of a tp group with the same step. An op's
+// failure is told by the stream's Sync; an error is that of an exchange, of ctx, or of one of step's callbacks.
 func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Workspace) (kernels.Tensor, error) {
 	tokens := step.Batch.Tokens
 	if tokens > w.tokens {

@@ -34,7 +34,8 @@ type Residual struct {
 }
 
 // Forward computes y = moe(x), both [tokens, hidden]; w has room for that many tokens. With an exchange all ranks of
-// the group call it together, ranks without tokens too.
+// the group call it together, ranks without tokens too. An op's failure is told by the stream's Sync; the error is that of
+// an exchange, of ctx or of memory for what other ranks sent.
 func (l *Layer) Forward(ctx context.Context, s kernels.Stream, y, x kernels.Tensor, w *Workspace) error {
 	from, to := l.share(x.Rows)
 	own := y.RowRange(from, to)

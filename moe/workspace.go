@@ -21,7 +21,7 @@ type Shape struct {
 // rows is how many rows of experts' work a step has at most; a residual branch has one a token.
 func (s Shape) rows() int { return max(s.Tokens*s.K, s.Tokens) }
 
-// Bytes is the memory that a workspace of this shape takes with activations of type d. What other ranks send comes on
+// Bytes is the memory, in bytes, that a workspace of this shape takes with activations of type d. What other ranks send comes on
 // top: how much that is, the routing decides.
 func (s Shape) Bytes(d kernels.DType) int64 {
 	var bytes int64

@@ -9,7 +9,7 @@ type Experts struct {
 	Ranks int // ranks of the group; divides Count
 }
 
-// Spread gives experts over the ranks of a group. ranks must divide count.
+// Spread lays count experts out over the ranks of a group. A number of ranks that does not divide count is an error.
 func Spread(count, ranks int) (Experts, error) {
 	if ranks < 1 || count%ranks != 0 {
 		return Experts{}, fmt.Errorf("%d experts cannot be spread evenly over %d ranks; use a number of ranks that divides %d", count, ranks, count)

@@ -13,7 +13,8 @@ func (r Range) Len() int { return r.To - r.From }
 
 // Cut slices an axis of size elements (the inside of an MLP, the vocabulary) over ranks: equal slices where that goes;
 // whole grains of 64 where those go round, the first ranks one more; else the first ranks an element more. Source: the
-// rule of DeepSpeed's AutoTP, which loses what is left of a grain; here nothing is lost.
+// rule of DeepSpeed's AutoTP, which loses what is left of a grain; here nothing is lost. More
+// ranks than elements are an error, in which what names the axis.
 func Cut(what string, size, ranks int) ([]Range, error) {
 	if ranks < 1 || ranks > size {
 		return nil, fmt.Errorf("%s of %d cannot be cut into %d slices; use 1 to %d", what, size, ranks, size)
@@ -45,6 +46,7 @@ type Heads struct{ Q, KV Range }
 
 // CutHeads slices attention over ranks. KV heads are dealt out, the first ranks one more, and take their query heads
 // with them (AutoTP's rule). With fewer KV heads than ranks each is held by several ranks, which deal out its query heads.
+// More ranks than heads are an error. heads is a multiple of kvHeads.
 func CutHeads(heads, kvHeads, ranks int) ([]Heads, error) {
 	if ranks < 1 || ranks > heads {
 		return nil, fmt.Errorf("%d attention heads cannot be cut into %d slices; use 1 to %d", heads, ranks, heads)

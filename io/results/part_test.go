@@ -31,7 +31,7 @@ func readBack(t testing.TB, w *Writer, part string) (records []Record, schema *a
 	return records, schema
 }
 
-// TestColumnsOfEveryTask: what goes in comes out, under the names of design §2.
+// TestColumnsOfEveryTask: what goes in comes out, under the names of docs/formats.md.
 func TestColumnsOfEveryTask(t *testing.T) {
 	long := strings.Repeat("x", 100_000)
 	for _, c := range []struct {
