@@ -20,8 +20,8 @@ var (
 // start starts the library.
 func start() error {
 	say := func(waited time.Duration, then string) {
-		fmt.Fprintf(os.Stderr, "dsbatch: rank %s (%s) has waited %v for the other ranks to start: one was stopped, or its host "+
-			"cannot load the program; %s\n", launchedRank(os.LookupEnv), hostname(), waited, then)
+		fmt.Fprintf(os.Stderr, "dsbatch: rank %d (%s) has waited %v for the other ranks to start: one was stopped, or its host "+
+			"cannot load the program; %s\n", LaunchedRank(), hostname(), waited, then)
 	}
 	notice := time.AfterFunc(startNotice, func() { say(startNotice, "see which ranks do not say this") })
 	defer notice.Stop()
@@ -31,14 +31,4 @@ func start() error {
 	})
 	defer late.Stop()
 	return empi.InitThreadSafe()
-}
-
-// launchedRank is this process's rank as its launcher has told it, "?" where it hasn't: known before the library starts.
-func launchedRank(env func(string) (string, bool)) string {
-	for _, name := range []string{"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"} {
-		if s, ok := env(name); ok {
-			return s
-		}
-	}
-	return "?"
 }
