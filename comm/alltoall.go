@@ -16,8 +16,8 @@ import (
 // views of that memory, which are read and written from the call to its return. One goroutine at a time.
 type AllToAll interface {
 	// Count tells each rank how many rows it will get. sendRows[e] is the number of rows that this rank has for expert e
-	// of the layer [experts]; the ranks of the group hold equal, contiguous runs of experts. The result is
-	// rows[source][local expert], valid until the next Count.
+	// of the layer [experts]; the ranks of the group hold equal, contiguous runs of experts. (Where an expert has copies,
+	// each counts as an expert of its own.) The result is rows[source][local expert], valid until the next Count.
 	Count(ctx context.Context, sendRows []int) (rows [][]int, err error)
 	// Dispatch sends rows of rowBytes bytes, which lie in send in the order of experts. recv gets them by source, then by
 	// local expert, each source's in the order in which they were sent: as many as Count has told.

@@ -3,6 +3,7 @@ package comm
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/dsbatch/dsbatch/mpi"
 )
@@ -80,6 +81,25 @@ func (e *ExpertRanks) gather(l *Layout, tp, team map[int]int) bool {
 	byFirst(e.PeerGroups)
 	byFirst(e.GatherGroups)
 	return true
+}
+
+// Senders returns who sends the same rows in an ep group over rows, as places in the group: each rank its own or, where
+// that is coordinated, tp peers, each to its run of the ranks.
+func (e *ExpertRanks) Senders(rows AllToAll, group []int) (senders [][]int) {
+	if _, together := rows.(*coordinated); !together {
+		return runs(ascending(0, len(group)), 1)
+	}
+	for _, g := range e.GatherGroups {
+		if !slices.Contains(group, g[0]) {
+			continue
+		}
+		peers := make([]int, len(g))
+		for i, r := range g {
+			peers[i] = slices.Index(group, r)
+		}
+		senders = append(senders, peers)
+	}
+	return senders
 }
 
 // coordinated is the all-to-all of an ep group in which several tp ranks hold the same rows: each sends those whose

@@ -92,7 +92,7 @@ var Flags = []Flag{
 		field: func(j *Job) any { return &j.PP }},
 	{Name: "all-to-all", Category: layout, Default: "auto", Choices: []string{"auto", "flat", "hierarchical", "coordinated"},
 		Help: "`HOW` tokens travel to their experts", field: func(j *Job) any { return &j.AllToAll }},
-	{Name: "expert-placement", Category: layout, Help: "`FILE` that says which rank holds which expert, from dsbatch plan --placement",
+	{Name: "expert-placement", Category: layout, Help: "`FILE` that says which ranks hold which experts and copies of them, from dsbatch plan --placement",
 		field: func(j *Job) any { return &j.ExpertPlacement }},
 	{Name: "ranks", Category: layout, Unit: "ranks", Default: "auto", Zero: "auto", Range: "[1, 1024]", Help: "`N` ranks inside this process (auto: the launcher's, else one)",
 		field: func(j *Job) any { return &j.Ranks }},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"os"
 
 	"github.com/dsbatch/dsbatch/comm"
@@ -29,13 +30,14 @@ func settings(j *config.Job) []comm.Trait {
 	return traits
 }
 
-// sameModel refuses ranks that found different models, before the groups are formed that follow from it. The digests
-// stay for the fingerprint.
+// sameModel refuses ranks that found different models, or placements of their experts, before the groups are formed that
+// follow from them. The digests stay for the fingerprint.
 func (e *Engine) sameModel(ctx context.Context) error {
 	if err := together(ctx, e.world, e.digests()); err != nil {
 		return err
 	}
-	return comm.Same(ctx, e.world, []comm.Trait{{Name: "model", Value: e.identity.model}, {Name: "tokenizer", Value: e.identity.tokenizer}}, startAlike)
+	return comm.Same(ctx, e.world, []comm.Trait{{Name: "model", Value: e.identity.model}, {Name: "tokenizer", Value: e.identity.tokenizer},
+		{Name: "expert placement by layer", Value: fmt.Sprint(e.placement)}}, startAlike)
 }
 
 // digests settles what the fingerprint says of model and tokenizer.

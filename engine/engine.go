@@ -20,6 +20,7 @@ import (
 	"github.com/dsbatch/dsbatch/model/policies"
 	"github.com/dsbatch/dsbatch/moe"
 	"github.com/dsbatch/dsbatch/mpi"
+	"github.com/dsbatch/dsbatch/shard"
 )
 
 // Errors that a caller tells apart with errors.Is.
@@ -38,7 +39,8 @@ type Engine struct {
 	peers      map[*comm.Group]kernels.Peers // of GPUs that have met; nil: rows go through the host
 	layout     *comm.Layout
 	exchanges  map[int]*moe.Exchange // by the number of experts of the layers
-	placement  map[int][]int         // by layer, the experts in the order of the ranks that hold them; nil: in order
+	placement  map[int][][]int       // by layer, the experts of each rank of an ep group; nil: in order
+	places     map[int][]shard.Place // by layer, the same as this rank's tokens see it
 	device     kernels.Device
 	foreseen   bool                                // by Foresee: this is not the host that the job runs on
 	wrap       func(kernels.Device) kernels.Device // tests only

@@ -15,10 +15,27 @@ import (
 func TestForecastHolds(t *testing.T) {
 	job := newJob(t, nil)
 	job.KVMemory = 64 << 20
-	for _, ranks := range []int{1, 2, 4} {
+	in := map[int]*Forecast{}
+	for _, c := range []struct{ ranks, copies int }{{1, 0}, {2, 0}, {4, 0}, {4, 1}} {
+		ranks := c.ranks
+		if job.ExpertPlacement = ""; c.copies > 0 {
+			layers := make([]int, len(in[ranks].Config.MoE))
+			for i, m := range in[ranks].Config.MoE {
+				layers[i] = m.Gate.Experts
+			}
+			job.ExpertPlacement = anyPlacement(t, layers, in[ranks].Layout, c.copies)
+		}
 		f, err := Foresee(t.Context(), job, Hosts{Ranks: ranks, Memory: 4 << 30})
 		if err != nil {
 			t.Fatal(err)
+		}
+		if c.copies == 0 {
+			in[ranks] = f
+		}
+		for r, x := range f.Ranks {
+			if alone := in[ranks].Ranks[r]; c.copies > 0 && (x.Weights <= alone.Weights || x.Exchange < alone.Exchange) {
+				t.Errorf("rank %d of %d: %+v with copies, %+v without", r, ranks, x, alone)
+			}
 		}
 		err = mpi.Run(ranks, func(w mpi.World) error {
 			e, err := Open(t.Context(), w, job)

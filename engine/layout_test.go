@@ -22,17 +22,18 @@ import (
 // layoutModel is a model that is cut in its own way.
 type layoutModel struct {
 	name, golden string
-	experts      []int
+	experts      []int          // numbers of them that layers have
+	layers       []int          // experts of each
 	change       map[string]any // of the model's config
 }
 
 // layoutModels are one of each kind.
 var layoutModels = []layoutModel{
-	{"dense", "llama", nil, nil},
-	{"standard MoE", "ds-moe-old-files", []int{4}, map[string]any{"topk": 1}},
-	{"top-2 MoE", "mixtral", []int{8}, nil},
-	{"residual pyramid", "ds-moe-hoisted", []int{2, 4}, nil},
-	{"Hugging Face MoE", "olmoe", []int{16}, nil},
+	{"dense", "llama", nil, nil, nil},
+	{"standard MoE", "ds-moe-old-files", []int{4}, []int{0, 4, 0, 4}, map[string]any{"topk": 1}},
+	{"top-2 MoE", "mixtral", []int{8}, []int{8, 8}, nil},
+	{"residual pyramid", "ds-moe-hoisted", []int{2, 4}, []int{0, 2, 0, 4}, nil},
+	{"Hugging Face MoE", "olmoe", []int{16}, []int{16, 16, 16}, nil},
 }
 
 // layoutPrompts are prompts of token ids, for models without a tokenizer.
@@ -100,7 +101,17 @@ func layouts(worlds []int, experts []int) (all []layout) {
 	return all
 }
 
-// job is a job in this layout. The i-th of several has its nodes and steps from i.
+// ranks is the layout in full.
+func (l layout) ranks(t testing.TB, experts []int) *comm.Layout {
+	t.Helper()
+	table, err := comm.Ranks(comm.Sizes{World: l.world, TP: l.tp, PP: l.pp, EP: l.ep, ES: l.es, Experts: experts})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
+// job is a job in this layout. The i-th of several has its nodes, steps and placement of experts from i.
 func (l layout) job(t testing.TB, m layoutModel, input, allToAll string, i int) *config.Job {
 	j := layoutJob(t, filepath.Join("..", "model", "testdata", "golden", m.golden), input)
 	j.Inference.ModelConfig = m.change
@@ -110,6 +121,9 @@ func (l layout) job(t testing.TB, m layoutModel, input, allToAll string, i int) 
 	}
 	if i%3 == 1 {
 		j.MaxBatchTokens = 7
+	}
+	if i%2 == 1 && len(m.experts) > 0 {
+		j.ExpertPlacement = anyPlacement(t, m.layers, l.ranks(t, m.experts), i/2%3)
 	}
 	return j
 }
@@ -131,7 +145,7 @@ func (l layout) allToAlls(experts []int) []string {
 }
 
 // TestSameBitsInEveryLayout is promise 1 over groups: with equal tp and es a row's bits are the same whatever ranks, ep,
-// dp, pp and all-to-all are; across tp and es they differ in the last bits only. All ranks get the same results.
+// dp, pp, all-to-all and the placement of experts and their copies are; across tp and es they differ in the last bits only. All ranks get the same results.
 func TestSameBitsInEveryLayout(t *testing.T) {
 	for _, m := range layoutModels {
 		t.Run(m.name, func(t *testing.T) {
@@ -279,8 +293,8 @@ func TestTPInvariantSameBits(t *testing.T) {
 	}
 }
 
-// TestResumedInAnotherLayout: a stopped job goes on with other ranks, ep, dp, pp and all-to-all, to the same bytes; another
-// tp or es is refused by name.
+// TestResumedInAnotherLayout: a stopped job goes on with other ranks, ep, dp, pp, all-to-all and placement of experts, to
+// the same bytes; another tp or es is refused by name.
 func TestResumedInAnotherLayout(t *testing.T) {
 	lengths := make([]int, 60)
 	for i := range lengths {
@@ -291,6 +305,7 @@ func TestResumedInAnotherLayout(t *testing.T) {
 	run := func(l layout, a2a, output string, o RunOptions) (results.Summary, error) {
 		j := layoutJob(t, filepath.Join("..", "model", "testdata", "golden", "mixtral"), input)
 		j.TP, j.PP, j.EP, j.ES, j.AllToAll, j.Output = l.tp, l.pp, l.ep, l.es, a2a, output
+		j.ExpertPlacement = anyPlacement(t, []int{8, 8}, l.ranks(t, []int{8}), l.world%4/2) // no copies, or one
 		return runRanks(t, l.world, j, o)
 	}
 	whole, err := run(layout{2, 2, 1, 0, 1}, "flat", filepath.Join(t.TempDir(), "whole"), RunOptions{})

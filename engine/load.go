@@ -21,6 +21,7 @@ import (
 	"github.com/dsbatch/dsbatch/model"
 	"github.com/dsbatch/dsbatch/model/policies"
 	"github.com/dsbatch/dsbatch/moe"
+	"github.com/dsbatch/dsbatch/shard"
 )
 
 // prepare opens device, checkpoint and tokenizer, forms the groups of ranks and plans the memory: all that can be refused
@@ -280,12 +281,10 @@ func (e *Engine) ranks() (*comm.Layout, error) {
 }
 
 func (e *Engine) loadOptions() model.LoadOptions {
-	o := model.LoadOptions{DType: e.dtype, Stage: e.place.stage, Stages: e.place.stages, Progress: e.loaded, Experts: e.exchange}
+	o := model.LoadOptions{DType: e.dtype, Stage: e.place.stage, Stages: e.place.stages, Progress: e.loaded, Experts: e.exchange,
+		Placement: func(layer int) []shard.Place { return e.places[layer] }}
 	if e.place.ranks > 1 {
 		o.TP = e.groups.TP
-	}
-	if e.placement != nil {
-		o.Placement = func(layer int) []int { return e.placement[layer] }
 	}
 	if e.job.TPInvariant {
 		o.Slices = invariantSlices(&e.shape)
@@ -347,6 +346,7 @@ func (e *Engine) wayOfRows(ctx context.Context) (o comm.AllToAllOptions, err err
 // divide among each other.
 func (e *Engine) connect(o comm.AllToAllOptions) error {
 	e.exchanges = map[int]*moe.Exchange{}
+	e.places = map[int][]shard.Place{}
 	for i := range e.groups.Experts {
 		g := &e.groups.Experts[i]
 		o.Bytes = typicalTokens * e.shape.Hidden * e.device.Activations(e.dtype).Size()
@@ -357,6 +357,7 @@ func (e *Engine) connect(o comm.AllToAllOptions) error {
 		if p := e.peers[g.EP]; p != nil && g.Gather.Size() == 1 {
 			rows = comm.NewDeviceAllToAll(g.EP, p)
 		}
+		e.divideCopies(i, rows, o.Nodes)
 		if g.EP.Size() > 1 || g.ES.Size() > 1 || split != nil {
 			e.exchanges[g.Experts] = &moe.Exchange{Rank: g.EP.Rank(), Ranks: g.EP.Size(), Rows: rows, Slice: g.ES, Split: split}
 		}

@@ -88,12 +88,12 @@ const arrivals = 4
 // of experts in slices a rank computes the rows of all that hold one.
 func (e *Engine) exchangeBytes(tokens int) (most int64) {
 	act, hidden := int64(e.device.Activations(e.dtype).Size()), int64(e.shape.Hidden)
-	for _, m := range e.shape.MoE {
+	for layer, m := range e.shape.MoE {
 		x := e.exchanges[m.Gate.Experts]
 		if x == nil {
 			continue
 		}
-		rows := int64(tokens) * int64(min(x.Ranks*min(m.Gate.K, m.Gate.Experts/x.Ranks), arrivals*m.Gate.K))
+		rows := int64(tokens) * int64(min(x.Ranks*min(m.Gate.K, e.held(layer, x.Ranks)), arrivals*m.Gate.K))
 		rows += rows / 4 // as the buffers grow
 		slices, ffn := int64(1), int64(m.FFN)
 		if x.Slice != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/dsbatch/dsbatch/model"
 	"github.com/dsbatch/dsbatch/moe"
 	"github.com/dsbatch/dsbatch/mpi"
+	"github.com/dsbatch/dsbatch/shard"
 )
 
 // layout is how ranks share a model, and how its work is cut. Sizes of 0 stand for 1, an ep of 0 for as many as can be.
@@ -26,6 +27,7 @@ type layout struct {
 	coordinated        bool // rows travel among peers of equal tp rank, and are gathered over tp
 	piece              int  // tokens of each text in a step; 0: all
 	placed             bool // experts not in order
+	copies             int  // placed: of experts, on each rank, at most
 	dtype              kernels.DType
 	wrongOrder         bool // partial results added in another order on each step, as they might arrive
 }
@@ -49,7 +51,7 @@ func (y layout) String() string {
 		s += ", coordinated"
 	}
 	if y.placed {
-		s += ", placed"
+		s += fmt.Sprintf(", placed, %d copies", y.copies)
 	}
 	return s
 }
@@ -124,6 +126,7 @@ func (q *layoutRank) open(t *testing.T, dir string) error {
 	if err != nil {
 		return err
 	}
+	rows := map[int]comm.AllToAll{}
 	o := model.LoadOptions{DType: q.dtype, TP: q.groups.TP, Slices: q.slices, Stage: q.groups.PP.Rank(), Stages: q.groups.PP.Size(),
 		Experts: func(experts int) (*moe.Exchange, error) {
 			g := q.groups.Expert(experts)
@@ -133,16 +136,21 @@ func (q *layoutRank) open(t *testing.T, dir string) error {
 			}
 			if q.coordinated && experts > 2 { // the pyramid's first layer has too few to be on two ranks of a tp group
 				rows, share, err := g.AllToAll(comm.AllToAllOptions{Algorithm: comm.Coordinated})
+				if err != nil {
+					return nil, err
+				}
 				if x.Rows = rows; share != nil {
 					x.Split = g.Share
 				}
-				return x, err
 			}
+			rows[experts] = x.Rows
 			return x, nil
 		}}
 	if q.placed {
-		o.Placement = func(layer int) []int {
-			return rand.New(rand.NewPCG(5, uint64(layer))).Perm(config.MoE[layer].Gate.Experts)
+		o.Placement = func(layer int) []shard.Place {
+			experts := config.MoE[layer].Gate.Experts
+			i := slices.IndexFunc(table.Experts, func(x comm.ExpertRanks) bool { return x.Experts == experts })
+			return q.place(layer, &table.Experts[i], rows[experts])
 		}
 	}
 	if q.wrongOrder {
@@ -153,6 +161,25 @@ func (q *layoutRank) open(t *testing.T, dir string) error {
 		q.read = q.checkpoint.BytesRead()
 	}
 	return err
+}
+
+// place packs the experts of a layer for loads at random; the copies lie on two nodes.
+func (q *layoutRank) place(layer int, table *comm.ExpertRanks, rows comm.AllToAll) []shard.Place {
+	random, loads := rand.New(rand.NewPCG(5, uint64(layer))), make([]int64, table.Experts)
+	for e := range loads {
+		loads[e] = random.Int64N(1000)
+	}
+	held, err := shard.Pack(loads, table.EP, min(q.copies, table.Experts-table.Experts/table.EP))
+	if err != nil {
+		panic(err)
+	}
+	ep := q.groups.Expert(table.Experts).EP
+	s := shard.Sources{Senders: table.Senders(rows, ep.Ranks)}
+	for r := range table.EP {
+		s.Nodes = append(s.Nodes, r*2/table.EP)
+	}
+	mine := slices.IndexFunc(s.Senders, func(ranks []int) bool { return slices.Contains(ranks, ep.Rank()) })
+	return shard.Divide(held, table.Experts, s)[mine]
 }
 
 // run does the steps of this rank; on the last stage it returns the logits of its texts.

@@ -8,6 +8,7 @@ import (
 	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/moe"
+	"github.com/dsbatch/dsbatch/shard"
 )
 
 // ErrTensor marks a checkpoint whose tensors are missing, of the wrong shape, or more than the config tells of.
@@ -28,9 +29,9 @@ type LoadOptions struct {
 	Capacity *moe.Capacity
 	// Experts gives the exchange over which experts of a layer with so many are spread; nil: all are here.
 	Experts func(experts int) (*moe.Exchange, error)
-	// Placement, where not nil, gives the expert at each place of a layer that is spread over ranks, each of which holds a
-	// run of places; nil: in order. It changes no result.
-	Placement func(layer int) []int
+	// Placement, where not nil, gives the places of a layer's experts that are spread over ranks, each of which holds an
+	// equal run of places, as this rank's tokens see them; nil: in order, each once. It changes no result.
+	Placement func(layer int) []shard.Place
 	// Progress, where not nil, is called after each layer of the stage.
 	Progress func(layers, of int)
 }
@@ -118,10 +119,7 @@ func (l *loader) layOut() {
 	if l.spreadExperts(); l.err != nil {
 		return
 	}
-	l.stage, l.err = newStage(l.config, l.options, func(experts int) (held, slices int) {
-		p := l.spread[experts]
-		return p.to - p.from, p.place.ranks
-	})
+	l.stage, l.err = newStage(l.config, l.options, l.expertsHeld)
 	m := l.model
 	m.slicing, m.stage = l.slicing, l.stage
 	if m.ranks > 1 && l.err == nil {

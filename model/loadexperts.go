@@ -2,7 +2,6 @@ package model
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/moe"
@@ -46,8 +45,8 @@ func (l *loader) moe(i int, m MoE) *moe.Layer {
 	y.Logits = l.pack(fmt.Sprintf("layer %d gate", i), kernels.WeightSpec{DType: kernels.F32,
 		Experts: []kernels.Linear{l.linear("moe.gate", i, 0, l.whole(m.Gate.Experts, c.Hidden), false)}})
 	mine := l.spread[m.Gate.Experts]
-	y.Exchange = mine.exchange
-	held := l.expertsHere(i, y, mine)
+	y.Exchange, y.Places = mine.exchange, l.placed(i)
+	held := l.expertsHere(i, mine)
 	slices, err := cut("the inside of an expert", m.FFN, mine.place, l.options.Slices)
 	if err != nil {
 		l.fail(err)
@@ -71,23 +70,42 @@ func (l *loader) moe(i int, m MoE) *moe.Layer {
 	return y
 }
 
+// placed is the places of a layer's experts where they do not lie in order.
+func (l *loader) placed(layer int) []shard.Place {
+	if l.options.Placement == nil || l.spread[l.config.MoE[layer].Gate.Experts].exchange == nil {
+		return nil
+	}
+	return l.options.Placement(layer)
+}
+
+// expertsHeld is how many experts of a layer a rank holds, and in how many slices each is cut.
+func (l *loader) expertsHeld(layer int) (held, slices int) {
+	p := l.spread[l.config.MoE[layer].Gate.Experts]
+	if places := l.placed(layer); places != nil {
+		return len(places) / p.exchange.Ranks, p.place.ranks
+	}
+	return p.to - p.from, p.place.ranks
+}
+
 // expertsHere is the experts of a layer that this rank holds, in order of their places.
-func (l *loader) expertsHere(i int, y *moe.Layer, mine part) []int {
-	experts := y.Gate.Experts
-	places := make([]int, experts)
-	for e := range places {
-		places[e] = e
-	}
-	if p := l.options.Placement; p != nil && y.Exchange != nil {
-		if placed := p(i); placed != nil {
-			if !slices.Equal(slices.Sorted(slices.Values(placed)), places) {
-				l.fail(fmt.Errorf("%w: layer %d: the placement %v does not name each of %d experts once", ErrSlices, i, placed, experts))
-				return nil
-			}
-			y.Placement, places = placed, placed
+func (l *loader) expertsHere(layer int, mine part) (experts []int) {
+	places := l.placed(layer)
+	if places == nil {
+		for e := mine.from; e < mine.to; e++ {
+			experts = append(experts, e)
 		}
+		return experts
 	}
-	return places[mine.from:mine.to]
+	x := mine.exchange
+	if err := shard.CheckPlaces(places, l.config.MoE[layer].Gate.Experts, x.Ranks); err != nil {
+		l.fail(fmt.Errorf("%w: layer %d: %w", ErrSlices, layer, err))
+		return nil
+	}
+	each := len(places) / x.Ranks
+	for _, p := range places[x.Rank*each : (x.Rank+1)*each] {
+		experts = append(experts, p.Expert)
+	}
+	return experts
 }
 
 // widen notes what an MoE layer that is here needs.

@@ -19,7 +19,8 @@ var layouts = []layout{
 	{es: 2, dp: 2, ep: 1}, {es: 2, dp: 4, ep: 2}, {es: 2, dp: 4, ep: 1, piece: 3}, {es: 2, dp: 2, ep: 1, pp: 2, piece: 4}, {es: 2, dp: 8, ep: 4, piece: 7},
 	{tp: 2, es: 2, ep: 1}, {tp: 2, es: 2, ep: 1, split: true, piece: 3}, {tp: 2, es: 2, dp: 2, ep: 2, split: true}, {tp: 2, es: 2, dp: 2, ep: 2, piece: 2}, {tp: 2, es: 2, dp: 2, ep: 1, pp: 2, split: true},
 	{tp: 2, ep: 2, coordinated: true}, {tp: 2, dp: 2, ep: 4, coordinated: true, piece: 3}, {tp: 2, dp: 2, ep: 2, coordinated: true},
-	{dp: 4, placed: true}, {dp: 2, pp: 2, placed: true, piece: 3}, {es: 2, dp: 4, ep: 2, placed: true}, {tp: 2, dp: 2, ep: 4, coordinated: true, placed: true},
+	{dp: 4, placed: true}, {dp: 2, pp: 2, placed: true, copies: 1, piece: 3}, {es: 2, dp: 4, ep: 2, placed: true, copies: 2}, {tp: 2, dp: 2, ep: 4, coordinated: true, placed: true, copies: 1},
+	{dp: 8, placed: true, copies: 2}, {tp: 2, dp: 2, ep: 4, placed: true, copies: 3, piece: 3}, {tp: 2, dp: 2, ep: 2, split: true, placed: true, copies: 1},
 	{tp: 4, ep: 4, coordinated: true, piece: 2}, {tp: 4, dp: 2, ep: 2, coordinated: true},
 	{tp: 4, es: 4, ep: 1, split: true}, {tp: 4, es: 4, dp: 2, ep: 2, piece: 5}, {tp: 4, es: 4, dp: 2, ep: 2, split: true},
 }

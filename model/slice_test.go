@@ -12,6 +12,7 @@ import (
 	"github.com/dsbatch/dsbatch/model"
 	"github.com/dsbatch/dsbatch/moe"
 	"github.com/dsbatch/dsbatch/mpi"
+	"github.com/dsbatch/dsbatch/shard"
 )
 
 // TestARankReadsItsOwnBytes: stages read each their layers, ep ranks each their experts, tp ranks each their slices.
@@ -70,11 +71,11 @@ func TestPlacementThatIsNone(t *testing.T) {
 	device, err := openRankDevice()
 	check(t, err)
 	_, err = openRunner(t, device, filepath.Join("testdata", "golden", "mixtral"), 16, model.LoadOptions{
-		Placement: func(int) []int { return []int{0, 1, 2, 3, 4, 5, 6, 6} },
+		Placement: func(int) []shard.Place { return []shard.Place{{Expert: 0, To: 1, Of: 1}, {Expert: 1, To: 1, Of: 2}} },
 		Experts: func(int) (*moe.Exchange, error) {
 			return &moe.Exchange{Ranks: 1, Rows: comm.NewFlat(mpi.Alone())}, nil
 		}})
-	if !errors.Is(err, model.ErrSlices) || !strings.Contains(err.Error(), "layer 0: the placement [0 1 2 3 4 5 6 6] does not name each of 8 experts once") {
+	if !errors.Is(err, model.ErrSlices) || !strings.Contains(err.Error(), "layer 0: the places of expert 1 do not take all its tokens") {
 		t.Error(err)
 	}
 }

@@ -15,7 +15,7 @@ type stage struct {
 // newStage cuts the layers into contiguous stages so that the weights that a rank of the largest stage holds are as few
 // as can be: of a layer its share of attention and MLP under tp, and its share of the experts; the first stage's
 // embeddings and the last stage's output embedding count too. All ranks compute the same cut from the config alone.
-func newStage(c *Config, o LoadOptions, local func(experts int) (held, slices int)) (stage, error) {
+func newStage(c *Config, o LoadOptions, local func(layer int) (held, slices int)) (stage, error) {
 	if o.Stages <= 1 {
 		return stage{shard.Range{To: c.Layers}, true, true}, nil
 	}
@@ -41,7 +41,7 @@ func newStage(c *Config, o LoadOptions, local func(experts int) (held, slices in
 }
 
 // layerWeights is how many weights of a layer a rank holds, about.
-func (c *Config) layerWeights(layer int, tp int64, local func(experts int) (held, slices int)) int64 {
+func (c *Config) layerWeights(layer int, tp int64, local func(layer int) (held, slices int)) int64 {
 	hidden, matrices := int64(c.Hidden), int64(2)
 	if c.Gated {
 		matrices = 3
@@ -51,7 +51,7 @@ func (c *Config) layerWeights(layer int, tp int64, local func(experts int) (held
 	if m.Gate.Experts == 0 {
 		return n + matrices*hidden*int64(c.FFN)/tp
 	}
-	held, slices := local(m.Gate.Experts)
+	held, slices := local(layer)
 	n += int64(m.Gate.Experts)*hidden + matrices*hidden*int64(m.FFN)*int64(held)/int64(slices)
 	if m.Residual {
 		n += matrices * hidden * int64(m.FFN) / tp

@@ -10,6 +10,7 @@ import (
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/kernels/cpu"
 	"github.com/dsbatch/dsbatch/moe"
+	"github.com/dsbatch/dsbatch/shard"
 )
 
 // matrix is rows of float32 on the host.
@@ -251,13 +252,18 @@ func newMachine(t testing.TB, threads int) *machine {
 // layer packs d as rank of ranks holds it; with one rank there is no exchange.
 func (m *machine) layer(d *definition, exchange *moe.Exchange) *moe.Layer {
 	m.t.Helper()
-	from, to := 0, d.gate.Experts
-	if exchange != nil {
-		local := d.gate.Experts / exchange.Ranks
-		from, to = exchange.Rank*local, (exchange.Rank+1)*local
+	if exchange == nil {
+		return m.placed(d, nil, nil, d.experts)
 	}
-	l := &moe.Layer{Gate: d.gate, Act: d.act, Capacity: d.capacity, Exchange: exchange, Logits: m.pack(false, kernel(d.wg))}
-	l.Up, l.Down = m.experts(d.experts[from:to]...)
+	local := d.gate.Experts / exchange.Ranks
+	return m.placed(d, exchange, nil, d.experts[exchange.Rank*local:(exchange.Rank+1)*local])
+}
+
+// placed is a layer that holds these experts.
+func (m *machine) placed(d *definition, exchange *moe.Exchange, places []shard.Place, held []expert) *moe.Layer {
+	m.t.Helper()
+	l := &moe.Layer{Gate: d.gate, Act: d.act, Capacity: d.capacity, Exchange: exchange, Places: places, Logits: m.pack(false, kernel(d.wg))}
+	l.Up, l.Down = m.experts(held...)
 	if d.residual != nil {
 		l.Residual = &moe.Residual{Mix: m.pack(false, kernel(d.mix))}
 		l.Residual.Up, l.Residual.Down = m.experts(*d.residual)

@@ -10,7 +10,8 @@ import (
 	"github.com/dsbatch/dsbatch/kernels"
 )
 
-// Exchange spreads the experts of a layer over a group of ranks: rank r holds the r-th of Ranks equal runs.
+// Exchange spreads the experts of a layer over a group of ranks: rank r holds the r-th of Ranks equal runs of them, or of
+// their places.
 type Exchange struct {
 	Rank, Ranks int
 	Rows        comm.AllToAll // moves rows between the ranks
@@ -46,7 +47,7 @@ type exchangeBuffers struct {
 // to the slots they left, which r tells. All counts are exact; a rank without tokens takes part with none.
 func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.Tensor, r *kernels.Routing, w *Workspace) error {
 	w.enter(Dispatch)
-	b, local := &w.exchange, r.Experts/l.Exchange.Ranks
+	b := &w.exchange
 	sent, err := b.readCounts(s, r)
 	if err != nil {
 		return err
@@ -60,7 +61,7 @@ func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.T
 	if err != nil {
 		return fmt.Errorf("counts of the exchange: %w", err)
 	}
-	received := b.arrived.sort(rows, local)
+	received := b.arrived.sort(rows, l.Up.Experts())
 	b.computed = received
 	recv, err := b.room(&b.recv, "arriving rows", b.act, received, out.Cols)
 	if err != nil {

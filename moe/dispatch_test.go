@@ -15,6 +15,7 @@ import (
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/moe"
 	"github.com/dsbatch/dsbatch/mpi"
+	"github.com/dsbatch/dsbatch/shard"
 )
 
 // pyramid is two layers of one hidden size with 4 and 8 experts. Steep: of all experts only the last two and, as a
@@ -39,10 +40,11 @@ func pyramid(steep bool) []*definition {
 }
 
 // onRanks runs the layers on as many ranks as xs has parts, one part each, in two steps with the parts in opposite
-// order first, so that every buffer has old contents of another size. It returns the results and counts of each rank.
-func onRanks(t testing.TB, layers []*definition, xs []matrix) (ys []matrix, counts [][][]int32, err error) {
+// order first, so that every buffer has old contents of another size. copies, where not nil, is the experts of each rank
+// for a layer of so many. It returns the results of each rank, and its counts and rows computed, layer by layer.
+func onRanks(t testing.TB, layers []*definition, xs []matrix, copies func(experts int) [][]int) (ys []matrix, counts [][][]int32, computed [][]int, err error) {
 	ranks := len(xs)
-	ys, counts = make([]matrix, ranks), make([][][]int32, ranks)
+	ys, counts, computed = make([]matrix, ranks), make([][][]int32, ranks), make([][]int, ranks)
 	most := 0
 	for _, x := range xs {
 		most = max(most, x.rows)
@@ -55,7 +57,12 @@ func onRanks(t testing.TB, layers []*definition, xs []matrix) (ys []matrix, coun
 			if err != nil {
 				return err
 			}
-			held = append(held, m.layer(d, &moe.Exchange{Rank: world.Rank(), Ranks: ranks, Rows: comm.NewFlat(group)}))
+			x := &moe.Exchange{Rank: world.Rank(), Ranks: ranks, Rows: comm.NewFlat(group)}
+			if copies == nil {
+				held = append(held, m.layer(d, x))
+				continue
+			}
+			held = append(held, m.copied(d, x, copies(d.gate.Experts)))
 		}
 		w := m.workspace(most, layers...)
 		for _, x := range []matrix{xs[ranks-1-world.Rank()], xs[world.Rank()]} {
@@ -70,10 +77,23 @@ func onRanks(t testing.TB, layers []*definition, xs []matrix) (ys []matrix, coun
 			}
 			ys[world.Rank()] = m.read(in)
 		}
-		counts[world.Rank()] = w.Counts()
+		counts[world.Rank()], computed[world.Rank()] = w.Counts(), w.Computed()
 		return nil
 	})
-	return ys, counts, err
+	return ys, counts, computed, err
+}
+
+// copied is a layer whose experts lie over the ranks of x as held says.
+func (m *machine) copied(d *definition, x *moe.Exchange, held [][]int) *moe.Layer {
+	s := shard.Sources{Nodes: make([]int, x.Ranks)}
+	for r := range x.Ranks {
+		s.Senders = append(s.Senders, []int{r})
+	}
+	var here []expert
+	for _, e := range held[x.Rank] {
+		here = append(here, d.experts[e])
+	}
+	return m.placed(d, x, shard.Divide(held, d.gate.Experts, s)[x.Rank], here)
 }
 
 // TestExchangeKeepsTheBits is promise 1 over ranks: tokens spread over 1, 2 and 4 ranks in any way, ranks without any
@@ -92,7 +112,7 @@ func TestExchangeKeepsTheBits(t *testing.T) {
 					for i := 1; c.same && i < total; i++ {
 						copy(x.row(i), x.row(0))
 					}
-					checkExchange(t, rt, layers, x, tokens)
+					checkExchange(t, rt, layers, x, tokens, nil)
 				})
 			})
 		}
@@ -117,8 +137,9 @@ func cut(x matrix, tokens []int) (parts []matrix) {
 	return parts
 }
 
-func checkExchange(t *testing.T, rt *rapid.T, layers []*definition, x matrix, tokens []int) {
-	ys, counts, err := onRanks(t, layers, cut(x, tokens))
+// checkExchange compares with one rank alone, and returns how many rows each rank computed in each layer.
+func checkExchange(t *testing.T, rt *rapid.T, layers []*definition, x matrix, tokens []int, copies func(experts int) [][]int) [][]int {
+	ys, counts, computed, err := onRanks(t, layers, cut(x, tokens), copies)
 	if err != nil {
 		rt.Fatal(err)
 	}
@@ -140,6 +161,86 @@ func checkExchange(t *testing.T, rt *rapid.T, layers []*definition, x matrix, to
 			}
 		}
 	}
+	return computed
+}
+
+// TestCopiesKeepTheBits: experts packed over the ranks by any loads, with copies of some, have the bits that they have in
+// order; a rank computes what its copies are given, which is everything once.
+func TestCopiesKeepTheBits(t *testing.T) {
+	layers := pyramid(false)
+	for _, ranks := range []int{2, 4} {
+		t.Run(fmt.Sprintf("%d ranks", ranks), func(t *testing.T) {
+			rapid.Check(t, func(rt *rapid.T) {
+				tokens, total := drawSpread(rt, ranks)
+				x := drawTokens(rt, layers[0].hidden(), total)
+				held := map[int][][]int{}
+				for _, d := range layers {
+					experts := d.gate.Experts
+					loads := rapid.SliceOfN(rapid.Int64Range(0, 100), experts, experts).Draw(rt, "loads")
+					var err error
+					held[experts], err = shard.Pack(loads, ranks, rapid.IntRange(0, experts-experts/ranks).Draw(rt, "copies on a rank"))
+					if err != nil {
+						rt.Fatal(err)
+					}
+				}
+				computed := checkExchange(t, rt, layers, x, tokens, func(experts int) [][]int { return held[experts] })
+				for l, d := range layers {
+					rows := 0
+					for r := range computed {
+						rows += computed[r][l]
+					}
+					if rows != total*d.gate.K {
+						rt.Fatalf("layer %d: %d rows of %d tokens are computed: %v", l, rows, total, computed)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestCopiesShareTheLoad: where all tokens of four ranks go to one expert, its one rank computes them; with a copy on each
+// rank each computes its own, and with two copies each computes half.
+func TestCopiesShareTheLoad(t *testing.T) {
+	layers := pyramid(false)[:1] // 4 experts, k 1
+	x := random(rand.New(rand.NewPCG(4, 4)), 40, layers[0].hidden(), 1)
+	for i := 1; i < x.rows; i++ {
+		copy(x.row(i), x.row(0))
+	}
+	for name, c := range map[string]struct {
+		held [][]int // but for the numbers of the experts: 0 is the hot one
+		want []int
+	}{
+		"one":  {[][]int{{0}, {1}, {2}, {3}}, []int{40, 0, 0, 0}},
+		"two":  {[][]int{{0, 1}, {1, 2}, {2, 3}, {0, 3}}, []int{20, 0, 0, 20}},
+		"four": {[][]int{{0, 1}, {0, 2}, {0, 3}, {0, 2}}, []int{10, 10, 10, 10}},
+	} {
+		hot := 0
+		_, counts, _, err := onRanks(t, layers, cut(x, []int{40}), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for e, n := range counts[0][0] {
+			if n > 0 {
+				hot = e
+			}
+		}
+		_, _, computed, err := onRanks(t, layers, cut(x, []int{10, 10, 10, 10}), func(int) [][]int {
+			held := make([][]int, 4)
+			for r, experts := range c.held {
+				for _, e := range experts {
+					held[r] = append(held[r], (e+hot)%4)
+				}
+				slices.Sort(held[r])
+			}
+			return held
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := []int{computed[0][0], computed[1][0], computed[2][0], computed[3][0]}; !slices.Equal(got, c.want) {
+			t.Errorf("%s: the ranks compute %v rows, want %v", name, got, c.want)
+		}
+	}
 }
 
 func TestSteepPyramidLeavesExpertsEmpty(t *testing.T) { // else the test above would not test it
@@ -159,7 +260,8 @@ func TestSteepPyramidLeavesExpertsEmpty(t *testing.T) { // else the test above w
 	}
 }
 
-// With capacity a rank drops among its own tokens, as DeepSpeed's do: the ranks' results are those of each alone.
+// With capacity a rank drops among its own tokens, as DeepSpeed's do: the ranks' results are those of each alone, with
+// copies of experts too.
 func TestCapacityIsEachRanksOwn(t *testing.T) {
 	layers := pyramid(false)
 	for _, d := range layers {
@@ -168,7 +270,19 @@ func TestCapacityIsEachRanksOwn(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		tokens, total := drawSpread(rt, 4)
 		parts := cut(drawTokens(rt, layers[0].hidden(), total), tokens)
-		ys, counts, err := onRanks(t, layers, parts)
+		var copies func(experts int) [][]int
+		if rapid.Bool().Draw(rt, "copies") {
+			copies = func(experts int) (held [][]int) {
+				for r := range 4 {
+					held = append(held, slices.Sorted(slices.Values([]int{r, (r + 1) % 4})))
+					if experts == 8 {
+						held[r] = append(held[r], 4+r)
+					}
+				}
+				return held
+			}
+		}
+		ys, counts, _, err := onRanks(t, layers, parts, copies)
 		if err != nil {
 			rt.Fatal(err)
 		}

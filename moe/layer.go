@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/shard"
 )
 
 // Layer is one loaded MoE layer as a rank holds it: the whole gate, its share of the experts.
@@ -21,9 +22,9 @@ type Layer struct {
 	Residual *Residual // PR-MoE; nil: none
 	Capacity *Capacity // nil: no token is ever dropped
 	Exchange *Exchange // nil: every expert is here
-	// Placement is the expert at each place, a permutation, where experts are spread by load: a rank of the exchange holds
-	// those of its run of places, in this order. nil: in order. It changes no result.
-	Placement []int
+	// Places is where the experts are, as this rank's tokens see it, where they are spread by load: a rank of the exchange
+	// holds those of its run of places, in this order. nil: in order, each once. It changes no result.
+	Places []shard.Place
 }
 
 // Residual is the dense branch of a residual layer (PR-MoE, arXiv 2201.05596 §4.1).

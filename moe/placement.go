@@ -18,23 +18,26 @@ func (p *placedSlots) tensors() []*kernels.Tensor {
 	return []*kernels.Tensor{&p.order, &p.inverse, &p.choices, &p.place}
 }
 
-// arrange puts slots, which lie by expert, into the order of the experts' places: r gets other Choices and another Place,
-// and sendRows is counted by place. What a token's choices add up to does not change: Combine goes by its choices.
+// arrange puts slots, which lie by expert, into the order of the experts' places, each copy of an expert its part of them: r
+// gets other Choices and another Place, and sendRows is counted by place. What a token's choices add up to does not
+// change: Combine goes by its choices.
 func (l *Layer) arrange(s kernels.Stream, r *kernels.Routing, sent int, b *exchangeBuffers) error {
-	if l.Placement == nil {
+	if l.Places == nil {
 		return nil
 	}
-	p, at := &b.placed, func(e int) int { return int(binary.LittleEndian.Uint32(b.host[4*e:])) }
+	p := &b.placed
 	p.hostOrder, p.rows = p.hostOrder[:0], p.rows[:0]
 	p.hostPlace = append(p.hostPlace[:0], make([]byte, 4*sent)...)
-	for _, e := range l.Placement {
-		for slot := at(e); slot < at(e+1); slot++ {
+	for _, place := range l.Places {
+		from, to := place.Part(b.sendRows[place.Expert])
+		first := int(binary.LittleEndian.Uint32(b.host[4*place.Expert:]))
+		for slot := first + from; slot < first+to; slot++ {
 			binary.LittleEndian.PutUint32(p.hostPlace[4*slot:], uint32(len(p.hostOrder)/4))
 			p.hostOrder = binary.LittleEndian.AppendUint32(p.hostOrder, uint32(slot))
 		}
-		p.rows = append(p.rows, b.sendRows[e])
+		p.rows = append(p.rows, to-from)
 	}
-	copy(b.sendRows, p.rows)
+	b.sendRows = append(b.sendRows[:0], p.rows...)
 	choices := r.Expert.Rows * r.K
 	for _, t := range []struct {
 		what string

@@ -13,24 +13,29 @@ type Tokens struct {
 	Experts []int64
 }
 
-// Evened tells what a placement does for a layer: the busiest rank's tokens over the mean, in order and placed.
+// Evened tells what a placement does for a layer: the experts that a rank holds, copies included, and the busiest rank's
+// tokens over the mean, in order and placed.
 type Evened struct {
-	Layer, Experts, EP int
-	Before, After      float64
+	Layer, Experts, EP, Held int
+	Before, After            float64
 }
 
 // Place packs the experts of every layer over the ranks of its ep group by what they got in a run, and adds replicas of
-// the hottest to each rank. ep 0 is the default for so many ranks.
+// the hottest to each rank: so many, or as many as a rank of a layer with fewer experts can hold. ep 0 is the default for
+// so many ranks.
 func Place(layers []Tokens, ranks, ep, replicas int) (*shard.Placement, []Evened, error) {
 	p := &shard.Placement{Format: 1}
 	var evened []Evened
+	most := 0
 	for _, l := range layers {
 		n := ep
 		if n == 0 {
 			n = comm.DefaultEP(len(l.Experts), ranks)
 		}
 		n = min(n, len(l.Experts))
-		held, err := shard.Pack(l.Experts, n, replicas)
+		room := len(l.Experts) - len(l.Experts)/max(n, 1) // a rank holds an expert once
+		most = max(most, room)
+		held, err := shard.Pack(l.Experts, n, min(replicas, room))
 		if err != nil {
 			return nil, nil, fmt.Errorf("layer %d: %w", l.Layer, err)
 		}
@@ -40,7 +45,10 @@ func Place(layers []Tokens, ranks, ep, replicas int) (*shard.Placement, []Evened
 			order[r] = append(order[r], e)
 		}
 		p.Layers = append(p.Layers, shard.LayerExpert{Layer: l.Layer, Ranks: held})
-		evened = append(evened, Evened{l.Layer, len(l.Experts), n, shard.Imbalance(l.Experts, order), shard.Imbalance(l.Experts, held)})
+		evened = append(evened, Evened{l.Layer, len(l.Experts), n, len(held[0]), shard.Imbalance(l.Experts, order), shard.Imbalance(l.Experts, held)})
+	}
+	if replicas > most {
+		return nil, nil, fmt.Errorf("%d replicas a rank: 0 to %d can be, as a rank holds an expert once", replicas, most)
 	}
 	return p, evened, nil
 }

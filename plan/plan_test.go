@@ -76,12 +76,21 @@ func TestPlace(t *testing.T) {
 	if len(p.Layers) != 2 || p.Layers[1].Layer != 3 || !slices.Equal(p.Layers[0].Ranks[0], []int{0, 3}) {
 		t.Errorf("%+v", p)
 	}
-	for i, want := range []Evened{{1, 4, 2, 17 / 9.5, 10 / 9.5}, {3, 8, 2, 40 / 22.0, 1}} {
+	for i, want := range []Evened{{1, 4, 2, 2, 17 / 9.5, 10 / 9.5}, {3, 8, 2, 4, 40 / 22.0, 1}} {
 		if evened[i] != want {
 			t.Errorf("%+v, want %+v", evened[i], want)
 		}
 	}
 	if _, _, err := Place(layers, 3, 3, 0); err == nil {
 		t.Error("4 experts over 3 ranks")
+	}
+	_, evened, err = Place(layers, 2, 0, 3) // more copies than the first layer has room for
+	if err != nil || evened[0].Held != 4 || evened[0].After != 1 || evened[1].Held != 7 {
+		t.Errorf("%+v, %v", evened, err)
+	}
+	for _, replicas := range []int{-1, 5} {
+		if _, _, err := Place(layers, 2, 0, replicas); err == nil {
+			t.Errorf("%d replicas on each rank", replicas)
+		}
 	}
 }

@@ -72,8 +72,10 @@ func (p *Placement) check() error {
 				held[e], most = true, max(most, e)
 			}
 		}
-		if len(held) != most+1 {
-			return fmt.Errorf("layer %d: %d experts are held, of %d or more", l.Layer, len(held), most+1)
+		for e := range most {
+			if !held[e] {
+				return fmt.Errorf("layer %d: no rank holds expert %d", l.Layer, e)
+			}
 		}
 	}
 	return nil

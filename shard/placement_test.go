@@ -83,7 +83,7 @@ func TestPlacementRefused(t *testing.T) {
 		"all hold equally many":  strings.Replace(good, "[1,3]", "[1]", 1),
 		"there twice":            strings.Replace(good, "[1,3]", "[3,3]", 1),
 		"out of order":           strings.Replace(good, "[1,3]", "[3,1]", 1),
-		"3 experts are held":     strings.Replace(good, "[1,3]", "[2,3]", 1),
+		"no rank holds expert 1": strings.Replace(good, "[1,3]", "[2,3]", 1),
 		"a rank without experts": strings.Replace(good, "[[0,2],[1,3]]", "[]", 1),
 		"layer -1":               strings.Replace(good, `"layer":1`, `"layer":-1`, 1),
 	} {

@@ -110,6 +110,7 @@ type Rank struct {
 	Output   int64              `json:"output_tokens"`
 	Slots    int64              `json:"slots"` // that its experts computed
 	Phases   map[string]float64 `json:"phases"`
+	Read     int64              `json:"weights_read"` // bytes of the checkpoint
 	Weights  int64              `json:"weight_memory"`
 	KV       int64              `json:"kv_memory"`
 	KVBlocks int                `json:"kv_blocks"`
@@ -173,7 +174,7 @@ func (r *Report) add(s *Snapshot) {
 	rank := Rank{
 		Rank: s.Rank, Machine: s.Machine, Seconds: s.Seconds, Rows: s.Rows, Phases: s.Phases,
 		Prompt: s.Prefill.PromptTokens + s.Decode.PromptTokens, Output: s.Prefill.OutputTokens + s.Decode.OutputTokens,
-		Weights: s.Weights, KV: s.KV, KVBlocks: s.KVBlocks, KVPeak: s.KVPeak,
+		Read: s.Bytes.Weights, Weights: s.Weights, KV: s.KV, KVBlocks: s.KVBlocks, KVPeak: s.KVPeak,
 	}
 	for i := range s.Layers {
 		if i == len(r.Layers) {

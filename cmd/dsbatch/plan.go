@@ -39,7 +39,7 @@ func planCommand() *cli.Command {
 		&cli.BoolFlag{Name: "table", Category: category, Destination: &f.table, Usage: "the ranks of every group"},
 		&cli.IntFlag{Name: "prompt-tokens", Category: category, Destination: &f.prompt, DefaultText: "those of some rows of the input", Usage: "`N` tokens of a prompt, on average"},
 		&cli.StringFlag{Name: "placement", Category: category, Destination: &f.placement, Usage: "write a `FILE` for run --expert-placement, from the statistics of a run: --placement FILE from OUTPUT"},
-		&cli.IntFlag{Name: "replicas", Category: category, Destination: &f.replicas, Usage: "with --placement: `N` experts more on each rank, copies of the hottest"},
+		&cli.IntFlag{Name: "replicas", Category: category, Destination: &f.replicas, Usage: "with --placement: `N` experts more on each rank, copies of the hottest, which share their tokens"},
 	}
 	return &cli.Command{
 		Name: "plan", ArgsUsage: "[from OUTPUT]", Usage: "say how a run would be laid out, its memory, and how long it takes at best, without running it",
@@ -180,7 +180,7 @@ func writePlacement(c *cli.Context, values config.Values, f planFlags) error {
 	if c.IsSet("gpus") {
 		ranks = f.ranks
 	}
-	p, evened, err := plan.Place(layers, ranks, job.EP, f.replicas)
+	p, evened, err := plan.Place(layers, ranks/max(job.PP, 1), job.EP, f.replicas)
 	if err != nil {
 		return usageErrorf("%v", err)
 	}
@@ -196,7 +196,8 @@ func writePlacement(c *cli.Context, values config.Values, f planFlags) error {
 
 func tellPlacement(w io.Writer, file string, evened []plan.Evened) error {
 	for _, x := range evened {
-		fmt.Fprintf(w, "layer %d: %d experts over ep %d: the busiest rank has %.2f times the mean in order, %.2f placed\n", x.Layer, x.Experts, x.EP, x.Before, x.After)
+		fmt.Fprintf(w, "layer %d: %d experts over ep %d, %d on each rank: the busiest rank has %.2f times the mean in order, %.2f placed\n",
+			x.Layer, x.Experts, x.EP, x.Held, x.Before, x.After)
 	}
 	_, err := fmt.Fprintf(w, "%s is for run --expert-placement\n", file)
 	return err

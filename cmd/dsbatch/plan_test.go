@@ -36,7 +36,8 @@ func TestPlan(t *testing.T) {
 	planned(t, "--model", "/nowhere").want(t, noInput)
 }
 
-// TestPlanPlacement makes a placement of what a run has counted, in both forms of the command line.
+// TestPlanPlacement makes a placement of what a run has counted, in both forms of the command line; a run with the one that
+// has copies of experts gives the same rows.
 func TestPlanPlacement(t *testing.T) {
 	output := filepath.Join(t.TempDir(), "out")
 	dsbatch(t, job(output)...).want(t, done)
@@ -49,6 +50,9 @@ func TestPlanPlacement(t *testing.T) {
 			t.Errorf("not one line a layer:\n%s", e.stdout)
 		}
 	}
+	placed := filepath.Join(t.TempDir(), "placed")
+	dsbatch(t, append(job(placed), "--ranks", "4", "--expert-placement", filepath.Join(output, "placement.json"))...).want(t, done)
+	dsbatch(t, "diff", output, placed).want(t, done)
 	dsbatch(t, "plan", "--placement", "x.json").want(t, badUsage)
 	dsbatch(t, "plan", "--placement", "x.json", "from", "/nowhere").want(t, noInput)
 	dsbatch(t, "plan", "--placement", "x.json", "from", output, "--ep", "3").want(t, badUsage)
