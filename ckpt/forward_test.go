@@ -252,17 +252,16 @@ func TestLayoutsGiveTheirLogits(t *testing.T) {
 }
 
 func TestTrainedModelsGiveTheirLogits(t *testing.T) {
-	dir := models(t)
 	for _, name := range []string{"austen-prmoe", "austen-mos", "austen-moe8", "austen-moe8-mp2", "austen-moe8-top2", "austen-dense", "austen-dense-megatron-mp2"} {
 		t.Run(name, func(t *testing.T) {
-			expected := filepath.Join(dir, name)
+			expected := trained(t, name)
 			switch name {
 			case "austen-moe8-mp2":
-				expected = filepath.Join(dir, "austen-moe8")
+				expected = trained(t, "austen-moe8")
 			case "austen-dense-megatron-mp2":
-				expected = filepath.Join(dir, "austen-dense")
+				expected = trained(t, "austen-dense")
 			}
-			r := &reference{t, open(t, filepath.Join(dir, name)), map[string]matrix{}}
+			r := &reference{t, open(t, trained(t, name)), map[string]matrix{}}
 			r.check(open(t, filepath.Join(expected, "expected.safetensors")), 3)
 		})
 	}

@@ -14,14 +14,18 @@ import (
 
 const goldens = "../model/testdata/golden"
 
-// models is the folder of trained models beside the checkout; a test that needs them says loudly that it skips.
-func models(t *testing.T) string {
+// trained is the folder of a trained model: the bundled one's, or another's beside the checkout. Where that is not there
+// the test says loudly that it skips.
+func trained(t *testing.T, name string) string {
 	t.Helper()
-	const dir = "../../shared/models"
-	if _, err := os.Stat(dir); err != nil {
-		t.Skip("SKIPPED: the trained models are not there (" + dir + "); this test wants the folder shared beside the checkout")
+	for _, dir := range []string{"../examples", "../../shared/models"} {
+		dir = filepath.Join(dir, name)
+		if _, err := os.Stat(dir); err == nil {
+			return dir
+		}
 	}
-	return dir
+	t.Skipf("SKIPPED: the trained model %s is not beside the checkout (../shared/models); only the bundled one is tested", name)
+	return ""
 }
 
 func floatBits(f float64) uint64 { return math.Float64bits(f) }

@@ -11,25 +11,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dsbatch/dsbatch/mpi"
 	"github.com/dsbatch/dsbatch/mpi/mpitest"
 )
 
 // The tests of this file are one rank's part of a test under mpirun.
 
-func rankOf(t testing.TB) mpi.World {
-	if !mpitest.IsRank(t.Name()) {
-		t.Skip("this is one rank's part of a test under mpirun")
-	}
-	w, err := mpi.MPI()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return w
-}
-
 func TestRankExchanges(t *testing.T) {
-	w := rankOf(t)
+	w := mpitest.Rank(t)
 	for seed := range uint64(5) {
 		if err := exchanges(t.Context(), w, ways["flat"], seed); err != nil {
 			w.Abort(1, err.Error())
@@ -66,7 +54,7 @@ func TestRankExchanges(t *testing.T) {
 }
 
 func TestRankWatched(t *testing.T) {
-	raw := rankOf(t)
+	raw := mpitest.Rank(t)
 	how := os.Getenv("DSBATCH_TEST_HOW")
 	x, err := Watch(t.Context(), raw, WatchOptions{Timeout: 2 * time.Second})
 	if err != nil {

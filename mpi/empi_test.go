@@ -16,16 +16,11 @@ import (
 
 // rankOf starts MPI in a process that mpitest.Mpirun started for this test, and skips the test elsewhere.
 func rankOf(t *testing.T) mpi.World {
-	if !mpitest.IsRank(t.Name()) {
-		t.Skip("this is one rank's part of a test under mpirun")
-	}
+	t.Helper()
 	if n, err := strconv.ParseInt(os.Getenv("DSBATCH_TEST_PIECE"), 10, 64); err == nil {
 		mpi.SetPiece(n)
 	}
-	w, err := mpi.MPI()
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := mpitest.Rank(t)
 	if _, err := mpi.MPI(); err == nil {
 		t.Error("MPI starts twice")
 	}

@@ -226,11 +226,7 @@ func TestDigest(t *testing.T) {
 
 // TestBundledModel: the tokenizer of the model that the examples use.
 func TestBundledModel(t *testing.T) {
-	dir := "../../../shared/models/austen-prmoe"
-	if _, err := os.Stat(dir); err != nil {
-		t.Skip("the trained models are not beside the checkout: ", err)
-	}
-	tokens, err := Load(dir)
+	tokens, err := Load("../../examples/austen-prmoe")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,8 +33,21 @@ const rankVariable = "DSBATCH_MPITEST"
 // IsRank tells whether this process is a rank that Mpirun started for the test of that name.
 func IsRank(test string) bool { return os.Getenv(rankVariable) == test }
 
+// Rank is the world of a process that Mpirun started for the calling test, which is skipped in any other process.
+func Rank(t testing.TB) mpi.World {
+	t.Helper()
+	if !IsRank(t.Name()) {
+		t.Skip("this is one rank's part of a test under mpirun")
+	}
+	w, err := mpi.MPI()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
 // Mpirun runs one test of the calling package on n processes under mpirun, within limit, and returns all they print and
-// the launcher's exit status. In the test binary, built with -tags mpi, that test begins with IsRank and calls mpi.MPI.
+// the launcher's exit status. In the test binary, built with -tags mpi, that test begins with Rank.
 // Where mpirun or the library's headers are missing, the calling test is skipped.
 func Mpirun(t testing.TB, n int, test string, limit time.Duration, env ...string) (output string, status int) {
 	t.Helper()
