@@ -49,3 +49,10 @@ func GPU(name string) (Machine, error) {
 	}
 	return Machine{}, fmt.Errorf("--gpu %q is not known; use %s or cpu", name, strings.Join(slices.Sorted(maps.Keys(gpus)), ", "))
 }
+
+// Measured is the machine with what was measured on it, where weights are of type d, in place of what its data sheet
+// says; other types are then not known.
+func (m Machine) Measured(d kernels.DType, flops, read float64) Machine {
+	m.From, m.Read, m.FLOPs = "measured", read, map[kernels.DType]float64{d: flops}
+	return m
+}

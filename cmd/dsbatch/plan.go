@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -25,7 +26,7 @@ const mostForeseen = 4096
 // planFlags are those of plan beside run's.
 type planFlags struct {
 	ranks, prompt, replicas int
-	gpu, placement          string
+	gpu, placement, ceiling string
 	table                   bool
 }
 
@@ -36,6 +37,7 @@ func planCommand() *cli.Command {
 	own := []cli.Flag{
 		&cli.IntFlag{Name: "gpus", Category: category, Destination: &f.ranks, Value: 1, Usage: "`N` GPUs, a rank each (with --gpu cpu: hosts like this one)"},
 		&cli.StringFlag{Name: "gpu", Category: category, Destination: &f.gpu, Value: "cpu", Usage: "`WHICH` of h100, h200, a100 and cpu"},
+		&cli.StringFlag{Name: "ceilings", Category: category, Destination: &f.ceiling, Usage: "`OUTPUT` of a run of a minute or more on such GPUs: predict with what it measured there, not with the data sheet"},
 		&cli.BoolFlag{Name: "table", Category: category, Destination: &f.table, Usage: "the ranks of every group"},
 		&cli.IntFlag{Name: "prompt-tokens", Category: category, Destination: &f.prompt, DefaultText: "those of some rows of the input", Usage: "`N` tokens of a prompt, on average"},
 		&cli.StringFlag{Name: "placement", Category: category, Destination: &f.placement, Usage: "write a `FILE` for run --expert-placement, from the statistics of a run: --placement FILE from OUTPUT"},
@@ -73,6 +75,11 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 	x, err := engine.Foresee(c.Context, job, engine.Hosts{Ranks: f.ranks, Nodes: (f.ranks + machine.Node - 1) / machine.Node, Memory: machine.Memory, GPU: machine.GPU, Version: version})
 	if err != nil {
 		return err
+	}
+	if f.ceiling != "" {
+		if machine, err = measuredBy(f.ceiling, f.gpu, machine, x.DType); err != nil {
+			return err
+		}
 	}
 	w := c.App.Writer
 	fmt.Fprintf(w, "model      %s, %d layers, %v weights, %.3g parameters at work for a token\n", x.Config.Family, x.Config.Layers, x.DType, plan.Active(&x.Config))
@@ -148,6 +155,34 @@ func planMachine(name string) (plan.Machine, error) {
 		}
 	}
 	return m, d.Close()
+}
+
+// measuredBy is the machine with the ceilings that the ranks of a run have measured, the least of them.
+func measuredBy(output, gpu string, m plan.Machine, d kernels.DType) (plan.Machine, error) {
+	report, err := stats.ReadReport(output)
+	if err != nil {
+		return m, err
+	}
+	if report.DType != d.String() {
+		return m, usageErrorf("--ceilings %s: it measured %s products, and this job's weights are %v; name a run of that --dtype", output, report.DType, d)
+	}
+	var least stats.Ceilings
+	for i := range report.Ranks {
+		x := report.Ranks[i].Machine
+		if x.Peak.FLOPs <= 0 || x.Peak.Bytes <= 0 {
+			return m, usageErrorf("--ceilings %s: rank %d was too short at work to measure anything; name a run of a minute or more", output, i)
+		}
+		if !strings.Contains(strings.ToLower(x.Device), gpu) {
+			return m, usageErrorf("--ceilings %s: rank %d ran on %s, which is no %s; name a run on one, or say --gpu", output, i, x.Device, gpu)
+		}
+		if i == 0 || x.Peak.FLOPs < least.FLOPs {
+			least.FLOPs = x.Peak.FLOPs
+		}
+		if i == 0 || x.Peak.Bytes < least.Bytes {
+			least.Bytes = x.Peak.Bytes
+		}
+	}
+	return m.Measured(d, least.FLOPs, least.Bytes), nil
 }
 
 // writePlacement is plan --placement FILE from OUTPUT; without FILE it is OUTPUT/placement.json.

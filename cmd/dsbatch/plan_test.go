@@ -1,6 +1,8 @@
 package main_test
 
 import (
+	"encoding/json"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -56,4 +58,40 @@ func TestPlanPlacement(t *testing.T) {
 	dsbatch(t, "plan", "--placement", "x.json").want(t, badUsage)
 	dsbatch(t, "plan", "--placement", "x.json", "from", "/nowhere").want(t, noInput)
 	dsbatch(t, "plan", "--placement", "x.json", "from", output, "--ep", "3").want(t, badUsage)
+}
+
+// TestPlanWithCeilings predicts with what a run has measured, where it has.
+func TestPlanWithCeilings(t *testing.T) {
+	output := filepath.Join(t.TempDir(), "out")
+	dsbatch(t, job(output, "--ranks", "2")...).want(t, done)
+	refuse := func(say string, more ...string) {
+		t.Helper()
+		if e := planned(t, append(more, "--ceilings", output)...).want(t, badUsage); !strings.Contains(e.stderr, say) {
+			t.Errorf("no %q in\n%s", say, e.stderr)
+		}
+	}
+	refuse("too short")
+	file := filepath.Join(output, "stats.json")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var report map[string]any
+	if err := json.Unmarshal(text, &report); err != nil {
+		t.Fatal(err)
+	}
+	for i, rank := range report["ranks"].([]any) {
+		rank.(map[string]any)["machine"].(map[string]any)["peak"] = map[string]float64{"flops": 4e12 - float64(i)*1e12, "bytes": 5e9 + float64(i)*1e9}
+	}
+	if text, err = json.Marshal(report); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if e := planned(t, "--ceilings", output).want(t, done); !strings.Contains(e.stdout, "a roofline of measured figures: 5 GB/s, 3 TFLOP/s") {
+		t.Errorf("not with what was measured:\n%s", e.stdout)
+	}
+	refuse("no h100", "--gpu", "h100")
+	refuse("bf16", "--dtype", "fp32")
 }
