@@ -3,7 +3,6 @@ package dataset
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -12,9 +11,6 @@ import (
 	"testing"
 
 	"github.com/apache/arrow-go/v18/parquet/compress"
-	"github.com/apache/arrow/go/v15/arrow"
-	"github.com/apache/arrow/go/v15/arrow/array"
-	"github.com/apache/arrow/go/v15/arrow/memory"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -91,53 +87,6 @@ func TestFormatsAgree(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-func TestHiveFolder(t *testing.T) {
-	set := open(t, Columns{ID: "id", Carry: []CarryColumn{{"source", "book"}, {"seed", ""}}}, "testdata/formats/hive")
-	var paths []string
-	for _, f := range set.Files() {
-		paths = append(paths, f.Path)
-	}
-	if want := []string{"testdata/formats/hive/source=austen/part-0.parquet", "testdata/formats/hive/source=kjv/part-0.parquet"}; !slices.Equal(paths, want) {
-		t.Fatalf("files %v, want %v", paths, want)
-	}
-	if got := arrow.NewSchema(set.CarrySchema(), nil).String(); !strings.Contains(got, "book: type=utf8") || !strings.Contains(got, "seed: type=int64") {
-		t.Errorf("carried %s", got)
-	}
-	for i, book := range []string{"austen", "kjv"} {
-		rec, err := set.Carry(context.Background(), i, 1, 5)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if rec.NumRows() != 4 || rec.Column(0).ValueStr(0) != book || rec.Column(0).ValueStr(3) != book {
-			t.Errorf("file %d carries %v", i, rec.Column(0))
-		}
-		rec.Release()
-	}
-}
-
-func TestPartitionsInLinesAndNumbers(t *testing.T) {
-	dir := t.TempDir()
-	for year, lines := range map[string]string{"2024": `{"prompt":"a"}`, "2025": `{"prompt":"b","year":7}`, "__HIVE_DEFAULT_PARTITION__": `{"prompt":"c"}`} {
-		if err := os.MkdirAll(filepath.Join(dir, "year="+year, "who=J%20A"), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		writeFile(t, filepath.Join(dir, "year="+year, "who=J%20A", "x.jsonl"), []byte(lines))
-	}
-	set := open(t, Columns{ID: "year", Carry: []CarryColumn{{"who", ""}, {"year", ""}}}, filepath.Join(dir, "**", "*.jsonl"))
-	rows := all(t, set, 10, false)
-	var ids []any
-	for _, row := range rows {
-		ids = append(ids, row.ID)
-	}
-	if diff := cmp.Diff([]any{int64(2024), int64(7), nil}, ids); diff != "" || rows[2].Err == nil {
-		t.Errorf("ids (-want +got):\n%s%v", diff, rows[2].Err)
-	}
-	rec, err := set.Carry(context.Background(), 0, 0, 1)
-	if err != nil || rec.Column(0).ValueStr(0) != "J A" || rec.Column(1).ValueStr(0) != "2024" {
-		t.Errorf("carried %v, %v", rec, err)
 	}
 }
 
@@ -220,126 +169,6 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("%s: %q does not say %q", c.name, err, says)
 			}
 		}
-	}
-}
-
-// What the metadata shows is refused by Open, before a row is read; what only the data shows, when it is reached.
-func TestWhenDamageShows(t *testing.T) {
-	for file, atOpen := range map[string]bool{
-		"num-rows-file-lies.parquet": true, "num-rows-group-lies.parquet": true, "num-rows-both-lie.parquet": true, "truncated.arrows": true,
-		"truncated.jsonl.gz": true, "flip-zstd-crc.parquet": false, "offset-huge.arrow": false, "offset-negative.arrow": false,
-	} {
-		set, err := Open(context.Background(), []string{"testdata/damaged/" + file}, Columns{Carry: []CarryColumn{{"prompt", ""}}})
-		if (err != nil) != atOpen {
-			t.Errorf("%s: Open says %v", file, err)
-			continue
-		}
-		if !atOpen {
-			_, err = set.Carry(context.Background(), 0, 0, set.Rows())
-		}
-		if !errors.Is(err, ErrDamaged) || strings.HasPrefix(file, "offset") && !strings.Contains(err.Error(), "record batch 0: from row 0: column prompt: has offsets out of order") {
-			t.Errorf("%s: %v", file, err)
-		}
-	}
-}
-
-func TestUnify(t *testing.T) {
-	type typ = arrow.DataType
-	i8, i32, i64, u8, u32, u64 := arrow.PrimitiveTypes.Int8, arrow.PrimitiveTypes.Int32, arrow.PrimitiveTypes.Int64, arrow.PrimitiveTypes.Uint8, arrow.PrimitiveTypes.Uint32, arrow.PrimitiveTypes.Uint64
-	f32, f64, text, large, list := arrow.PrimitiveTypes.Float32, arrow.PrimitiveTypes.Float64, arrow.BinaryTypes.String, arrow.BinaryTypes.LargeString, arrow.ListOf(i32)
-	for _, c := range []struct{ a, b, want typ }{
-		{i32, i32, i32}, {i32, i64, i64}, {u8, u32, u32}, {u8, i8, arrow.PrimitiveTypes.Int16}, {u32, i8, i64}, {u64, i64, nil}, {f32, f64, f64},
-		{i64, f64, f64}, {u8, f32, f64}, {text, large, large}, {text, i32, nil}, {arrow.Null, list, list}, {list, arrow.ListOf(i64), nil}, {text, arrow.BinaryTypes.Binary, nil},
-	} {
-		for _, pair := range [][2]typ{{c.a, c.b}, {c.b, c.a}} {
-			got, ok := unify(pair[0], pair[1])
-			if ok != (c.want != nil) || ok && !arrow.TypeEqual(got, c.want) {
-				t.Errorf("%v and %v: %v, want %v", pair[0], pair[1], got, c.want)
-			}
-		}
-	}
-	b := array.NewInt64Builder(memory.DefaultAllocator)
-	b.AppendValues([]int64{1 << 53, 3}, []bool{true, false})
-	if a, err := cast(b.NewArray(), f64); err != nil || a.(*array.Float64).Value(0) != 1<<53 || !a.IsNull(1) {
-		t.Errorf("cast: %v, %v", a, err)
-	}
-	b.Append(1<<53 + 1)
-	if a, err := cast(b.NewArray(), f64); err == nil {
-		t.Errorf("an integer changes its value: %v", a)
-	}
-}
-
-func TestCarryOverFiles(t *testing.T) {
-	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, "a.jsonl"), []byte(`{"prompt":"x","n":1,"deep":{"k":[1]},"only":true}`+"\nnot json\n"+`{"prompt":"y","n":2}`))
-	writeFile(t, filepath.Join(dir, "b.jsonl"), []byte(`{"prompt":"z","n":0.5,"deep":"text","nothing":null}`))
-	set := open(t, Columns{CarryAll: true}, dir)
-	want := map[string]string{"n": "float64", "deep": "utf8", "only": "bool", "nothing": "utf8"}
-	for _, f := range set.CarrySchema() {
-		if want[f.Name] != f.Type.String() {
-			t.Errorf("%s is carried as %v, want %s", f.Name, f.Type, want[f.Name])
-		}
-		delete(want, f.Name)
-	}
-	if len(want) > 0 {
-		t.Errorf("not carried: %v", want)
-	}
-	var got []string
-	for i, f := range set.Files() {
-		rec, err := set.Carry(context.Background(), i, 0, f.Rows)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := rec.MarshalJSON()
-		if err != nil {
-			t.Fatal(err)
-		}
-		got = append(got, strings.Fields(strings.ReplaceAll(string(b), "\n", ""))...)
-	}
-	text := strings.Join(got, "")
-	for _, part := range []string{`"n":1,`, `"deep":"{\"k\":[1]}"`, `"only":true`, `"n":null`, `"n":0.5`, `"deep":"text"`} {
-		if !strings.Contains(text, part) {
-			t.Errorf("%s lacks %s", text, part)
-		}
-	}
-}
-
-// Damage in one row group ends reading there: rows before it come, none after, and other row groups still read.
-func TestDamageIsLocal(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x.parquet")
-	writeParquet(t, path, prompts(40), 10, compress.Codecs.Zstd)
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	magic, at := []byte{0x28, 0xb5, 0x2f, 0xfd}, 0 // of each page's zstd frame
-	for range 3 {
-		at += strings.Index(string(b[at:]), string(magic)) + 1
-	}
-	b[at+200] ^= 0x55 // in the third
-	writeFile(t, path, b)
-	set := open(t, Columns{}, path)
-	rows := 0
-	for row, e := range set.Read(context.Background(), 0, 0, 40) {
-		if err = e; e == nil {
-			if row.Number != int64(rows) {
-				t.Errorf("row %d comes as %d", rows, row.Number)
-			}
-			rows++
-		}
-	}
-	if rows != 20 || !errors.Is(err, ErrDamaged) || !strings.HasPrefix(fmt.Sprint(err), path+": row group 2: from row 20: column prompt: page 0: ") {
-		t.Errorf("%d rows, then %v", rows, err)
-	}
-	rows = 0
-	for _, err := range set.Read(context.Background(), 0, 30, 40) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		rows++
-	}
-	if rows != 10 {
-		t.Errorf("%d rows behind the damage", rows)
 	}
 }
 
