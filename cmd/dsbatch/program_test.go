@@ -52,8 +52,11 @@ func TestMain(m *testing.M) {
 	}
 	if _, err := exec.LookPath("mpirun"); err != nil {
 		withMPI = "no mpirun here: what several processes do is NOT tested; install openmpi-bin and libopenmpi-dev"
+	} else if exec.Command("pkg-config", "--exists", "ompi").Run() != nil {
+		withMPI = "no headers of Open MPI here: what several processes do is NOT tested; install libopenmpi-dev and pkg-config"
 	} else if err := build(program+"-mpi", "-tags", "mpi"); err != nil {
-		withMPI = "no headers of Open MPI here: what several processes do is NOT tested; install libopenmpi-dev"
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	status := m.Run()
 	if err := os.RemoveAll(folder); err != nil {
