@@ -57,6 +57,24 @@ func (t *Task) Enter(phase, unit string, n, of int) {
 	t.watcher.mu.Unlock()
 }
 
+// Within has the task in another phase, at a place, until back is called: for what comes in the middle of a phase. Both are
+// progress.
+func (t *Task) Within(phase, unit string, n, of int) (back func()) {
+	if t == nil {
+		return func() {}
+	}
+	t.watcher.mu.Lock()
+	was, follow := t.state, t.follow
+	t.watcher.mu.Unlock()
+	t.Enter(phase, unit, n, of)
+	return func() {
+		t.watcher.mu.Lock()
+		defer t.watcher.mu.Unlock()
+		t.state, t.follow = was, follow
+		t.state.Moved = time.Now()
+	}
+}
+
 // Follow has a count asked for with every beat until the phase ends: where it changes, that is progress. It serves what
 // has no place to call Progress from.
 func (t *Task) Follow(count func() int64) {

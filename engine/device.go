@@ -87,6 +87,9 @@ func (e *Engine) openDevice(ctx context.Context) error {
 		if e.wrap != nil {
 			e.device = e.wrap(e.device)
 		}
+		if c, ok := e.device.(kernels.CompilingDevice); ok {
+			c.OnCompile(e.compiling)
+		}
 		free, _ := e.device.Memory()
 		e.room = free / int64(e.sharers)
 	}

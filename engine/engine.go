@@ -68,6 +68,7 @@ type Engine struct {
 	observer  Observer
 	loaded    func(layers, of int) // told of each part of the model that was read; nil: nobody is
 	entered   func(section string) // told of each section of a step, "" its end; nil: nobody is
+	compiling func(string) func()  // told of each file of kernels that is compiled, and then of its end; nil: nobody is
 }
 
 // identity is what a job's fingerprint says of the model and where it runs.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/io/results"
+	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/mpi"
 )
 
@@ -44,6 +45,7 @@ func TestARankBreaks(t *testing.T) {
 	}{
 		{phasePrepare, 0, ""},
 		{phaseLoad, 0, ""},
+		{phaseCompile, 2, ", attention.cu, kernel file 3"},
 		{phasePrefill, 20, "(, layer [1-6] of 6)?"},
 		{phaseDispatch, 20, ", layer [1-6] of 6"},
 		{phaseCombine, 20, ", layer [1-6] of 6"},
@@ -110,7 +112,7 @@ func TestARankBreaks(t *testing.T) {
 // says, or what is said of it.
 func runBroken(j *config.Job, breaks func(phase string)) error {
 	own := make(chan error, 1)
-	o := RunOptions{Phase: func(rank int, phase string) {
+	o := RunOptions{wrap: newCompiles, Phase: func(rank int, phase string) {
 		if rank == 1 {
 			breaks(phase)
 		}
@@ -166,4 +168,39 @@ func parts(t *testing.T, output string) map[string][32]byte {
 		}
 	}
 	return found
+}
+
+// TestStagesOfCompiling: onlookers are told of each file of kernels that is compiled, and then of what goes on.
+func TestStagesOfCompiling(t *testing.T) {
+	var stages []string
+	_, err := runRanks(t, 2, newJob(t, nil), RunOptions{wrap: newCompiles, Stage: func(s string) { stages = append(stages, s) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{phasePrepare, phaseLoad}
+	for _, file := range kernelFiles {
+		want = append(want, phaseCompile+" "+file, phaseLoad)
+	}
+	if want = append(want, "", phaseCommit, phaseFinish); !slices.Equal(stages, want) {
+		t.Errorf("stages %q, want %q", stages, want)
+	}
+}
+
+// compiles is a device that compiles its kernels when a stream is made.
+type compiles struct {
+	kernels.Device
+	begin func(file string) (done func())
+}
+
+func newCompiles(d kernels.Device) kernels.Device { return &compiles{Device: d} }
+
+var kernelFiles = []string{"select.cu", "gemm.cu", "attention.cu", "sample.cu"}
+
+func (c *compiles) OnCompile(begin func(file string) (done func())) { c.begin = begin }
+
+func (c *compiles) NewStream() (kernels.Stream, error) {
+	for _, file := range kernelFiles {
+		c.begin(file)()
+	}
+	return c.Device.NewStream()
 }

@@ -17,6 +17,7 @@ import (
 const (
 	phasePrepare  = "prepare"  // device, checkpoint, data set and output are opened
 	phaseLoad     = "load"     // weights are read and packed
+	phaseCompile  = "compile"  // kernels, where a device compiles them at their first use
 	phaseStep     = "step"     // between steps, or in one without rows of its own
 	phasePrefill  = "prefill"  // a step with prompt tokens
 	phaseDecode   = "decode"   // a step without
@@ -35,10 +36,31 @@ func (r *run) stage(name string) {
 	if name == phasePrepare || name == phaseLoad || name == phaseFinish {
 		r.watcher.Main().Follow(effort())
 	}
+	r.staged = name
+	r.show(name)
+}
+
+// show tells onlookers and the phase file what the rank is at.
+func (r *run) show(stage string) {
 	if r.options.Stage != nil && r.world.Rank() == 0 {
-		r.options.Stage(name)
+		r.options.Stage(stage)
 	}
 	r.diary.Load().turn()
+}
+
+// compiling is told that a file of kernels is compiled, in the middle of whatever needs it, and returns what its end is
+// told to. Each file is progress, and within one what the compiler uses of the processor.
+func (r *run) compiling(file string) (done func()) {
+	main := r.watcher.Main()
+	r.compiled++
+	back := main.Within(phaseCompile, file+", kernel file", r.compiled, 0)
+	main.Follow(effort())
+	r.show(phaseCompile + " " + file)
+	r.entered(phaseCompile)
+	return func() {
+		back()
+		r.show(r.staged)
+	}
 }
 
 // enter is called where the rank's main line of work enters a phase.

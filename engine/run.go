@@ -91,6 +91,9 @@ type run struct {
 	diary atomic.Pointer[diary] // nil before the output is opened
 	layer int                   // at work in a step, from 1
 	kind  string                // of the step: prefill, decode or step
+
+	staged   string // the stage that onlookers know of
+	compiled int    // files of kernels
 }
 
 // advice is what a user can do when the job ended because of a rank.
@@ -147,7 +150,7 @@ func (r *run) do(ctx context.Context) (results.Summary, error) {
 // prepare opens model and data set, without reading weights or rows: what cannot work is refused here, on all ranks
 // together, before the output is touched.
 func (r *run) prepare(ctx context.Context) error {
-	r.engine = &Engine{job: r.job, world: r.world, loaded: r.loaded, wrap: r.options.wrap, processor: r.options.processor, connected: r.options.connected}
+	r.engine = &Engine{job: r.job, world: r.world, loaded: r.loaded, compiling: r.compiling, wrap: r.options.wrap, processor: r.options.processor, connected: r.options.connected}
 	return r.engine.prepare(ctx, r.openRows(ctx))
 }
 

@@ -94,6 +94,7 @@ type programs struct {
 	dir     string // of the cache
 	modules map[program]handle
 	kernels map[kernelKey]handle
+	begin   func(file string) (done func()) // told of what is compiled; nil: nobody is
 }
 
 type kernelKey struct {
@@ -113,7 +114,7 @@ func newPrograms(ctx handle, c card, dir string) (*programs, error) {
 		}
 		dir = filepath.Join(base, "dsbatch", "cuda")
 	}
-	return &programs{ctx, c, c.arch(), driver, dir, map[program]handle{}, map[kernelKey]handle{}}, nil
+	return &programs{ctx: ctx, card: c, arch: c.arch(), driver: driver, dir: dir, modules: map[program]handle{}, kernels: map[kernelKey]handle{}}, nil
 }
 
 // kernel is a function of a program.
@@ -148,6 +149,9 @@ func (p *programs) image(g program) ([]byte, error) {
 	}
 	if b, err := os.ReadFile(path); err == nil && len(b) > 0 {
 		return b, nil
+	}
+	if p.begin != nil {
+		defer p.begin(g.file)()
 	}
 	if err := openCompiler(compilerNames()); err != nil {
 		return nil, fmt.Errorf("%w; install CUDA 12 or 13, or `pip install nvidia-cuda-nvrtc` and point %s at its libnvrtc.so", err, compilerVariable)

@@ -77,7 +77,7 @@ type Device struct {
 	peaks    map[kernels.DType]float64 // as measured; of none: bytes
 }
 
-var _ kernels.Device = (*Device)(nil)
+var _ kernels.CompilingDevice = (*Device)(nil)
 
 // New opens a GPU. Kernels are compiled, or taken from the cache, when an op first needs them.
 func New(o Options) (*Device, error) {
@@ -169,6 +169,9 @@ func (d *Device) Activations(w kernels.DType) kernels.DType {
 	}
 	return w
 }
+
+// OnCompile has begin told of each .cu file that is compiled from now on.
+func (d *Device) OnCompile(begin func(file string) (done func())) { d.programs.begin = begin }
 
 // Close gives the GPU back. Memory, weights, caches and streams must have been freed before.
 func (d *Device) Close() error {
