@@ -118,6 +118,10 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 	if x.Input.Bad > 0 {
 		fmt.Fprintf(w, "input      %d of %d rows that were looked at would be set aside; the first: %s\n", x.Input.Bad, x.Input.Sampled, x.Input.Reason)
 	}
+	generated := ""
+	if load.Output > 0 {
+		generated = fmt.Sprintf("; rows that generate all they may, %.4g tokens", load.Output)
+	}
 	p, err := plan.Predict(&x.Config, l, machine, load)
 	if errors.Is(err, plan.ErrFigures) {
 		fmt.Fprintln(w, "predicted  nothing: this build cannot measure what the machine can do")
@@ -129,8 +133,8 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 		p.OutputRate, p.PromptRate, time.Duration(p.Seconds*float64(time.Second)).Round(time.Millisecond), load.Rows)
 	fmt.Fprintf(w, "           a decode step of %.0f rows a replica takes %.3g ms: reading %.3g, or computing %.3g, and exchanging %.3g\n",
 		p.InFlight, 1e3*p.Step, 1e3*p.Memory, 1e3*p.Compute, 1e3*p.Exchange)
-	fmt.Fprintf(w, "assumed    a roofline of %s figures: %.3g GB/s, %.3g TFLOP/s; prompts of %.4g tokens on average, %s; rows that generate all they may, %.4g; even experts; all weights read every step\n",
-		machine.From, machine.Read/1e9, machine.FLOPs[x.DType]/1e12, load.Prompt, from, load.Output)
+	fmt.Fprintf(w, "assumed    a roofline of %s figures: %.3g GB/s, %.3g TFLOP/s; prompts of %.4g tokens on average, %s%s; even experts; all weights read every step\n",
+		machine.From, machine.Read/1e9, machine.FLOPs[x.DType]/1e12, load.Prompt, from, generated)
 	return nil
 }
 

@@ -17,7 +17,7 @@ type unknownBlock map[string]string
 
 // shapes are by what a line begins with.
 var shapes = map[string][]int64{
-	"square": {8, 8}, "up": {16, 8}, "down": {8, 16}, "norm": {8}, "qkv": {24, 8}, "both": {32, 8}, "kv": {4, 8}, "head norm": {4}, "router": {2, 8},
+	"square": {8, 8}, "up": {16, 8}, "down": {8, 16}, "norm": {8}, "qkv": {24, 8}, "both": {32, 8}, "kv": {4, 8}, "head norm": {4}, "router": {2, 8}, "multi-query": {16, 8},
 	"table": {32, 8}, "positions": {64, 8}, "stack": {2, 16, 8},
 }
 
@@ -91,6 +91,9 @@ func TestInject(t *testing.T) {
 		{"by head", nested.but(unknownBlock{"square": "l.#.attn.out+", "qkv": "l.#.attn.all+"}), map[string]any{"qkv_layout": "by_head"}, "attn.out mlp.down", "attn.qkv=l.{layer}.attn.all"},
 		{"one key-value head", nested.but(unknownBlock{"square": "l.#.attn.q_proj l.#.attn.out", "kv": "l.#.attn.k_proj l.#.attn.v_proj", "head norm": "l.#.attn.q_norm l.#.attn.k_norm"}),
 			nil, "attn.out mlp.down", "attn.qnorm=l.{layer}.attn.q_norm"},
+		{"one key-value head, together", nested.but(unknownBlock{"square": "l.#.attn.out", "multi-query": "l.#.attn.c_attn"}), map[string]any{"num_key_value_heads": 1.0},
+			"attn.out mlp.down", "attn.qkv=l.{layer}.attn.c_attn"},
+		{"neighbours rotate", nested, map[string]any{"rope_interleaved": true}, "attn.out mlp.down", ""},
 		{"experts", nested.but(unknownBlock{"up": "l.#.moe.experts.0.up l.#.moe.experts.1.up", "down": "l.#.moe.experts.0.down l.#.moe.experts.1.down", "router": "l.#.moe.gate"}),
 			map[string]any{"norm_topk_prob": true, "num_experts_per_tok": 1.0}, "attn.out down", "moe.gate=l.{layer}.moe.gate expert.down=l.{layer}.moe.experts.{expert}.down"},
 		{"a square MLP", squares, nil, "attn.out w2", "mlp.up=l.{layer}.mlp.w1 mlp.down=l.{layer}.mlp.w2"},
@@ -111,10 +114,24 @@ func TestInject(t *testing.T) {
 			if err != nil || shape.Hidden != 8 || shape.Heads != 2 || shape.HeadDim != 4 || (shape.Norm == kernels.LayerNorm) != shape.Learned || shape.Learned == (shape.Rope != nil) {
 				t.Errorf("%+v, %v", shape, err)
 			}
-			if (y.QKV == model.QKVByHead) != (c.name == "by head") || shape.KVHeads != map[bool]int{true: 1, false: 2}[c.name == "one key-value head"] {
+			if shape.Rope != nil && shape.Rope.Interleaved != (c.name == "neighbours rotate") || slices.ContainsFunc(y.Assumed, func(a string) bool { return strings.Contains(a, "first half") }) != (shape.Rope != nil && !shape.Rope.Interleaved) {
+				t.Errorf("positions %+v, assumed %q", shape.Rope, y.Assumed)
+			}
+			if (y.QKV == model.QKVByHead) != (c.name == "by head") || shape.KVHeads != map[bool]int{true: 1, false: 2}[strings.HasPrefix(c.name, "one key-value head")] {
 				t.Errorf("order %v, %d key-value heads", y.QKV, shape.KVHeads)
 			}
 		})
+	}
+}
+
+// TestInjectOfNoCausalModel: that a token sees earlier ones only has to be told.
+func TestInjectOfNoCausalModel(t *testing.T) {
+	f := maps.Clone(facts)
+	delete(f, "architectures")
+	for _, causal := range []bool{false, true} {
+		if _, err := Inject(model.NewFacts("config.json", f), nested.checkpoint(t), []string{"attn.out", "down"}, causal); (err == nil) != causal {
+			t.Errorf("causal %v: %v", causal, err)
+		}
 	}
 }
 

@@ -167,7 +167,7 @@ func (b *block) fused(z sizes, r *roles, modules []string) error {
 	}
 	r.qkv = fit[0]
 	switch {
-	case z.qkv == "stacked" || z.heads == 1:
+	case z.qkv == "stacked" || r.kv == 1: // of one key-value head there is one order
 	case z.qkv == "by_head" && r.kv == z.heads && !r.transposed:
 	case z.qkv == "":
 		return b.refuse("%s holds q, k and v, and whether it holds all of q, then k, then v, or the three of each head together cannot be told; say so with config: {qkv_layout: stacked} or {qkv_layout: by_head}", r.qkv)

@@ -165,7 +165,7 @@ func (k *unknown) understood(causal bool) error {
 		known = append(known, names...)
 		key := k.one(names)
 		for _, other := range names {
-			if k.Has(other) && k.Values[other] != k.Values[key] {
+			if k.Has(other) && fmt.Sprint(k.Values[other]) != fmt.Sprint(k.Values[key]) {
 				return k.refuse("%s is %v, and %s is %v; which one counts cannot be told", key, k.Values[key], other, k.Values[other])
 			}
 		}
