@@ -56,7 +56,7 @@ func TestRankExchanges(t *testing.T) {
 func TestRankWatched(t *testing.T) {
 	raw := mpitest.Rank(t)
 	how := os.Getenv("DSBATCH_TEST_HOW")
-	x, err := Watch(t.Context(), raw, WatchOptions{Timeout: 2 * time.Second})
+	x, err := Watch(t.Context(), raw, WatchOptions{Timeout: 4 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,14 @@ func TestRankWatched(t *testing.T) {
 		}
 	}
 	x.Main().Phase("dispatch")
-	time.Sleep(900 * time.Millisecond) // so that a beat tells of it
+	for heard := ""; heard != "dispatch"; time.Sleep(10 * time.Millisecond) { // until a beat has told of it
+		x.mu.Lock()
+		heard = x.heard.Phase
+		x.mu.Unlock()
+	}
+	if err := w.Barrier(t.Context()); err != nil {
+		t.Error(err)
+	}
 	if w.Rank() == 1 {
 		switch how {
 		case "stopped":

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,6 +51,7 @@ type Watcher struct {
 	beside map[*Task]struct{} // what goes on beside it
 	waits  int                // calls of World under way
 	op     string             // the last of them
+	heard  TaskState          // the main task of the predecessor, as its last beat told
 	busy   time.Time          // when any rank was last known to work
 	ending bool               // this rank or one before it has closed its watcher, so that busy isn't known any more
 	closed bool
@@ -179,7 +181,8 @@ func (x *Watcher) enter(op string) {
 func (x *Watcher) leave() {
 	x.mu.Lock()
 	x.waits--
-	x.main.state.Moved = time.Now()
+	now := time.Now()
+	x.main.state.Moved, x.busy = now, now // ranks that do little but exchange may be in a call whenever a beat looks
 	x.mu.Unlock()
 }
 
@@ -195,7 +198,7 @@ func (x *Watcher) period() time.Duration {
 func (x *Watcher) abort(rank int, task TaskState, waits string, err error, why string, since time.Duration) {
 	reason := (&RankError{
 		Rank: rank, Host: x.hosts[rank], Phase: task.Phase, Place: task.Place(), Waits: waits, Err: err,
-		Why: fmt.Sprintf("%s for %v", why, since.Round(time.Millisecond)),
+		Why: strings.TrimSpace(fmt.Sprintf("%s for %v", why, since.Round(time.Millisecond))),
 	}).Error()
 	if x.options.Advice != "" {
 		reason += "; " + x.options.Advice
@@ -295,6 +298,7 @@ func (x *Watcher) listen() {
 		heard = time.Now()
 		known = decodeBeat(buffer)
 		x.mu.Lock()
+		x.heard = known.task
 		x.ending = x.ending || known.ending
 		if busy := heard.Add(-known.idle); busy.After(x.busy) {
 			x.busy = busy

@@ -148,6 +148,33 @@ func TestSlowCompilerIsLeftAlone(t *testing.T) {
 	}
 }
 
+// TestSlowNetworkIsNoDisagreement: ranks that do nothing but exchange, over a slow network, wait whenever a beat looks at
+// them, and still get on.
+func TestSlowNetworkIsNoDisagreement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		err := mpi.Run(3, func(w mpi.World) error {
+			x, err := Watch(context.Background(), slowBarrier{w}, WatchOptions{Timeout: watchTimeout})
+			for range 30 {
+				if err == nil {
+					err = x.World().Barrier(context.Background())
+				}
+			}
+			x.Close()
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+type slowBarrier struct{ mpi.World }
+
+func (s slowBarrier) Barrier(ctx context.Context) error {
+	time.Sleep(watchTimeout/2 + 1234567*time.Microsecond) // beside every beat
+	return s.World.Barrier(ctx)
+}
+
 // TestDisagreementIsNamed: all ranks live and wait for each other, in different communicators.
 func TestDisagreementIsNamed(t *testing.T) {
 	err := watched(t, 3, func(x *Watcher, _ <-chan struct{}) error {
@@ -174,12 +201,12 @@ func TestWatchUnderMPI(t *testing.T) {
 		"killed":   `rank 1 .* exited on signal 9`, // the launcher's words
 		"disagree": `they disagree about what comes next`,
 	} {
-		out, status := mpitest.Mpirun(t, 3, "TestRankWatched", 60*time.Second, "DSBATCH_TEST_HOW="+how)
+		out, status := mpitest.Mpirun(t, 3, "TestRankWatched", 2*time.Minute, "DSBATCH_TEST_HOW="+how)
 		if status == 0 || !regexp.MustCompile(says).MatchString(out) {
 			t.Errorf("%s: status %d, want %q in\n%s", how, status, says, out)
 		}
 	}
-	if out, status := mpitest.Mpirun(t, 3, "TestRankWatched", 60*time.Second, "DSBATCH_TEST_HOW=well"); status != 0 {
+	if out, status := mpitest.Mpirun(t, 3, "TestRankWatched", 2*time.Minute, "DSBATCH_TEST_HOW=well"); status != 0 {
 		t.Errorf("a sound job: status %d\n%s", status, out)
 	}
 }

@@ -21,10 +21,10 @@ import (
 )
 
 // TestARankBreaks is promise 3 in one process: in each phase a rank of four panics, or does nothing any more. The job
-// ends in time, names rank and phase, keeps what was committed, and goes on to the same bits.
+// ends (how soon, comm's tests say), names rank and phase, keeps what was committed, and goes on to the same bits.
 func TestARankBreaks(t *testing.T) {
 	change := func(j *config.Job) {
-		j.ChunkRows, j.MaxSeqs, j.KVMemory, j.RankTimeout = 2, 2, 8<<20, 3*time.Second
+		j.ChunkRows, j.MaxSeqs, j.KVMemory, j.RankTimeout = 2, 2, 8<<20, 6*time.Second
 	}
 	whole, err := runRanks(t, 1, newJob(t, change), RunOptions{})
 	if err != nil {
@@ -34,7 +34,6 @@ func TestARankBreaks(t *testing.T) {
 		name, phase, place, says string
 		job                      *config.Job
 		err                      error
-		spent                    time.Duration
 	}
 	var all []*broken
 	var jobs sync.WaitGroup
@@ -61,7 +60,6 @@ func TestARankBreaks(t *testing.T) {
 			all = append(all, b)
 			jobs.Go(func() { // together, since most of them mostly wait
 				var times atomic.Int32
-				begun := time.Now()
 				b.err = runBroken(b.job, func(phase string) {
 					if phase != fault.phase || int(times.Add(1)) <= fault.after {
 						return
@@ -71,7 +69,6 @@ func TestARankBreaks(t *testing.T) {
 					}
 					select {}
 				})
-				b.spent = time.Since(begun)
 			})
 		}
 	}
@@ -80,9 +77,6 @@ func TestARankBreaks(t *testing.T) {
 		t.Run(b.name, func(t *testing.T) {
 			if b.err == nil || !regexp.MustCompile(b.says).MatchString(b.err.Error()) {
 				t.Fatalf("%v; want %s", b.err, b.says)
-			}
-			if b.spent > 25*time.Second {
-				t.Errorf("it took %v", b.spent)
 			}
 			if b.phase != phasePrepare {
 				diagnosed(t, b.job.Output, b.phase+b.place)

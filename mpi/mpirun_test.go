@@ -35,7 +35,7 @@ func passed(out string, n int) bool {
 
 func TestMPIAbort(t *testing.T) {
 	for code, want := range map[int]int{0: 1, 1: 1, 75: 75, 256: 1} {
-		out, status := mpitest.Mpirun(t, 3, "TestRankAborts", time.Minute, fmt.Sprintf("DSBATCH_TEST_CODE=%d", code))
+		out, status := mpitest.Mpirun(t, 3, "TestRankAborts", 2*time.Minute, fmt.Sprintf("DSBATCH_TEST_CODE=%d", code))
 		if status != want || !strings.Contains(out, "rank 1 (") || !strings.Contains(out, "the disk is full") {
 			t.Errorf("Abort(%d): status %d, want %d\n%s", code, status, want, out)
 		}
@@ -43,13 +43,13 @@ func TestMPIAbort(t *testing.T) {
 }
 
 func TestMPIKilledRank(t *testing.T) {
-	if out, status := mpitest.Mpirun(t, 3, "TestRankDies", 30*time.Second); status == 0 {
+	if out, status := mpitest.Mpirun(t, 3, "TestRankDies", 2*time.Minute); status == 0 {
 		t.Errorf("status 0 after a rank was killed\n%s", out)
 	}
 }
 
 func TestMPIStoppedBeforeTheStart(t *testing.T) {
-	out, status := mpitest.Mpirun(t, 3, "TestRankStopsBeforeTheStart", 30*time.Second)
+	out, status := mpitest.Mpirun(t, 3, "TestRankStopsBeforeTheStart", 2*time.Minute)
 	for _, want := range []string{"has waited 100ms for the other ranks to start", "see which ranks do not say this", "has waited 500ms"} {
 		if status == 0 || !strings.Contains(out, want) {
 			t.Errorf("status %d, nothing of %q\n%s", status, want, out)
@@ -58,14 +58,14 @@ func TestMPIStoppedBeforeTheStart(t *testing.T) {
 }
 
 func TestMPIStoppedAtTheEnd(t *testing.T) {
-	out, status := mpitest.Mpirun(t, 3, "TestRankStopsAtTheEnd", 30*time.Second)
+	out, status := mpitest.Mpirun(t, 3, "TestRankStopsAtTheEnd", 2*time.Minute)
 	if status == 0 || !strings.Contains(out, "this rank was done, and the others have not ended within 1s") {
 		t.Errorf("status %d\n%s", status, out)
 	}
 }
 
 func TestMPIUnequalSizes(t *testing.T) {
-	if out, status := mpitest.Mpirun(t, 2, "TestRankDisagrees", 30*time.Second); status != 0 || !passed(out, 2) {
+	if out, status := mpitest.Mpirun(t, 2, "TestRankDisagrees", 2*time.Minute); status != 0 || !passed(out, 2) {
 		t.Errorf("status %d\n%s", status, out)
 	}
 }

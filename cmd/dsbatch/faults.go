@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,11 +12,14 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/dsbatch/dsbatch/io/results"
 )
 
 // faults makes the program that the tests of promise 3 break: DSBATCH_FAULT="RANK PHASE AFTER SIGNAL" has that rank send
 // itself a signal when it has entered the phase more than AFTER times, 0: do nothing any more. It dwells there until its
-// phase file tells of it, 2 s at most. Only a build with the tag faults has this.
+// phase file tells of it and all ranks have one, 3 s at most, and then says when it does it. Only a build with the tag
+// faults has this.
 func faults() func(rank int, phase string) {
 	var victim, after, signal int
 	var where string
@@ -28,9 +32,10 @@ func faults() func(rank int, phase string) {
 			if signal == 0 {
 				select {}
 			}
-			for began := time.Now(); !told(rank, phase) && time.Since(began) < 2*time.Second; {
+			for began := time.Now(); !told(rank, phase) && time.Since(began) < 3*time.Second; {
 				time.Sleep(10 * time.Millisecond)
 			}
+			fmt.Fprintf(os.Stderr, "fault at %d\n", time.Now().UnixMilli())
 			if err := syscall.Kill(os.Getpid(), syscall.Signal(signal)); err != nil {
 				panic(err)
 			}
@@ -39,7 +44,8 @@ func faults() func(rank int, phase string) {
 	}
 }
 
-// told tells whether the rank's phase file, under the output that the command line names, is about the phase.
+// told tells whether the rank's phase file, under the output that the command line names, is about the phase, and the other
+// ranks have such files, too.
 func told(rank int, phase string) bool {
 	at := slices.Index(os.Args, "--output") + 1
 	files, err := filepath.Glob(filepath.Join(os.Args[at], "_dsbatch", fmt.Sprintf("phase-*-%05d.json", rank)))
@@ -47,5 +53,13 @@ func told(rank int, phase string) bool {
 		return false
 	}
 	text, err := os.ReadFile(files[len(files)-1])
-	return err == nil && strings.Contains(string(text), `"phase":"`+phase+`"`)
+	if err != nil || !strings.Contains(string(text), `"phase":"`+phase+`"`) {
+		return false
+	}
+	var p results.Phase
+	if err := json.Unmarshal(text, &p); err != nil {
+		return false
+	}
+	all, err := filepath.Glob(filepath.Join(os.Args[at], "_dsbatch", fmt.Sprintf("phase-%06d-*.json", p.Start)))
+	return err == nil && len(all) == p.Ranks
 }

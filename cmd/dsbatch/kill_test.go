@@ -106,11 +106,11 @@ func kill(pid int, which uint64) []int {
 	return all
 }
 
-// waitForEnd returns when processes are gone. Ranks whose launcher or neighbour was killed have 30 s for it.
+// waitForEnd returns when processes are gone, those too whose launcher or neighbour was killed.
 func waitForEnd(t testing.TB, pids []int) {
 	t.Helper()
 	for _, pid := range pids {
-		for deadline := time.Now().Add(30 * time.Second); syscall.Kill(pid, 0) == nil; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); syscall.Kill(pid, 0) == nil; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("process %d does not end, though others of its job were killed", pid)
 			}

@@ -260,7 +260,7 @@ func TestFateOfProcesses(t *testing.T) {
 	}
 	waitFor := func(want fate, what string) {
 		t.Helper()
-		for range 1000 {
+		for range 20000 {
 			if self.fateOf(other) == want {
 				return
 			}
