@@ -96,7 +96,8 @@ func commGroups(ranks int, seen []exchangeRates) []Group {
 		for r := range rates {
 			rounds[r] = round{total(i) / rates[r], total(i) / bounds[r], by}
 		}
-		return rate(fmt.Sprintf("%d rows, %s to each", exchangeRows[i], bytesText(exchangeRows[i]*exchangeRow)), "GB/s", total(i)/1e9, rounds...)
+		return rate(fmt.Sprintf("%d rows, %s to each", exchangeRows[i], bytesText(exchangeRows[i]*exchangeRow)),
+			"GB/s", total(i)/1e9, rounds...)
 	}
 	note := "what a rank gets of one MoE layer, counts, dispatch and combine; rows of 4096 bytes; time is that of a layer"
 	processes := Group{Name: fmt.Sprintf("flat exchange, %d processes", ranks), Note: note + "; the bound is MPI_Alltoallv in a C program run in turn"}

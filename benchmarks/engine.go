@@ -94,7 +94,8 @@ func (b *engineBench) open(ctx context.Context) (*engine.Engine, error) {
 func (b *engineBench) fromMemory(took time.Duration) Group {
 	bytes, _ := b.engine.Memory()
 	return Group{Name: "start", Note: "the device is opened, and weights that lie in the host's memory are brought to it and packed, by this rank", Figures: []Figure{
-		plain("opened and loaded", "s", took.Seconds()), plain("weights", "GB", float64(bytes)/1e9), plain("that is", "GB/s", float64(bytes)/1e9/took.Seconds()),
+		plain("opened and loaded", "s", took.Seconds()), plain("weights", "GB", float64(bytes)/1e9),
+		plain("that is", "GB/s", float64(bytes)/1e9/took.Seconds()),
 	}}
 }
 
@@ -167,7 +168,8 @@ func (b *engineBench) work(ctx context.Context) ([]Group, error) {
 	}
 	var loads []load
 	for _, p := range b.o.Prefill {
-		loads = append(loads, load{fmt.Sprintf("%d×%d", p.Rows, p.Tokens), p.Rows, p.Tokens, 1, func(s stats.Step) int { return s.PromptTokens }, &prefill})
+		loads = append(loads, load{fmt.Sprintf("%d×%d", p.Rows, p.Tokens), p.Rows, p.Tokens, 1,
+			func(s stats.Step) int { return s.PromptTokens }, &prefill})
 	}
 	for _, rows := range b.o.Decode {
 		// Rows whose prompts come first generate while the others are read: they need tokens to go on with until all are.

@@ -83,7 +83,8 @@ func writeTexts(path string, rows int64, size int) (err error) {
 	if err != nil {
 		return err
 	}
-	text := schema.MustPrimitive(schema.NewPrimitiveNodeLogical("prompt", parquet.Repetitions.Optional, schema.StringLogicalType{}, parquet.Types.ByteArray, -1, -1))
+	text := schema.MustPrimitive(schema.NewPrimitiveNodeLogical("prompt", parquet.Repetitions.Optional,
+		schema.StringLogicalType{}, parquet.Types.ByteArray, -1, -1))
 	root := schema.MustGroup(schema.NewGroupNode("schema", parquet.Repetitions.Required, schema.FieldList{text}, -1))
 	w := file.NewParquetWriter(f, root, file.WithWriterProps(parquet.NewWriterProperties(
 		parquet.WithCompression(compress.Codecs.Snappy), parquet.WithDictionaryDefault(false))))

@@ -182,7 +182,8 @@ func (b *bench) attentions(g *Group, cases []attentionCase, products kernels.DTy
 			return
 		}
 		// A layer a call, in turn, so that no cache holds K and V from one call to the next.
-		spec := kernels.CacheSpec{DType: c.cache, Layers: 1, Blocks: c.seqs * c.context / block, BlockTokens: block, KVHeads: c.kvHeads, HeadDim: c.dim}
+		spec := kernels.CacheSpec{DType: c.cache, Layers: 1, Blocks: c.seqs * c.context / block, BlockTokens: block,
+			KVHeads: c.kvHeads, HeadDim: c.dim}
 		spec.Layers = int(coldBytes/spec.Bytes()) + 1
 		cache, err := b.device.NewCache(spec)
 		if err != nil {
@@ -200,7 +201,8 @@ func (b *bench) attentions(g *Group, cases []attentionCase, products kernels.DTy
 		for _, i := range b.random.Perm(spec.Blocks) {
 			table = append(table, int32(i))
 		}
-		batch := kernels.Batch{Tokens: n, Seqs: c.seqs, MaxContext: c.context, Blocks: b.ints(table...).Reshape(c.seqs, c.context/block),
+		batch := kernels.Batch{Tokens: n, Seqs: c.seqs, MaxContext: c.context,
+			Blocks:   b.ints(table...).Reshape(c.seqs, c.context/block),
 			Position: b.each(n, func(i int) int32 { return int32(c.context - c.tokens + i%c.tokens) }),
 			Seq:      b.each(n, func(i int) int32 { return int32(i / c.tokens) }),
 			Start:    b.each(c.seqs+1, func(i int) int32 { return int32(i * c.tokens) })}
@@ -225,7 +227,8 @@ func (b *bench) memory(g *Group) {
 	if b.err != nil {
 		return
 	}
-	cache, err := b.device.NewCache(kernels.CacheSpec{DType: kernels.BF16, Layers: 1, Blocks: tokens / 16, BlockTokens: 16, KVHeads: heads, HeadDim: dim})
+	cache, err := b.device.NewCache(kernels.CacheSpec{DType: kernels.BF16, Layers: 1, Blocks: tokens / 16,
+		BlockTokens: 16, KVHeads: heads, HeadDim: dim})
 	if err != nil {
 		b.err = err
 		return
@@ -268,7 +271,8 @@ func (b *bench) vocabulary(g *Group, rows, vocab int) {
 	token, logprob, u := b.count(rows).Reshape(rows, 1), all(0), column(b.random.Float32)
 	sample := func(temperature, topP float32, topK int32, top int) func() {
 		draw := kernels.Sampling{Temperature: all(temperature), TopP: all(topP), MinP: all(0), Penalty: all(1), U: u,
-			TopK: b.each(rows, func(int) int32 { return topK }).Reshape(rows, 1), Vocab: vocab, Top: top, Token: token, Logprob: logprob}
+			TopK: b.each(rows, func(int) int32 { return topK }).Reshape(rows, 1), Vocab: vocab, Top: top,
+			Token: token, Logprob: logprob}
 		if top > 0 {
 			draw.TopID, draw.TopLogprob = b.count(rows*top).Reshape(rows, top), b.f32s(rows, top)
 		}

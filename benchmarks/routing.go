@@ -25,7 +25,8 @@ func (b *bench) routing(g *Group) {
 		name := fmt.Sprintf("top-%d, ffn %d, %v", c.k, c.ffn, c.dtype)
 		layer := &moe.Layer{Gate: kernels.Gate{Experts: experts, K: c.k, Renormalise: c.k > 1}, Act: kernels.SiLU,
 			Logits: b.weights(kernels.F32, 1, experts, hidden, false),
-			Up:     b.weights(c.dtype, experts, c.ffn, hidden, c.gated), Down: []kernels.Weights{b.weights(c.dtype, experts, hidden, c.ffn, false)}}
+			Up:     b.weights(c.dtype, experts, c.ffn, hidden, c.gated),
+			Down:   []kernels.Weights{b.weights(c.dtype, experts, hidden, c.ffn, false)}}
 		x, y := b.floats(tokens, hidden), b.floats(tokens, hidden)
 		if b.err != nil {
 			return

@@ -108,7 +108,8 @@ func (s *scaling) measure(ctx context.Context, name, input string, args []string
 		// Rows that are drawn end where they do: times are for as many tokens as the first job of one rank had.
 		least := alone.seconds * tokens / alone.tokens
 		one = append(one, round{seconds: least})
-		many = append(many, round{all.seconds * tokens * float64(s.o.Ranks) / all.tokens, least, fmt.Sprintf("%d × one rank", s.o.Ranks)})
+		many = append(many, round{all.seconds * tokens * float64(s.o.Ranks) / all.tokens, least,
+			fmt.Sprintf("%d × one rank", s.o.Ranks)})
 		exchange, wait = append(exchange, 100*all.exchange), append(wait, 100*all.wait)
 	}
 	share := func(name string, x []float64) Figure {

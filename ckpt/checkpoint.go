@@ -109,7 +109,8 @@ func Open(path string, o Options) (*Checkpoint, error) {
 // InMemory is a checkpoint of tensors that lie in memory, made by NewTensor, under the names and with the facts of a
 // Hugging Face folder or of one of DeepSpeed's. name stands for its path in messages.
 func InMemory(name string, config map[string]any, tensors []Tensor) *Checkpoint {
-	c := &Checkpoint{Format: Memory, Path: name, config: Config{Source: name, Values: config}, files: map[string]int64{}, tensors: map[string]Tensor{}}
+	c := &Checkpoint{Format: Memory, Path: name, config: Config{Source: name, Values: config},
+		files: map[string]int64{}, tensors: map[string]Tensor{}}
 	for _, t := range tensors {
 		c.tensors[t.Name] = t
 	}

@@ -147,7 +147,8 @@ func (u *unpickler) step() (done bool, err error) {
 		u.push(op[0] == opNewTrue)
 	case opBinInt, opBinInt1, opBinInt2, opLong1, opLong4, opBinFloat:
 		err = u.number(op[0])
-	case opBinUnicode, opShortBinUnicode, opBinUnicode8, opBinString, opShortBinString, opBinBytes, opShortBinBytes, opBinBytes8, opByteArray8:
+	case opBinUnicode, opShortBinUnicode, opBinUnicode8, opBinString, opShortBinString, opBinBytes, opShortBinBytes,
+		opBinBytes8, opByteArray8:
 		err = u.text(op[0])
 	case opEmptyList, opEmptySet:
 		u.push(&list{})

@@ -133,7 +133,8 @@ func setCheckpoint(in *Inference, n node) error {
 	case table:
 		for _, e := range n.keys {
 			if !slices.Contains(descriptionKeys, e.key) {
-				return fmt.Errorf("%s: unknown key; %s", e.key, didYouMean(e.key, descriptionKeys, "use "+strings.Join(descriptionKeys, ", ")))
+				return fmt.Errorf("%s: unknown key; %s", e.key,
+					didYouMean(e.key, descriptionKeys, "use "+strings.Join(descriptionKeys, ", ")))
 			}
 		}
 		in.Checkpoint.Description = n.plain().(map[string]any) // what a table gives

@@ -36,7 +36,8 @@ func (e *Engine) sameModel(ctx context.Context) error {
 	if err := together(ctx, e.world, e.digests()); err != nil {
 		return err
 	}
-	return comm.Same(ctx, e.world, []comm.Trait{{Name: "model", Value: e.identity.model}, {Name: "tokenizer", Value: e.identity.tokenizer},
+	return comm.Same(ctx, e.world, []comm.Trait{{Name: "model", Value: e.identity.model},
+		{Name: "tokenizer", Value: e.identity.tokenizer},
 		{Name: "expert placement by layer", Value: fmt.Sprint(e.placement)}}, startAlike)
 }
 

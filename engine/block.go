@@ -44,7 +44,8 @@ type blockPool struct {
 }
 
 func newBlockPool(blocks int) *blockPool {
-	p := &blockPool{uses: make([]int32, blocks), names: make([]blockKey, blocks), named: map[blockKey]int32{}, stamp: make([]int64, blocks)}
+	p := &blockPool{uses: make([]int32, blocks), names: make([]blockKey, blocks), named: map[blockKey]int32{},
+		stamp: make([]int64, blocks)}
 	for b := blocks - 1; b >= 0; b-- {
 		p.free = append(p.free, int32(b))
 	}

@@ -33,7 +33,8 @@ const (
 // keepDiary starts the diary of a rank that has joined the output.
 func (r *run) keepDiary() *diary {
 	d := &diary{
-		run: r, every: min(r.job.RankTimeout/6, diaryEvery), turns: make(chan struct{}, 1), ends: make(chan string), done: make(chan struct{}),
+		run: r, every: min(r.job.RankTimeout/6, diaryEvery), turns: make(chan struct{}, 1), ends: make(chan string),
+		done: make(chan struct{}),
 	}
 	if d.every <= 0 {
 		d.every = diaryEvery

@@ -28,7 +28,8 @@ type fed struct {
 }
 
 // feed starts the feeder. A chunk's rows that an earlier start has finished come with their records.
-func (e *Engine) feed(ctx context.Context, rows *dataset.Dataset, saved *results.Writer, record *stats.Recorder, begin beside) *feeder {
+func (e *Engine) feed(ctx context.Context, rows *dataset.Dataset, saved *results.Writer, record *stats.Recorder,
+	begin beside) *feeder {
 	ctx, cancel := context.WithCancel(ctx)
 	f := &feeder{ask: make(chan shard.Chunk, 64), ready: make(chan fed, 64), stop: cancel}
 	f.done.Add(1)
@@ -65,7 +66,8 @@ func (f *feeder) close() {
 }
 
 // readChunk reads a chunk's rows and makes their sequences.
-func (e *Engine) readChunk(ctx context.Context, rows *dataset.Dataset, saved *results.Writer, chunk shard.Chunk, record *stats.Recorder, task *comm.Task) (*chunkState, error) {
+func (e *Engine) readChunk(ctx context.Context, rows *dataset.Dataset, saved *results.Writer, chunk shard.Chunk,
+	record *stats.Recorder, task *comm.Task) (*chunkState, error) {
 	end := record.Phase(stats.Read)
 	open, err := saved.Open(ctx, results.Chunk(chunk))
 	if err != nil {
@@ -83,7 +85,8 @@ func (e *Engine) readChunk(ctx context.Context, rows *dataset.Dataset, saved *re
 			return nil, err
 		}
 		if i == n {
-			return nil, fmt.Errorf("%w: %s gives more rows than the %d that it has", dataset.ErrDamaged, rows.Files()[chunk.File].Path, rows.Files()[chunk.File].Rows)
+			return nil, fmt.Errorf("%w: %s gives more rows than the %d that it has", dataset.ErrDamaged,
+				rows.Files()[chunk.File].Path, rows.Files()[chunk.File].Rows)
 		}
 		end()
 		tokenize := record.Phase(stats.Tokenize)
@@ -116,7 +119,8 @@ type committer struct {
 }
 
 // commit starts the committer.
-func (e *Engine) commit(ctx context.Context, rows *dataset.Dataset, out *results.Writer, record *stats.Recorder, begin beside) *committer {
+func (e *Engine) commit(ctx context.Context, rows *dataset.Dataset, out *results.Writer, record *stats.Recorder,
+	begin beside) *committer {
 	c := &committer{whole: make(chan *chunkState, 16)}
 	c.done.Add(1)
 	go func() {

@@ -214,8 +214,9 @@ func (e *Engine) forecast() (RankForecast, error) {
 		arriving = e.shape.Hidden * e.device.Activations(e.dtype).Size()
 	}
 	return RankForecast{
-		Weights: e.model.Bytes(), Workspace: e.model.WorkspaceBytes(z.tokens) + z.bytes(&e.shape, arriving), Exchange: e.exchangeBytes(z.tokens),
-		KV: e.model.CacheSpec(z.blocks, blockTokens).Bytes(), TokenKV: e.model.CacheSpec(1, 1).Bytes(), Room: e.room, Tokens: z.tokens, Seqs: z.seqs,
+		Weights: e.model.Bytes(), Workspace: e.model.WorkspaceBytes(z.tokens) + z.bytes(&e.shape, arriving),
+		Exchange: e.exchangeBytes(z.tokens), KV: e.model.CacheSpec(z.blocks, blockTokens).Bytes(),
+		TokenKV: e.model.CacheSpec(1, 1).Bytes(), Room: e.room, Tokens: z.tokens, Seqs: z.seqs,
 	}, nil
 }
 

@@ -24,7 +24,8 @@ func (e *Engine) generation(row *rowState, prompt []int32, s sampling, newTokens
 		// Room for what is drawn is made as it is drawn; samples share nothing that is written to.
 		row.seqs = append(row.seqs, &sequence{
 			row: row, sample: int32(sample), tokens: slices.Clone(prompt), prompt: len(prompt),
-			limit: len(prompt) + min(newTokens, window-len(prompt)), sampling: s, text: watch(e.tokenizer, s.stop), cut: -1, dump: e.job.OutputLogits,
+			limit: len(prompt) + min(newTokens, window-len(prompt)), sampling: s, text: watch(e.tokenizer, s.stop),
+			cut: -1, dump: e.job.OutputLogits,
 		})
 	}
 	return nil

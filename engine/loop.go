@@ -77,7 +77,8 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 			return "", err
 		}
 		if l.world.Rank() == 0 && l.options.Progress != nil {
-			l.options.Progress(Progress{Total: l.total, Kept: l.start.Summary.Rows, Rows: v.Sum(voteRows), Bad: v.Sum(voteBad), Prompt: v.Sum(votePrompt), Output: v.Sum(voteOutput)})
+			l.options.Progress(Progress{Total: l.total, Kept: l.start.Summary.Rows, Rows: v.Sum(voteRows),
+				Bad: v.Sum(voteBad), Prompt: v.Sum(votePrompt), Output: v.Sum(voteOutput)})
 		}
 		if v.Any(voteFailed) {
 			return "", nil // together tells which rank

@@ -71,7 +71,8 @@ func (e *Engine) plan() (stepSize, error) {
 		about(weights), z.tokens, about(workspace), about(exchange), about(e.room))
 	if least := blocksFor(e.window); z.blocks < least && (e.job.KVMemory > 0 || z.blocks < blocksFor(e.minOut+1)) {
 		return z, fmt.Errorf("%w: the KV cache gets %v, which holds %d tokens of %v each; one row of %d tokens needs %v (%s); raise --kv-memory, lower max_out_tokens, --max-seqs or --max-batch-tokens, or spread the model over more ranks",
-			ErrRefused, about(max(budget, 0)), z.blocks*blockTokens, about(block/blockTokens), e.window, about(int64(least)*block), arithmetic)
+			ErrRefused, about(max(budget, 0)), z.blocks*blockTokens, about(block/blockTokens), e.window,
+			about(int64(least)*block), arithmetic)
 	}
 	if kv := int64(z.blocks) * block; kv > max(left, 0) {
 		return z, fmt.Errorf("%w: --kv-memory %v is more than is left (%s); lower it or --max-batch-tokens, or spread the model over more ranks",

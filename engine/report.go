@@ -161,7 +161,8 @@ func (r *run) report(ctx context.Context, ended error) error {
 	}
 	job := stats.Job{
 		Command: r.options.Command, Version: r.options.Version, Task: string(r.job.Task), Model: r.job.Model, Output: r.job.Output,
-		DType: r.engine.identity.dtype, Layout: r.layoutText(), State: stats.Finished, RowsTotal: r.total, RowsKept: r.start.Summary.Rows,
+		DType: r.engine.identity.dtype, Layout: r.layoutText(), State: stats.Finished, RowsTotal: r.total,
+		RowsKept: r.start.Summary.Rows,
 	}
 	for _, s := range r.job.Settings() {
 		job.Settings = append(job.Settings, stats.Setting(s))

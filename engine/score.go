@@ -41,7 +41,8 @@ func (e *Engine) scoring(row *rowState, tokens []int32, begin, stride int) error
 		return fmt.Errorf("the text has %d tokens, the window holds %d; score it in windows with --stride, or set it aside beforehand", len(tokens), window)
 	}
 	if len(tokens) <= window {
-		row.seqs = append(row.seqs, &sequence{row: row, tokens: tokens, prompt: begin, limit: len(tokens), scoreFrom: begin, greedy: true, cut: -1})
+		row.seqs = append(row.seqs, &sequence{row: row, tokens: tokens, prompt: begin, limit: len(tokens),
+			scoreFrom: begin, greedy: true, cut: -1})
 		return nil
 	}
 	stride = min(stride, e.window)
@@ -62,7 +63,8 @@ func (e *Engine) scoringWithLogits(row *rowState, tokens []int32, begin int) err
 	if len(tokens) > e.window {
 		return fmt.Errorf("the text has %d tokens, the window holds %d; logits are written of whole texts only: shorten it", len(tokens), e.window)
 	}
-	row.seqs = append(row.seqs, &sequence{row: row, tokens: tokens, prompt: len(tokens), limit: len(tokens), scoreFrom: max(begin, 1), greedy: true, cut: -1, dump: true})
+	row.seqs = append(row.seqs, &sequence{row: row, tokens: tokens, prompt: len(tokens), limit: len(tokens),
+		scoreFrom: max(begin, 1), greedy: true, cut: -1, dump: true})
 	return nil
 }
 

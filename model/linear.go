@@ -9,7 +9,8 @@ import (
 
 // rowParallel packs the slices that are here of a linear op's inputs [in], for each of experts. The bias is the first
 // slice's: so it is added once.
-func (l *loader) rowParallel(what, canonical string, layer int, experts []int, in int, slices []shard.Range, bias bool) (w []kernels.Weights) {
+func (l *loader) rowParallel(what, canonical string, layer int, experts []int, in int, slices []shard.Range,
+	bias bool) (w []kernels.Weights) {
 	hidden, group := l.config.Hidden, l.options.Group
 	for _, r := range slices {
 		if l.options.DType == kernels.I8 && group > 0 && r.Len() < in && r.Len()%group != 0 {

@@ -62,7 +62,8 @@ func (l *loader) moe(i int, m MoE) *moe.Layer {
 		}
 		l.widen(moe.Shape{Inner: span(slices).Len()})
 		r := &moe.Residual{}
-		r.Up, r.Down = l.mlp(fmt.Sprintf("layer %d residual branch", i), "residual", i, []int{0}, m.FFN, slices, c.Bias.MLP, c.Bias.MLP && m.OutputBias)
+		r.Up, r.Down = l.mlp(fmt.Sprintf("layer %d residual branch", i), "residual", i, []int{0}, m.FFN, slices,
+			c.Bias.MLP, c.Bias.MLP && m.OutputBias)
 		r.Mix = l.pack(fmt.Sprintf("layer %d residual coefficients", i), kernels.WeightSpec{DType: kernels.F32,
 			Experts: []kernels.Linear{l.linear("residual.mix", i, 0, l.whole(2, c.Hidden), true)}})
 		y.Residual = r

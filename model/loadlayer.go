@@ -42,7 +42,8 @@ func (l *loader) layer(i int) layer {
 
 // mlp packs the two linear ops of experts, or of a dense MLP (one of one): up (gated where the family is)
 // and down, for the slices of the inside [ffn] that are here.
-func (l *loader) mlp(what, kind string, layer int, experts []int, ffn int, slices []shard.Range, upBias, downBias bool) (up kernels.Weights, down []kernels.Weights) {
+func (l *loader) mlp(what, kind string, layer int, experts []int, ffn int, slices []shard.Range,
+	upBias, downBias bool) (up kernels.Weights, down []kernels.Weights) {
 	c := l.config
 	shape := window{ffn, c.Hidden, span(slices), l.slicing.hidden}
 	u := kernels.WeightSpec{DType: l.options.DType, Group: l.options.Group, Gated: c.Gated}

@@ -172,7 +172,8 @@ func (m *Model) attention(ctx context.Context, s kernels.Stream, i int, x, h ker
 	s.Store(step.Cache, i, q, k, v, step.Batch, m.rope)
 	a := w.attn.RowRange(0, h.Rows)
 	s.Attention(a, q, step.Cache, i, step.Batch, kernels.AttentionSpec{
-		Heads: own.Q.Len(), KVHeads: own.KV.Len(), HeadDim: c.HeadDim, Scale: c.scale(m.stage.From + i), Causal: true, Window: c.Sliding})
+		Heads: own.Q.Len(), KVHeads: own.KV.Len(), HeadDim: c.HeadDim, Scale: c.scale(m.stage.From + i), Causal: true,
+		Window: c.Sliding})
 	w.enter(Dense)
 	return w.sum.Linear(ctx, s, x, a, l.out, true)
 }

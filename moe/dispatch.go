@@ -99,7 +99,8 @@ func (e *Exchange) dispatch(ctx context.Context, s kernels.Stream, recv, send ke
 	if d, ok := e.Rows.(*comm.DeviceAllToAll); ok {
 		return d.DispatchRows(s, recv, send)
 	}
-	return b.staging.Move(s, recv, send, func(to, from []byte) error { return e.Rows.Dispatch(ctx, to, from, send.Cols*send.DType.Size()) })
+	return b.staging.Move(s, recv, send,
+		func(to, from []byte) error { return e.Rows.Dispatch(ctx, to, from, send.Cols*send.DType.Size()) })
 }
 
 // combine is the way back.
@@ -107,7 +108,8 @@ func (e *Exchange) combine(ctx context.Context, s kernels.Stream, recv, send ker
 	if d, ok := e.Rows.(*comm.DeviceAllToAll); ok {
 		return d.CombineRows(s, recv, send)
 	}
-	return b.staging.Move(s, recv, send, func(to, from []byte) error { return e.Rows.Combine(ctx, to, from, send.Cols*send.DType.Size()) })
+	return b.staging.Move(s, recv, send,
+		func(to, from []byte) error { return e.Rows.Combine(ctx, to, from, send.Cols*send.DType.Size()) })
 }
 
 // arrived runs the local experts, whole, over arriving rows; result is in the order of experts.
@@ -117,7 +119,8 @@ func (l *Layer) arrived(s kernels.Stream, result, recv kernels.Tensor, w *Worksp
 	if err != nil {
 		return err
 	}
-	return l.grouped(s, result, inner, recv, b.arrived.offsets.ColRange(0, l.Up.Experts()+1), b.arrived.index.ColRange(0, recv.Rows), 1, w)
+	return l.grouped(s, result, inner, recv, b.arrived.offsets.ColRange(0, l.Up.Experts()+1),
+		b.arrived.index.ColRange(0, recv.Rows), 1, w)
 }
 
 // readCounts reads how many slots each expert has; their sum is returned.

@@ -52,7 +52,8 @@ func (l *Layer) sliced(ctx context.Context, s kernels.Stream, result, recv kerne
 	if err != nil {
 		return err
 	}
-	if err := l.grouped(s, partial, inner, all, v.order.offsets.ColRange(0, l.Up.Experts()+1), v.order.index.ColRange(0, total), 1, w); err != nil {
+	if err := l.grouped(s, partial, inner, all, v.order.offsets.ColRange(0, l.Up.Experts()+1),
+		v.order.index.ColRange(0, total), 1, w); err != nil {
 		return err
 	}
 	byRank, err := b.room(&v.byRank, "partial results by rank", kernels.F32, total, result.Cols)
@@ -88,7 +89,8 @@ func (l *Layer) countRows(ctx context.Context, b *exchangeBuffers) (total int, e
 }
 
 // gatherRows gives all slices' ranks the rows of all, by rank and then by expert.
-func (l *Layer) gatherRows(ctx context.Context, s kernels.Stream, recv kernels.Tensor, total int, w *Workspace) (kernels.Tensor, error) {
+func (l *Layer) gatherRows(ctx context.Context, s kernels.Stream, recv kernels.Tensor, total int,
+	w *Workspace) (kernels.Tensor, error) {
 	b, v := &w.exchange, &w.exchange.slices
 	sorted, err := b.room(&v.sorted, "sorted rows", b.act, recv.Rows, recv.Cols)
 	if err != nil {

@@ -39,7 +39,8 @@ type birth struct {
 
 func newRoom(f *fate, n int) *room {
 	return &room{
-		fate: f, first: make([]int, n), left: make([]bool, n), here: make([]bool, n), posts: make([]post, n), open: make(chan struct{}),
+		fate: f, first: make([]int, n), left: make([]bool, n), here: make([]bool, n), posts: make([]post, n),
+		open: make(chan struct{}),
 		born: map[int]*birth{}, mail: map[address]*box{},
 	}
 }

@@ -45,7 +45,8 @@ func Place(layers []Tokens, ranks, ep, replicas int) (*shard.Placement, []Evened
 			order[r] = append(order[r], e)
 		}
 		p.Layers = append(p.Layers, shard.LayerExpert{Layer: l.Layer, Ranks: held})
-		evened = append(evened, Evened{l.Layer, len(l.Experts), n, len(held[0]), shard.Imbalance(l.Experts, order), shard.Imbalance(l.Experts, held)})
+		evened = append(evened, Evened{l.Layer, len(l.Experts), n, len(held[0]), shard.Imbalance(l.Experts, order),
+			shard.Imbalance(l.Experts, held)})
 	}
 	if replicas > most {
 		return nil, nil, fmt.Errorf("%d replicas a rank: 0 to %d can be, as a rank holds an expert once", replicas, most)

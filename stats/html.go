@@ -150,7 +150,8 @@ func (p *page) rows() {
 		}
 	}
 	if worst >= 0 && p.Layers[worst].Slots > 0 {
-		p.Tiles = append(p.Tiles, tile{"Busiest expert", times(p.Layers[worst].MaxMean), "", fmt.Sprintf("the even share, in layer %d", p.Layers[worst].Layer.Layer)})
+		p.Tiles = append(p.Tiles, tile{"Busiest expert", times(p.Layers[worst].MaxMean), "",
+			fmt.Sprintf("the even share, in layer %d", p.Layers[worst].Layer.Layer)})
 	}
 	for _, k := range []struct {
 		name string
@@ -199,7 +200,8 @@ func (p *page) series() {
 	}
 	if blocks > 0 {
 		used, top := pick(func(x Slice) float64 { return 100 * x.KVBlocks / float64(blocks) })
-		p.Panels = append(p.Panels, newPanel("KV memory in use, %", fmt.Sprintf("peak %s of %s blocks", percent(top/100), count(int64(blocks))), "c4", used, s.Width, 100, "% of the KV blocks"))
+		p.Panels = append(p.Panels, newPanel("KV memory in use, %",
+			fmt.Sprintf("peak %s of %s blocks", percent(top/100), count(int64(blocks))), "c4", used, s.Width, 100, "% of the KV blocks"))
 	}
 }
 
@@ -263,7 +265,8 @@ func newSegment(name string, seconds, whole float64) segment {
 	if class == "" {
 		class = "c0"
 	}
-	return segment{class, name, fmt.Sprintf("%s: %s, %s", name, span(seconds), share(seconds, whole)), barOf(seconds, whole), span(seconds), share(seconds, whole)}
+	return segment{class, name, fmt.Sprintf("%s: %s, %s", name, span(seconds), share(seconds, whole)),
+		barOf(seconds, whole), span(seconds), share(seconds, whole)}
 }
 
 // rankBars is how many ranks are drawn one by one.
@@ -317,7 +320,8 @@ func (p *page) roofline() {
 		if k.Steps == 0 {
 			continue
 		}
-		note := fmt.Sprintf("%s of %s, %s rows in flight", plural(k.Steps, "step"), span(k.Seconds/float64(k.Steps)), short(float64(k.Rows)/float64(k.Steps)))
+		note := fmt.Sprintf("%s of %s, %s rows in flight", plural(k.Steps, "step"), span(k.Seconds/float64(k.Steps)),
+			short(float64(k.Rows)/float64(k.Steps)))
 		r := roof{Name: k.name, Note: note}
 		if line := k.Roofline; line != nil {
 			r.Meters = []meter{

@@ -137,7 +137,8 @@ func (r *Recorder) AddStep(s Step) {
 	r.snap.KVPeak = max(r.snap.KVPeak, s.KVBlocks)
 	end := r.now().Sub(r.snap.Start).Seconds()
 	r.snap.Series.add(end-seconds, end, Slice{
-		Prompt: float64(s.PromptTokens), Output: float64(s.OutputTokens), Busy: seconds, RowTime: float64(s.Rows) * seconds, KVBlocks: float64(s.KVBlocks),
+		Prompt: float64(s.PromptTokens), Output: float64(s.OutputTokens), Busy: seconds,
+		RowTime: float64(s.Rows) * seconds, KVBlocks: float64(s.KVBlocks),
 	})
 }
 
@@ -234,6 +235,7 @@ func (r *Recorder) Snapshot() Snapshot {
 			s.Phases[Phase(p).String()] = time.Duration(t).Seconds()
 		}
 	}
-	s.Bytes = Bytes{r.bytes[InputBytes].Load(), r.bytes[OutputBytes].Load(), r.bytes[WeightBytes].Load(), r.bytes[WireUseful].Load(), r.bytes[WireSent].Load()}
+	s.Bytes = Bytes{r.bytes[InputBytes].Load(), r.bytes[OutputBytes].Load(), r.bytes[WeightBytes].Load(),
+		r.bytes[WireUseful].Load(), r.bytes[WireSent].Load()}
 	return s
 }

@@ -22,7 +22,8 @@ import (
 func benchCommand() *cli.Command {
 	return &cli.Command{
 		Name: "bench", Usage: "measure this machine and what dsbatch reaches of it",
-		Subcommands: []*cli.Command{benchKernelsCommand(), benchEngineCommand(), benchIOCommand(), benchCommCommand(), benchScalingCommand()},
+		Subcommands: []*cli.Command{benchKernelsCommand(), benchEngineCommand(), benchIOCommand(), benchCommCommand(),
+			benchScalingCommand()},
 	}
 }
 
@@ -83,7 +84,8 @@ func benchEngineCommand() *cli.Command {
 		{"experts", "experts a layer", &shape.Experts}, {"active", "experts a token", &shape.Active},
 		{"ffn", "ffn size of an expert", &shape.FFN}, {"vocab", "vocabulary", &shape.Vocab}, {"window", "most positions", &shape.Window},
 	} {
-		flags = append(flags, &cli.IntFlag{Name: f.name, Category: "the random model, where no --model is given", Value: *f.to, Destination: f.to, Usage: f.usage})
+		flags = append(flags, &cli.IntFlag{Name: f.name, Category: "the random model, where no --model is given",
+			Value: *f.to, Destination: f.to, Usage: f.usage})
 	}
 	for _, f := range jobFlags(values) {
 		switch f.Names()[0] {
@@ -95,7 +97,8 @@ func benchEngineCommand() *cli.Command {
 		Name: "engine", Usage: "loading, prefill and decoding of a model, by default one of random weights",
 		Flags: flags,
 		Action: func(c *cli.Context) (err error) {
-			o := benchmarks.EngineOptions{Prompt: c.Int("prompt"), Tokens: c.Int("tokens"), Rounds: c.Int("rounds"), Load: c.Bool("load")}
+			o := benchmarks.EngineOptions{Prompt: c.Int("prompt"), Tokens: c.Int("tokens"), Rounds: c.Int("rounds"),
+				Load: c.Bool("load")}
 			if o.Prefill, o.Decode, err = parseLoads(c.String("prefill"), c.String("decode")); err != nil {
 				return err
 			}
@@ -180,7 +183,8 @@ func benchIOCommand() *cli.Command {
 			}
 			defer os.RemoveAll(folder) //nolint:errcheck // a temporary folder
 			r := newReport("")
-			o := benchmarks.IOOptions{Folder: folder, Rows: c.Int64("rows"), Bytes: c.Int("bytes"), Model: c.String("model"), Input: c.String("input")}
+			o := benchmarks.IOOptions{Folder: folder, Rows: c.Int64("rows"), Bytes: c.Int("bytes"),
+				Model: c.String("model"), Input: c.String("input")}
 			if r.Groups, err = benchmarks.IO(c.Context, o); err != nil {
 				return err
 			}
@@ -246,7 +250,8 @@ func benchScalingCommand() *cli.Command {
 }
 
 func newReport(device string) *benchmarks.Report {
-	return &benchmarks.Report{Command: strings.Join(os.Args, " "), Version: "dsbatch " + version, Time: time.Now(), Machine: benchmarks.ThisMachine(device)}
+	return &benchmarks.Report{Command: strings.Join(os.Args, " "), Version: "dsbatch " + version, Time: time.Now(),
+		Machine: benchmarks.ThisMachine(device)}
 }
 
 func printBench(c *cli.Context, r *benchmarks.Report) error {

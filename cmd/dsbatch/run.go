@@ -46,7 +46,8 @@ func runCommand() *cli.Command {
 func jobFlags(values config.Values) (flags []cli.Flag) {
 	for i := range config.Flags {
 		f := &config.Flags[i]
-		flag := &cli.GenericFlag{Name: f.Name, Category: f.Category, Usage: f.Usage(), Value: values.Collect(f), DefaultText: f.Default}
+		flag := &cli.GenericFlag{Name: f.Name, Category: f.Category, Usage: f.Usage(), Value: values.Collect(f),
+			DefaultText: f.Default}
 		if f.Bool() {
 			flag.DefaultText = ""
 			flags = append(flags, switchFlag{flag})

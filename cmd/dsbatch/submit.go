@@ -90,7 +90,8 @@ func submitCommand() *cli.Command {
 
 // foreseeSubmission refuses what run would refuse on the ranks asked for, and tells what only the nodes can know.
 func foreseeSubmission(c *cli.Context, job *config.Job, s *slurm.Script, gpu string) error {
-	h := engine.Hosts{Ranks: s.Nodes * s.RanksPerNode, Nodes: s.Nodes, GPU: job.Device == "cuda" || job.Device == "auto" && s.GPUsPerNode > 0, Version: version}
+	h := engine.Hosts{Ranks: s.Nodes * s.RanksPerNode, Nodes: s.Nodes, Version: version,
+		GPU: job.Device == "cuda" || job.Device == "auto" && s.GPUsPerNode > 0}
 	if h.Ranks > mostForeseen {
 		return usageErrorf("--nodes %d of %d ranks: at most %d ranks are laid out beforehand; queue more with --unchecked", s.Nodes, s.RanksPerNode, mostForeseen)
 	}

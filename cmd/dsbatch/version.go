@@ -15,7 +15,8 @@ func versionCommand() *cli.Command {
 			if linkedWithMPI {
 				mpi = "with MPI"
 			}
-			_, err := fmt.Fprintf(c.App.Writer, "dsbatch %s, %s, %s/%s, %s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH, mpi)
+			_, err := fmt.Fprintf(c.App.Writer, "dsbatch %s, %s, %s/%s, %s\n", version, runtime.Version(),
+				runtime.GOOS, runtime.GOARCH, mpi)
 			return err
 		},
 	}

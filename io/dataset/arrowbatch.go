@@ -346,7 +346,8 @@ func (l *batchLoader) pass(f *ipcField, typ arrow.DataType) error {
 		buffers = 0
 	case *arrow.StructType, *arrow.FixedSizeListType:
 		buffers = 1
-	case *arrow.StringType, *arrow.BinaryType, *arrow.LargeStringType, *arrow.LargeBinaryType, *arrow.ListViewType, *arrow.LargeListViewType:
+	case *arrow.StringType, *arrow.BinaryType, *arrow.LargeStringType, *arrow.LargeBinaryType, *arrow.ListViewType,
+		*arrow.LargeListViewType:
 		buffers = 3
 	case *arrow.SparseUnionType:
 		buffers = 1

@@ -73,7 +73,8 @@ func (s *ipcScan) next(limit int64) (arrow.Record, int, error) {
 		group := sort.Search(len(s.batches), func(g int) bool { return s.heads[g+1] > s.row })
 		rec, column, err := s.load(group)
 		if err != nil {
-			return nil, group, place{file: s.path, unit: "record batch", group: group, row: s.first + s.row, column: column}.damaged(err)
+			return nil, group, place{file: s.path, unit: "record batch", group: group, row: s.first + s.row,
+				column: column}.damaged(err)
 		}
 		s.open, s.group = rec, group
 	}

@@ -95,12 +95,14 @@ func (r role) fits(typ arrow.DataType) (bool, string) {
 		return elem != nil && (arrow.IsInteger(elem.ID()) || elem.ID() == arrow.NULL), "a list of integers"
 	case roleMessages:
 		elem := elemType(typ)
-		return isText(typ) || elem != nil && (elem.ID() == arrow.STRUCT || elem.ID() == arrow.MAP || isText(elem)), "a list of messages, each with a role and content"
+		return isText(typ) || elem != nil && (elem.ID() == arrow.STRUCT || elem.ID() == arrow.MAP || isText(elem)),
+			"a list of messages, each with a role and content"
 	case roleID:
 		return isText(typ) || arrow.IsInteger(typ.ID()), "an integer or a text"
 	case roleStop:
 		elem := elemType(typ)
-		return isText(typ) || elem != nil && (isText(elem) || elem.ID() == arrow.NULL) || typ.ID() == arrow.NULL, "a text or a list of texts"
+		return isText(typ) || elem != nil && (isText(elem) || elem.ID() == arrow.NULL) || typ.ID() == arrow.NULL,
+			"a text or a list of texts"
 	}
 	return arrow.IsInteger(typ.ID()) || arrow.IsFloating(typ.ID()) || typ.ID() == arrow.NULL, "a number"
 }

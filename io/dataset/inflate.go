@@ -79,7 +79,8 @@ func (f *inflater) block(codec compress.Compression, dst, src []byte, want int) 
 func (f *inflater) zstdBlock(dst, src []byte, want int) ([]byte, error) {
 	if f.zstd == nil {
 		// The capacity of dst is the limit: a frame that holds more is refused by the decoder.
-		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderMaxMemory(maxBlock))
+		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecodeAllCapLimit(true),
+			zstd.WithDecoderMaxMemory(maxBlock))
 		if err != nil {
 			return nil, err
 		}

@@ -81,8 +81,10 @@ func newLeaf(p *pages, typ arrow.DataType) (_ leaf, err error) {
 	return nil, fmt.Errorf("has the physical type %v, which is unknown", p.column.PhysicalType())
 }
 
-func typed[T any](p *pages, read func(int64, []T, []int16, []int16) (int64, int, error), put func(array.Builder, T) error, keep func([]T)) leaf {
-	return &typedLeaf[T]{pages: p, read: read, put: put, keep: keep, top: p.column.MaxDefinitionLevel(), repTop: p.column.MaxRepetitionLevel()}
+func typed[T any](p *pages, read func(int64, []T, []int16, []int16) (int64, int, error),
+	put func(array.Builder, T) error, keep func([]T)) leaf {
+	return &typedLeaf[T]{pages: p, read: read, put: put, keep: keep, top: p.column.MaxDefinitionLevel(),
+		repTop: p.column.MaxRepetitionLevel()}
 }
 
 // batch decodes up to n levels and their values of one page behind what is in def, rep and values.

@@ -309,7 +309,8 @@ func (p *pages) end() error {
 		return nil
 	}
 	h, err := p.in.pageHeader()
-	if err == nil && (h.kind == pageData && h.hasData || h.kind == pageDataV2 && h.hasData2) && h.values > 0 && h.compressed > 0 && int64(h.compressed) <= p.in.left {
+	if err == nil && (h.kind == pageData && h.hasData || h.kind == pageDataV2 && h.hasData2) && h.values > 0 &&
+		h.compressed > 0 && int64(h.compressed) <= p.in.left {
 		return fmt.Errorf("has pages behind the %d values stated", p.values)
 	}
 	return nil

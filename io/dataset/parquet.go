@@ -160,7 +160,8 @@ func (p *parquetFile) metadata(f *os.File) (*metadata.FileMetaData, error) {
 		return nil, err
 	}
 	heads, err := groupHeads(meta)
-	if info, statErr := f.Stat(); err == nil && (statErr != nil || info.Size() != was || len(heads) != len(p.heads) || heads[len(heads)-1] != p.rows()) {
+	if info, statErr := f.Stat(); err == nil &&
+		(statErr != nil || info.Size() != was || len(heads) != len(p.heads) || heads[len(heads)-1] != p.rows()) {
 		err = errChanged
 	}
 	return meta, err

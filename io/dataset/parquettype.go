@@ -188,7 +188,8 @@ func (t *typer) mapping(group *schema.GroupNode, hint arrow.DataType, def, rep i
 	}
 	typ := arrow.MapOf(key.typ, value.typ)
 	typ.SetItemNullable(value.nullable)
-	return &node{name: group.Name(), def: def, rep: rep + 1, elemDef: def + 1, children: []*node{key, value}, column: -1, typ: typ}, nil
+	return &node{name: group.Name(), def: def, rep: rep + 1, elemDef: def + 1, children: []*node{key, value},
+		column: -1, typ: typ}, nil
 }
 
 func primitiveType(n *schema.PrimitiveNode, hint arrow.DataType) (arrow.DataType, error) {
@@ -238,7 +239,8 @@ func int32Type(logical schema.LogicalType) arrow.DataType {
 	switch logical := logical.(type) {
 	case schema.IntLogicalType:
 		signed := map[int8]arrow.DataType{8: arrow.PrimitiveTypes.Int8, 16: arrow.PrimitiveTypes.Int16}
-		unsigned := map[int8]arrow.DataType{8: arrow.PrimitiveTypes.Uint8, 16: arrow.PrimitiveTypes.Uint16, 32: arrow.PrimitiveTypes.Uint32}
+		unsigned := map[int8]arrow.DataType{8: arrow.PrimitiveTypes.Uint8, 16: arrow.PrimitiveTypes.Uint16,
+			32: arrow.PrimitiveTypes.Uint32}
 		if t := signed[logical.BitWidth()]; t != nil && logical.IsSigned() {
 			return t
 		}
@@ -255,7 +257,8 @@ func int32Type(logical schema.LogicalType) arrow.DataType {
 
 func int64Type(logical schema.LogicalType, hint arrow.DataType) arrow.DataType {
 	unit := func(t schema.TimeUnitType) arrow.TimeUnit {
-		return map[schema.TimeUnitType]arrow.TimeUnit{schema.TimeUnitMillis: arrow.Millisecond, schema.TimeUnitMicros: arrow.Microsecond, schema.TimeUnitNanos: arrow.Nanosecond}[t]
+		return map[schema.TimeUnitType]arrow.TimeUnit{schema.TimeUnitMillis: arrow.Millisecond,
+			schema.TimeUnitMicros: arrow.Microsecond, schema.TimeUnitNanos: arrow.Nanosecond}[t]
 	}
 	switch logical := logical.(type) {
 	case schema.IntLogicalType:

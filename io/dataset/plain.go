@@ -76,7 +76,8 @@ func dictionaryTaker(typ arrow.DataType) (taker, error) {
 	switch t := typ.(type) {
 	case arrow.ExtensionType:
 		return dictionaryTaker(t.StorageType())
-	case *arrow.StringType, *arrow.BinaryType, *arrow.StringViewType, *arrow.BinaryViewType, *arrow.LargeStringType, *arrow.LargeBinaryType, *arrow.BooleanType:
+	case *arrow.StringType, *arrow.BinaryType, *arrow.StringViewType, *arrow.BinaryViewType, *arrow.LargeStringType,
+		*arrow.LargeBinaryType, *arrow.BooleanType:
 		return takeByBuilder, nil
 	case *arrow.NullType:
 		return func(_ arrow.Array, index []int64) (arrow.Array, error) { return array.NewNull(len(index)), nil }, nil

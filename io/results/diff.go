@@ -120,7 +120,8 @@ func (r *DiffReport) compareBatch(left, right *stream, n int, o DiffOptions) {
 			}
 			column.Differs++
 			if len(column.Examples) < 3 {
-				column.Examples = append(column.Examples, fmt.Sprintf("record %d: %s | %s", left.record+int64(k), brief(a.ValueStr(i)), brief(b.ValueStr(j))))
+				column.Examples = append(column.Examples,
+					fmt.Sprintf("record %d: %s | %s", left.record+int64(k), brief(a.ValueStr(i)), brief(b.ValueStr(j))))
 			}
 		}
 	}

@@ -163,7 +163,8 @@ func (out *Output) writeBadRows(w io.Writer, l ledger) error {
 			return err
 		}
 		for _, bad := range rows {
-			if err := appendRecord(columns, builder.Fields(), &Record{Row: bad.Row, ID: bad.ID, Label: line.Part, Error: bad.Error}); err != nil {
+			if err := appendRecord(columns, builder.Fields(),
+				&Record{Row: bad.Row, ID: bad.ID, Label: line.Part, Error: bad.Error}); err != nil {
 				return err
 			}
 			if waiting++; waiting == out.options.RowGroupRows {

@@ -79,7 +79,8 @@ func acquire(ctx context.Context, dir string, o Options) (*lease, error) {
 				return nil, err
 			}
 		}
-		l := &lease{fs: o.fs, dir: dir, number: start + 1, beat: o.Beat, stop: make(chan struct{}), lost: make(chan struct{}), held: leaseFile{Holder: *o.self, Since: time.Now().Round(time.Second)}}
+		l := &lease{fs: o.fs, dir: dir, number: start + 1, beat: o.Beat, stop: make(chan struct{}),
+			lost: make(chan struct{}), held: leaseFile{Holder: *o.self, Since: time.Now().Round(time.Second)}}
 		l.handle, err = o.fs.Create(state(dir, leaseName(l.number)), true)
 		if errors.Is(err, fs.ErrExist) {
 			continue // somebody was quicker

@@ -66,7 +66,8 @@ func physicalType(t arrow.DataType) arrow.DataType {
 func physical(a arrow.Array, live func(i int) bool) arrow.Array {
 	switch a := a.(type) {
 	case *array.Duration:
-		return array.MakeFromData(array.NewData(arrow.PrimitiveTypes.Int64, a.Len(), a.Data().Buffers(), nil, a.NullN(), a.Data().Offset()))
+		return array.MakeFromData(array.NewData(arrow.PrimitiveTypes.Int64, a.Len(), a.Data().Buffers(), nil,
+			a.NullN(), a.Data().Offset()))
 	case *array.Dictionary:
 		return physicalDictionary(a)
 	case array.ListLike:

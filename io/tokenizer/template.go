@@ -81,7 +81,8 @@ func readTemplateProcessing(raw json.RawMessage, size int) (t template, err erro
 					return nil, fmt.Errorf("[%d]: %q: %w", i, p.SpecialToken.ID, err)
 				}
 				list = append(list, templatePart{-1, ids, p.SpecialToken.Segment})
-			case p.Sequence != nil && len(p.Sequence.ID) == 1 && texts[0] <= p.Sequence.ID[0] && p.Sequence.ID[0] <= texts[len(texts)-1]:
+			case p.Sequence != nil && len(p.Sequence.ID) == 1 && texts[0] <= p.Sequence.ID[0] &&
+				p.Sequence.ID[0] <= texts[len(texts)-1]:
 				list = append(list, templatePart{int(p.Sequence.ID[0] - 'A'), nil, p.Sequence.Segment})
 			default:
 				return nil, fmt.Errorf("[%d]: is neither a SpecialToken nor a Sequence out of %s", i, texts)

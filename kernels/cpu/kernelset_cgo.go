@@ -172,8 +172,9 @@ func (n *native) gate(a *gateArgs, from, to int) {
 	key := make([]int32, (a.logits.cols+most-1)/most*most)
 	C.cpu_gate(n.level, C.gate_args{
 		logits: floats(a.logits.data), expert: ints(a.expert.data), weight: floats(a.weight.data),
-		logits_stride: C.int64_t(a.logits.stride), expert_stride: C.int64_t(a.expert.stride), weight_stride: C.int64_t(a.weight.stride),
-		experts: C.int64_t(a.logits.cols), k: C.int64_t(a.expert.cols), scale: C.float(a.scale),
+		logits_stride: C.int64_t(a.logits.stride), expert_stride: C.int64_t(a.expert.stride),
+		weight_stride: C.int64_t(a.weight.stride),
+		experts:       C.int64_t(a.logits.cols), k: C.int64_t(a.expert.cols), scale: C.float(a.scale),
 		sigmoid: flag(a.sigmoid), renormalise: flag(a.renormalise),
 	}, C.int64_t(from), C.int64_t(to), ints(key))
 }
@@ -222,7 +223,8 @@ func (n *native) logSum(logits []float32) (argmax int, logSum float64) {
 }
 
 func (n *native) tokenWeights(dst, logits []float32, top, temperature float32) float64 {
-	return float64(C.cpu_token_weights(n.level, floats(dst), floats(logits), C.int64_t(len(logits)), C.float(top), C.float(temperature)))
+	return float64(C.cpu_token_weights(n.level, floats(dst), floats(logits), C.int64_t(len(logits)), C.float(top),
+		C.float(temperature)))
 }
 
 func (n *native) massesAbove(w []float32, bound [3]float32) (m massesAbove) {

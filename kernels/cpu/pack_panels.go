@@ -41,8 +41,10 @@ func (p *panelWeights) packedBytes(rows int) int {
 func (p *panelWeights) bytes() int64 { return p.memory.Size() + 4*int64(len(p.bias)) }
 func (p *panelWeights) free()        { p.memory.Free() }
 
-var gemmLevels = map[Level]C.int{Generic: C.GEMM_GENERIC, AVX2: C.GEMM_AVX2, AVX512: C.GEMM_AVX512, AVX512BF16: C.GEMM_AVX512BF16, AMX: C.GEMM_AMX}
-var gemmTypes = map[kernels.DType]C.int{kernels.F32: C.GEMM_F32, kernels.BF16: C.GEMM_BF16, kernels.F16: C.GEMM_F16, kernels.I8: C.GEMM_I8}
+var gemmLevels = map[Level]C.int{Generic: C.GEMM_GENERIC, AVX2: C.GEMM_AVX2, AVX512: C.GEMM_AVX512,
+	AVX512BF16: C.GEMM_AVX512BF16, AMX: C.GEMM_AMX}
+var gemmTypes = map[kernels.DType]C.int{kernels.F32: C.GEMM_F32, kernels.BF16: C.GEMM_BF16, kernels.F16: C.GEMM_F16,
+	kernels.I8: C.GEMM_I8}
 
 // packPanels packs s by the device's level, all threads at once, a panel a task. Each part of the source is read from
 // its first row to its last, so that a mapped checkpoint streams.

@@ -52,8 +52,9 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 		return
 	}
 	a := attentionArgs{out: matOf(out), q: matOf(q), blocks: matOf(b.Blocks), cache: c.layer(layer), position: address(b.Position),
-		seq: address(b.Seq), fault: s.dev.fault.address, tokens: int32(b.Tokens), heads: int32(spec.Heads), kvHeads: int32(spec.KVHeads),
-		dim: int32(spec.HeadDim), blockTokens: int32(c.spec.BlockTokens), window: int32(spec.Window), scale: spec.Scale, op: int32(op),
+		seq: address(b.Seq), fault: s.dev.fault.address, tokens: int32(b.Tokens), heads: int32(spec.Heads),
+		kvHeads: int32(spec.KVHeads), dim: int32(spec.HeadDim), blockTokens: int32(c.spec.BlockTokens),
+		window: int32(spec.Window), scale: spec.Scale, op: int32(op),
 		cacheBlocks: int32(c.spec.Blocks)}
 	if !spec.Causal {
 		a.context = address(spec.Context)
@@ -105,6 +106,7 @@ func (s *Stream) attentionMMA(op opNumber, out, q kernels.Tensor, c *cache, laye
 	}
 	if b.Tokens == b.Seqs || b.Seqs > 1 {
 		key.name = k.decode
-		enqueue(s, op, key, grid{x: b.Seqs, y: spec.KVHeads, z: ceilDiv(spec.Heads/spec.KVHeads, 16), threads: threads, shared: shared}, &a)
+		enqueue(s, op, key, grid{x: b.Seqs, y: spec.KVHeads, z: ceilDiv(spec.Heads/spec.KVHeads, 16),
+			threads: threads, shared: shared}, &a)
 	}
 }

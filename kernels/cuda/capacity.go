@@ -25,7 +25,8 @@ func (s *Stream) Drop(r kernels.Routing, c kernels.Capacity) {
 		return
 	}
 	a := dropArgs{expert: matOf(r.Expert), weight: matOf(r.Weight), tokens: int32(r.Expert.Rows), k: int32(r.K), capacity: int32(c.C),
-		byProbs: truth(c.Policy == kernels.DropByProbs), rankedFirst: truth(c.Policy == kernels.DropByPosition && c.SecondAfterFirst), scale: cmp.Or(c.Scale, 1)}
+		byProbs:     truth(c.Policy == kernels.DropByProbs),
+		rankedFirst: truth(c.Policy == kernels.DropByPosition && c.SecondAfterFirst), scale: cmp.Or(c.Scale, 1)}
 	key := kernelKey{program{file: "capacity.cu"}, "drop"}
 	enqueue(s, op, key, grid{x: r.Experts, threads: min(1024, ceilDiv(n, 32)*32)}, &a)
 	if c.Renormalise {

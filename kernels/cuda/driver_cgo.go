@@ -114,7 +114,8 @@ func hostFree(ctx handle, b []byte) error {
 }
 
 func upload(ctx, dst handle, src []byte) error {
-	return result(C.cuda_upload(C.handle(ctx), C.handle(dst), unsafe.Pointer(unsafe.SliceData(src)), C.uint64_t(len(src))), "cuMemcpyHtoD")
+	return result(C.cuda_upload(C.handle(ctx), C.handle(dst), unsafe.Pointer(unsafe.SliceData(src)),
+		C.uint64_t(len(src))), "cuMemcpyHtoD")
 }
 
 func zero(ctx, dst handle, size int64) error {
@@ -233,7 +234,8 @@ func compileProgram(name, source string, headers map[string]string, options []st
 	var out unsafe.Pointer
 	var size C.size_t
 	var notes *C.char
-	code := C.nvrtc_compile(text(source), text(name), C.int(len(names)), list(sources), list(names), C.int(len(options)), list(options), &out, &size, &notes)
+	code := C.nvrtc_compile(text(source), text(name), C.int(len(names)), list(sources), list(names),
+		C.int(len(options)), list(options), &out, &size, &notes)
 	if notes != nil {
 		log = C.GoString(notes)
 		C.nvrtc_release(unsafe.Pointer(notes))

@@ -24,7 +24,8 @@ func (s *Stream) Gate(r kernels.Routing, logits kernels.Tensor, g kernels.Gate) 
 		return
 	}
 	a := gateArgs{logits: matOf(logits), expert: matOf(r.Expert), weight: matOf(r.Weight), tokens: int32(logits.Rows),
-		experts: int32(g.Experts), k: int32(g.K), sigmoid: truth(g.Score == kernels.Sigmoid), renormalise: truth(g.Renormalise), scale: g.Scale}
+		experts: int32(g.Experts), k: int32(g.K), sigmoid: truth(g.Score == kernels.Sigmoid),
+		renormalise: truth(g.Renormalise), scale: g.Scale}
 	if a.scale == 0 {
 		a.scale = 1
 	}

@@ -160,5 +160,6 @@ func (s *Stream) gemm(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Ep
 		p.file, choice = "sm90_gemm.cu", sm90Tilings[:]
 	}
 	t := s.tilingFor(choice, w, y.Rows)
-	enqueue(s, op, kernelKey{p, t.name}, grid{x: ceilDiv(w.paddedRows, t.rows), y: tiles(y.Rows, t.tokens, experts), threads: t.threads, shared: t.shared}, &a)
+	enqueue(s, op, kernelKey{p, t.name}, grid{x: ceilDiv(w.paddedRows, t.rows), y: tiles(y.Rows, t.tokens, experts),
+		threads: t.threads, shared: t.shared}, &a)
 }

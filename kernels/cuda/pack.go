@@ -208,7 +208,8 @@ func (d *Device) packParts(what string, s kernels.WeightSpec, w *weights) error 
 					return
 				}
 				a := packArgs{source: buffer.address, w: w.data.address + handle(int64(e)*w.matrixBytes()),
-					rows: int32(l.Outputs(part)), in: int32(w.in), transposed: truth(l.Transposed), gated: truth(w.gated), row0: int32(row0),
+					rows: int32(l.Outputs(part)), in: int32(w.in), transposed: truth(l.Transposed),
+					gated: truth(w.gated), row0: int32(row0),
 					paddedIn: int32(w.paddedIn), paddedRows: int32(w.paddedRows), group: int32(w.group)}
 				if w.gated {
 					a.row0 = int32(part)

@@ -59,7 +59,8 @@ func enqueue[T any](s *Stream, op opNumber, k kernelKey, g grid, args *T) {
 	}
 	a := bytesOf(args)
 	l := launchRecord{record: record{kind: kindLaunch, op: uint32(op), beside: uint32(truth(s.dev.card.major >= 9))}, function: f,
-		grid: [3]uint32{uint32(g.x), uint32(g.y), uint32(g.z)}, block: uint32(g.threads), shared: uint32(g.shared), args: uint32(len(a))}
+		grid: [3]uint32{uint32(g.x), uint32(g.y), uint32(g.z)}, block: uint32(g.threads), shared: uint32(g.shared),
+		args: uint32(len(a))}
 	l.size = uint32(unsafe.Sizeof(l)) + uint32(len(a))
 	s.queue = append(append(s.queue, bytesOf(&l)...), a...)
 }

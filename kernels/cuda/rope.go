@@ -43,7 +43,8 @@ func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b ke
 		}
 	}
 	warps := min(8, int(a.heads+2*a.kvHeads))
-	enqueue(s, op, kernelKey{program{file: "rope.cu", a: q.DType, b: c.spec.DType}, "store"}, grid{x: b.Tokens, threads: 32 * warps}, &a)
+	enqueue(s, op, kernelKey{program{file: "rope.cu", a: q.DType, b: c.spec.DType}, "store"},
+		grid{x: b.Tokens, threads: 32 * warps}, &a)
 }
 
 func (s *Stream) checkRope(op opNumber, r *kernels.Rope, dim int) {

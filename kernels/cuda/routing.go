@@ -19,7 +19,9 @@ func (s *Stream) Table(r kernels.Routing) {
 	if s.err != nil {
 		return
 	}
-	enqueue(s, op, kernelKey{program{file: "routing.cu"}, "table"}, grid{x: r.Experts + 1, threads: min(1024, max(32, ceilDiv(n, 32)*32))}, &tableArgs{
-		expert: matOf(r.Expert), offsets: address(r.Offsets), choices: address(r.Choices), place: address(r.Place), flaw: s.dev.fault.address,
-		tokens: int32(r.Expert.Rows), k: int32(r.K), experts: int32(r.Experts), op: int32(op)})
+	enqueue(s, op, kernelKey{program{file: "routing.cu"}, "table"},
+		grid{x: r.Experts + 1, threads: min(1024, max(32, ceilDiv(n, 32)*32))}, &tableArgs{
+			expert: matOf(r.Expert), offsets: address(r.Offsets), choices: address(r.Choices), place: address(r.Place),
+			flaw:   s.dev.fault.address,
+			tokens: int32(r.Expert.Rows), k: int32(r.K), experts: int32(r.Experts), op: int32(op)})
 }

@@ -10,7 +10,8 @@ import (
 var floatTypes = []kernels.DType{kernels.F32, kernels.BF16, kernels.F16}
 
 func testCopy(k *kit) {
-	special := []float64{0, 1, -1, 65504, 65519, 65520, -70000, 1e-8, 0x1p-24, 0x1.8p-24, 0x1p-25, 3e38, 1 + 0x1p-8, 1 + 0x1.8p-7, 1 + 0x1p-11, 1 + 0x1.8p-10, 0x1.ffp-15}
+	special := []float64{0, 1, -1, 65504, 65519, 65520, -70000, 1e-8, 0x1p-24, 0x1.8p-24, 0x1p-25, 3e38, 1 + 0x1p-8,
+		1 + 0x1.8p-7, 1 + 0x1p-11, 1 + 0x1.8p-10, 0x1.ffp-15}
 	for _, from := range floatTypes {
 		for _, to := range floatTypes {
 			for _, rows := range []int{0, 1, 5} {

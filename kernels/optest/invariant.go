@@ -91,7 +91,8 @@ func invariantNorm(k *kit) error {
 			x, delta, weight := k.uneven(n*cols), k.uneven(n*cols), k.normal(cols, 1)
 			err := sameRows(k, fmt.Sprintf("norm %v %d", act, kind), n, func(rows []int) [][]byte {
 				y, m := k.output(act, len(rows), cols), len(rows)
-				k.stream.Norm(y.Tensor, k.floats(act, m, cols, pick(x, cols, rows)).Tensor, k.floats(act, m, cols, pick(delta, cols, rows)).Tensor,
+				k.stream.Norm(y.Tensor, k.floats(act, m, cols, pick(x, cols, rows)).Tensor,
+					k.floats(act, m, cols, pick(delta, cols, rows)).Tensor,
 					kernels.Norm{Kind: kind, Eps: 1e-6, Weight: k.floats(kernels.F32, 1, cols, weight).Tensor})
 				return k.rowsOf(y)
 			})
@@ -223,7 +224,8 @@ func invariantRope(k *kit) error {
 			kb := k.floats(act, len(rows), heads*dim, pick(q, heads*dim, rows))
 			k.stream.Store(c, 0, qb.Tensor, kb.Tensor, kb.Tensor,
 				kernels.Batch{Tokens: len(rows), Position: k.vector(pick(position, 1, rows)).Tensor, Slot: k.vector(slots).Tensor},
-				&kernels.Rope{Dim: dim, Cos: k.floats(kernels.F32, positions, dim/2, cos).Tensor, Sin: k.floats(kernels.F32, positions, dim/2, sin).Tensor})
+				&kernels.Rope{Dim: dim, Cos: k.floats(kernels.F32, positions, dim/2, cos).Tensor,
+					Sin: k.floats(kernels.F32, positions, dim/2, sin).Tensor})
 			return k.rowsOf(qb)
 		})
 		if err != nil {
@@ -292,7 +294,8 @@ func invariantMix(k *kit) error {
 		moe, mlp, coef := k.uneven(n*cols), k.uneven(n*cols), k.normal(2*n, 2)
 		err := sameRows(k, "mix", n, func(rows []int) [][]byte {
 			m, y := len(rows), k.output(act, len(rows), cols)
-			k.stream.Mix(y.Tensor, k.floats(act, m, cols, pick(moe, cols, rows)).Tensor, k.floats(act, m, cols, pick(mlp, cols, rows)).Tensor,
+			k.stream.Mix(y.Tensor, k.floats(act, m, cols, pick(moe, cols, rows)).Tensor,
+				k.floats(act, m, cols, pick(mlp, cols, rows)).Tensor,
 				k.floats(kernels.F32, m, 2, pick(coef, 2, rows)).Tensor)
 			return k.rowsOf(y)
 		})

@@ -42,7 +42,8 @@ func (k *kit) rotate(act kernels.DType, c ropeCase) {
 	}
 	rope := &kernels.Rope{Dim: c.rotated, Interleaved: c.interleaved,
 		Cos: k.floats(kernels.F32, positions, half, cos).Tensor, Sin: k.floats(kernels.F32, positions, half, sin).Tensor}
-	cache := k.newCache(kernels.CacheSpec{DType: kernels.F32, Layers: 1, Blocks: 1, BlockTokens: 16, KVHeads: c.kvHeads, HeadDim: c.dim})
+	cache := k.newCache(kernels.CacheSpec{DType: kernels.F32, Layers: 1, Blocks: 1, BlockTokens: 16,
+		KVHeads: c.kvHeads, HeadDim: c.dim})
 	defer cache.Free()
 	slots := make([]int32, c.tokens)
 	for i := range slots {

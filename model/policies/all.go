@@ -34,7 +34,8 @@ func Find(f model.Facts) (model.Policy, error) {
 	if len(named) == 0 {
 		return model.Policy{}, fmt.Errorf("%w: %s names no architecture; one of %s is needed", model.ErrConfig, f.Source, strings.Join(known, ", "))
 	}
-	return model.Policy{}, fmt.Errorf("%w: %s: architecture %s is not supported; these are: %s", model.ErrConfig, f.Source, strings.Join(named, ", "), strings.Join(known, ", "))
+	return model.Policy{}, fmt.Errorf("%w: %s: architecture %s is not supported; these are: %s", model.ErrConfig,
+		f.Source, strings.Join(named, ", "), strings.Join(known, ", "))
 }
 
 // activation is the function that a Hugging Face config calls by name.

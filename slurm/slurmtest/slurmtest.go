@@ -96,7 +96,8 @@ func Steps(t testing.TB, env []string, job string) (steps int) {
 	for _, p := range processes {
 		title, err1 := os.ReadFile(filepath.Join(p, "cmdline"))
 		its, err2 := os.ReadFile(filepath.Join(p, "environ"))
-		if err1 == nil && err2 == nil && strings.HasPrefix(string(title), "slurmstepd: ["+job+".") && strings.Contains(string(its), env[len(env)-1]) {
+		if err1 == nil && err2 == nil && strings.HasPrefix(string(title), "slurmstepd: ["+job+".") &&
+			strings.Contains(string(its), env[len(env)-1]) {
 			steps++
 		}
 	}
