@@ -40,6 +40,33 @@ func TestCannotWrite(t *testing.T) {
 	}
 }
 
+// TestFolderAboveThatCannotBeRead: an output folder that is there serves, though those above it may only be passed
+// through, as is usual for the folders of projects on clusters.
+func TestFolderAboveThatCannotBeRead(t *testing.T) {
+	above := filepath.Join(t.TempDir(), "projects")
+	mine := filepath.Join(above, "mine")
+	if err := os.MkdirAll(mine, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for folder, mode := range map[string]os.FileMode{filepath.Dir(filepath.Dir(above)): 0o755, mine: 0o777, above: 0o311} {
+		if err := os.Chmod(folder, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer os.Chmod(above, 0o755) //nolint:errcheck // so that it can be removed; that tells
+	asNobody(t, func() {
+		job := newTestJob()
+		out, err := Create(context.Background(), mine, job.fp, job.layout, job.chunks, Options{})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if err := out.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // asNobody runs f without root's right to write anywhere. The user of file operations belongs to a thread; this one
 // ends with its goroutine, which never lets go of it.
 func asNobody(t *testing.T, f func()) {

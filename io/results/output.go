@@ -134,13 +134,31 @@ func (out *Output) refuseForeign() error {
 	return nil
 }
 
-// prepare makes the folders, and sees to it that they survive a power failure.
+// prepare makes the folders, and sees to it that they survive a power failure. A folder above one that was there before
+// may be one that its user may not read, and so cannot fsync.
 func (out *Output) prepare() error {
-	fsys := out.options.fs
-	if err := fsys.MkdirAll(filepath.Join(out.dir, stateFolder)); err != nil {
+	fsys, dir := out.options.fs, filepath.Clean(out.dir)
+	above := []string{filepath.Dir(dir)} // folders that get a new name
+	there, err := exists(fsys, dir)
+	for at := filepath.Dir(dir); err == nil && !there && at != filepath.Dir(at); at = filepath.Dir(at) {
+		var old bool
+		if old, err = exists(fsys, at); old {
+			break
+		}
+		above = append(above, filepath.Dir(at))
+	}
+	if err != nil {
 		return err
 	}
-	return errors.Join(fsys.SyncDir(filepath.Dir(filepath.Clean(out.dir))), fsys.SyncDir(out.dir))
+	if err := fsys.MkdirAll(filepath.Join(dir, stateFolder)); err != nil {
+		return err
+	}
+	for _, folder := range above {
+		if err := fsys.SyncDir(folder); err != nil && !(there && errors.Is(err, fs.ErrPermission)) {
+			return err
+		}
+	}
+	return fsys.SyncDir(dir)
 }
 
 // resume, under the lease, brings the directory into the state in which writers find it.
