@@ -242,11 +242,17 @@ func (b *batch) outcome(top, vocab int) (r outcome) {
 	return r
 }
 
+// noNumber sets a row aside. It says nothing of the place: of several samples, which is the first depends on the batches.
+const noNumber = "the model computes no number (NaN) for this row; weights that are damaged or overflow do so: try --dtype fp32, or another copy of the model"
+
 // note puts what came of the batch into its sequences. Finish reasons are the caller's.
 func (b *batch) note(top, vocab int) {
 	r := b.outcome(top, vocab)
 	for i, w := range b.wanted {
 		q, lp := w.seq, floatAt(r.logprob, i)
+		if lp != lp {
+			q.row.bad = noNumber
+		}
 		q.cumulative += float64(lp)
 		if i < b.scored {
 			q.scores = append(q.scores, lp)

@@ -286,6 +286,9 @@ func (e *Engine) advance(pieces []piece, finished func(*sequence)) (prompt, outp
 				e.settle(q)
 			}
 		}
+		if q.row.bad != "" {
+			q.finished = finishError
+		}
 		if q.finished != "" {
 			finished(q)
 		}

@@ -42,7 +42,11 @@ func fetch(ctx context.Context, tensors []ckpt.Tensor) *fetcher {
 	for range min(fetchers, len(tensors)) {
 		f.done.Go(func() { f.work(ctx) })
 	}
-	context.AfterFunc(ctx, f.change.Broadcast)
+	context.AfterFunc(ctx, func() {
+		f.mu.Lock() // nobody is between his look at ctx and his wait
+		defer f.mu.Unlock()
+		f.change.Broadcast()
+	})
 	return f
 }
 
