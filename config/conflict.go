@@ -137,6 +137,12 @@ func (c *conflict) device() {
 
 // paths refuses an output whose parts would be read as input: one that lies in an input folder, or that a glob finds.
 func (c *conflict) paths() {
+	for _, path := range []struct{ flag, value string }{{"model", c.job.Model}, {"output", c.job.Output}, {"expert-placement", c.job.ExpertPlacement}} {
+		c.tilde(path.flag, path.value)
+	}
+	for _, input := range c.job.Input {
+		c.tilde("input", input)
+	}
 	part, err := filepath.Abs(filepath.Join(c.job.Output, "part-0000000.parquet"))
 	if err != nil || c.job.Output == "" {
 		return // no working directory: whoever opens the output says so
@@ -155,6 +161,13 @@ func (c *conflict) paths() {
 				break
 			}
 		}
+	}
+}
+
+// tilde refuses a path whose ~ no shell has replaced.
+func (c *conflict) tilde(flag, path string) {
+	if path == "~" || strings.HasPrefix(path, "~/") {
+		c.refuse("--%s %s begins with ~, which only a shell replaces, and neither behind = nor in quotes nor in a file; write the folder out", flag, path)
 	}
 }
 

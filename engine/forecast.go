@@ -99,6 +99,9 @@ func Foresee(ctx context.Context, job *config.Job, h Hosts) (*Forecast, error) {
 		f.Input, err = r.sample(ctx)
 		return err
 	})
+	if one := (*mpi.Error)(nil); errors.As(err, &one) {
+		err = one.Err // the ranks are imagined
+	}
 	if refused := inspect(); refused != nil { // by every rank alike
 		err = refused
 	}

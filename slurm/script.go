@@ -54,7 +54,7 @@ func (s *Script) Check() error {
 		{"--gpus-per-node", s.GPUsPerNode, 0, mostRanks}, {"--cpus-per-rank", s.CPUsPerRank, 0, 1 << 16}, {"--requeues", s.Requeues, 0, 10_000},
 	} {
 		if n.n < n.least || n.n > n.to {
-			refuse("%s %d: from %d to %d can be", n.name, n.n, n.least, n.to)
+			refuse("%s %d is out of range; use %d to %d", n.name, n.n, n.least, n.to)
 		}
 	}
 	if s.GPUsPerNode > 0 && s.RanksPerNode%s.GPUsPerNode != 0 && s.GPUsPerNode%s.RanksPerNode != 0 {

@@ -20,6 +20,9 @@ var version = "0.1.0"
 // run is the program: it returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
+	if len(args) == 2 && args[1] == "--version" {
+		args = []string{args[0], "version"}
+	}
 	err := app.RunContext(ctx, flagsFirst(args, app))
 	if err != nil {
 		firstSpeaks(mpi.LaunchedRank())
@@ -136,7 +139,7 @@ func didYouMean(path, word string, known []string) string {
 
 // flagsFirst moves positional arguments behind a command's flags, since the flag package stops at the first of them.
 func flagsFirst(args []string, app *cli.App) []string {
-	if len(args) < 3 {
+	if len(args) < 3 || args[len(args)-1] == "--generate-bash-completion" {
 		return args
 	}
 	commands, at := app.Commands, 1

@@ -3,6 +3,8 @@ package main_test
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -56,6 +58,22 @@ func TestAboutItself(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		if e := dsbatch(t, "completion", shell).want(t, done); !strings.Contains(e.stdout, "dsbatch") {
 			t.Errorf("completion %s: %s", shell, e.stdout)
+		}
+	}
+	if bash, err := exec.LookPath("bash"); err == nil { // what it makes of a line
+		folder := t.TempDir()
+		if err := os.WriteFile(filepath.Join(folder, "a file"), nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		for line, want := range map[string]string{
+			"r": "run", "run --": "--model", "run --mod": "--model", "head --": "--json", "ckpt ": "inspect", "head a": "", // left to bash
+		} {
+			c := exec.Command(bash, "-c", `source <(dsbatch completion bash); COMP_WORDS=(dsbatch "$@"); COMP_CWORD=$#; _dsbatch; printf '%s\n' "${COMPREPLY[@]}"`, "bash")
+			c.Args = append(c.Args, strings.Split(line, " ")...)
+			c.Dir, c.Env = folder, append(os.Environ(), "PATH="+programs+":"+os.Getenv("PATH"))
+			if out, err := c.CombinedOutput(); err != nil || !slices.Contains(strings.Split(string(out), "\n"), want) {
+				t.Errorf("bash offers for %q %v:\n%s", line, err, out)
+			}
 		}
 	}
 	if e := dsbatch(t, "--generate-bash-completion").want(t, done); !slices.Contains(lines(e.stdout), "verify") {

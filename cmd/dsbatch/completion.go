@@ -10,9 +10,8 @@ import (
 var completions = map[string]string{
 	"bash": `_dsbatch() {
   local words=("${COMP_WORDS[@]:0:$COMP_CWORD}") current="${COMP_WORDS[COMP_CWORD]}"
-  [[ "$current" == -* ]] && words+=("$current")
+  [[ "$current" == -* ]] && words+=("${current/#--/-}") # to the program -- ends the flags
   COMPREPLY=($(compgen -W "$("${words[@]}" --generate-bash-completion 2>/dev/null)" -- "$current"))
-  [[ ${#COMPREPLY[@]} -eq 0 ]] && COMPREPLY=($(compgen -f -- "$current"))
 }
 complete -o bashdefault -o default -F _dsbatch dsbatch
 `,
@@ -20,7 +19,7 @@ complete -o bashdefault -o default -F _dsbatch dsbatch
 _dsbatch() {
   local -a options
   if [[ "${words[-1]}" == -* ]]; then
-    options=("${(@f)$(${words[@]:0:#words[@]-1} ${words[-1]} --generate-bash-completion 2>/dev/null)}")
+    options=("${(@f)$(${words[@]:0:#words[@]-1} ${words[-1]/#--/-} --generate-bash-completion 2>/dev/null)}")
   else
     options=("${(@f)$(${words[@]:0:#words[@]-1} --generate-bash-completion 2>/dev/null)}")
   fi

@@ -27,7 +27,11 @@ func doctorCommand() *cli.Command {
 			if c.NArg() > 1 {
 				return usageErrorf("dsbatch doctor takes one OUTPUT at most, and got %d", c.NArg())
 			}
-			if output := c.Args().First(); output != "" {
+			if c.NArg() == 1 {
+				output, err := outputArgument(c)
+				if err != nil {
+					return err
+				}
 				d, err := results.Diagnose(c.Context, output, results.Options{Log: slog.Default()})
 				if err != nil {
 					return err

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io/fs"
 
+	"github.com/urfave/cli/v2"
+
 	"github.com/dsbatch/dsbatch/ckpt"
 	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/config"
@@ -32,6 +34,7 @@ var errBadRows = errors.New("rows were set aside")
 // statusOf is the exit status that an error stands for.
 func statusOf(err error) int {
 	var usage *usageError
+	var help cli.ExitCoder // of the command that is no help topic
 	var setting *config.Error
 	var size *comm.SizeError
 	var mismatch *results.MismatchError
@@ -42,7 +45,7 @@ func statusOf(err error) int {
 		return statusBadRows
 	case errors.Is(err, engine.ErrStopped):
 		return statusStopped
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.As(err, &help):
 		return statusUsage
 	case errors.As(err, &setting) && setting.File == "" && !errors.Is(err, engine.ErrRefused):
 		return statusUsage

@@ -24,6 +24,9 @@ func headCommand() *cli.Command {
 			&cli.BoolFlag{Name: "json", Usage: "one JSON object a line, values whole"},
 		},
 		Action: func(c *cli.Context) error {
+			if n := c.Int("rows"); n < 1 {
+				return usageErrorf("--rows %d is out of range; use a number at least 1", n)
+			}
 			dir, err := outputArgument(c)
 			if err != nil {
 				return err
@@ -44,7 +47,10 @@ func headCommand() *cli.Command {
 // onlyArgument is the one positional argument of a command.
 func onlyArgument(c *cli.Context, what string) (string, error) {
 	if c.Args().Len() != 1 {
-		return "", usageErrorf("dsbatch %s takes one %s, and got %d arguments", c.Command.Name, what, c.Args().Len())
+		return "", usageErrorf("%s takes one %s, and got %d arguments", c.Command.HelpName, what, c.Args().Len())
+	}
+	if c.Args().First() == "" {
+		return "", usageErrorf("%s takes one %s, and got an empty one; is a variable not set?", c.Command.HelpName, what)
 	}
 	return c.Args().First(), nil
 }

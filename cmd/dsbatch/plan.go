@@ -65,8 +65,13 @@ func planCommand() *cli.Command {
 
 // foresee prints layout, memory and prediction.
 func foresee(c *cli.Context, job *config.Job, f planFlags) error {
-	if job.Given("ranks") || f.ranks < 1 || f.ranks > mostForeseen || f.prompt < 0 {
-		return usageErrorf("give --gpus 1 to %d, --prompt-tokens 1 or more, and no --ranks", mostForeseen)
+	switch {
+	case job.Given("ranks"):
+		return usageErrorf("--ranks counts ranks inside one process; say how many there shall be with --gpus")
+	case f.ranks < 1 || f.ranks > mostForeseen:
+		return usageErrorf("--gpus %d is out of range; use 1 to %d", f.ranks, mostForeseen)
+	case f.prompt < 0:
+		return usageErrorf("--prompt-tokens %d is out of range; use a number at least 1", f.prompt)
 	}
 	machine, err := planMachine(f.gpu)
 	if err != nil {
@@ -75,6 +80,9 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 	x, err := engine.Foresee(c.Context, job, engine.Hosts{Ranks: f.ranks, Nodes: (f.ranks + machine.Node - 1) / machine.Node, Memory: machine.Memory, GPU: machine.GPU, Version: version})
 	if err != nil {
 		return err
+	}
+	if f.prompt >= x.Window {
+		return usageErrorf("--prompt-tokens %d: the model's window has %d tokens, for prompt and output together", f.prompt, x.Window)
 	}
 	if f.ceiling != "" {
 		if machine, err = measuredBy(f.ceiling, f.gpu, machine, x.DType); err != nil {

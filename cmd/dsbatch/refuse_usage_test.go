@@ -77,6 +77,17 @@ func TestMisused(t *testing.T) {
 		{"more log-probabilities than tokens", badConfig, job(out(), "--logprobs", "100000"), []string{"--logprobs 100000", "2000 tokens"}},
 		{"a placement that is not there", noInput, job(out(), "--expert-placement", "/nowhere"), []string{"/nowhere", "dsbatch plan --placement"}},
 		{"a folder for a placement", badConfig, job(out(), "--expert-placement", t.TempDir()), []string{"is a directory", "dsbatch plan --placement"}},
+		{"a path that no shell has expanded", badUsage, []string{"run", "--model", bundled, "--input", prompts, "--output=~/out"}, []string{"--output ~/out", "shell"}},
+		{"half a pattern", noInput, job(out(), "--input", "rows-["), []string{"rows-[", "[ ]"}},
+		{"an output whose variable is not set", badUsage, []string{"head", ""}, []string{"dsbatch head", "empty"}},
+		{"less than no rows", badUsage, []string{"head", "--rows", "-1", bundled}, []string{"-1"}},
+		{"no checkpoint to inspect", badUsage, []string{"ckpt", "inspect"}, []string{"dsbatch ckpt inspect takes one MODEL"}},
+		{"a file for the doctor's output", noInput, []string{"doctor", prompts}, []string{"no output of dsbatch run"}},
+		{"a tokenizer of nobody", noInput, []string{"tokenize", "--model", "/nowhere"}, []string{"/nowhere", "--model"}},
+		{"help for nothing", badUsage, []string{"help", "nope"}, []string{"nope"}},
+		{"a plan of ranks in a process", badUsage, append([]string{"plan"}, job(out(), "--ranks", "2")[1:]...), []string{"--gpus"}},
+		{"a plan of prompts longer than the window", badUsage, append([]string{"plan", "--prompt-tokens", "100000"}, job(out())[1:]...), []string{"window has 512"}},
+		{"a plan without memory", badConfig, append([]string{"plan"}, job(out(), "--kv-memory", "1")[1:]...), []string{"dsbatch: refused: the KV cache"}},
 		{"a shell without completion", badUsage, []string{"completion", "csh"}, []string{"csh", "bash"}},
 	} {
 		t.Run(c.name, func(t *testing.T) { refused(t, c.status, c.args, c.say...) })

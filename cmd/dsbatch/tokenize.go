@@ -3,8 +3,10 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"github.com/urfave/cli/v2"
 
@@ -34,6 +36,9 @@ func tokenizeCommand() *cli.Command {
 				return usageErrorf("--chat: chat templates are not built yet; render the messages beforehand and give the text")
 			}
 			t, err := tokenizer.Load(c.String("model"))
+			if errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%w; give the model's folder with --model", err)
+			}
 			if err != nil {
 				return fmt.Errorf("%w: %w", engine.ErrRefused, err)
 			}

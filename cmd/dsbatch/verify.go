@@ -36,7 +36,7 @@ func verifyCommand() *cli.Command {
 			for _, p := range r.Problems {
 				fmt.Fprintln(c.App.Writer, p)
 			}
-			fmt.Fprintf(c.App.Writer, "%d of %d rows in %d parts, %d of them set aside", r.Rows, r.Expected, r.Chunks, r.Bad)
+			fmt.Fprintf(c.App.Writer, "%d of %d %s in %d %s, %d of them set aside", r.Rows, r.Expected, plural("row", r.Expected), r.Chunks, plural("part", r.Chunks), r.Bad)
 			if r.Whole() {
 				fmt.Fprintln(c.App.Writer, "; whole")
 				return nil

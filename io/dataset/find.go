@@ -164,9 +164,12 @@ func match(pattern string) (paths []string, err error) {
 		return slices.DeleteFunc(paths, func(p string) bool { return hiddenBelow(root, p) }), err
 	}
 	found, err := filepath.Glob(pattern)
+	if err != nil {
+		return nil, refuse(ErrMissing, "%s: no file has this name, and as a pattern it lacks the end of a [ ]", pattern)
+	}
 	return slices.DeleteFunc(found, func(p string) bool {
 		return hidden(filepath.Base(p)) && !hidden(filepath.Base(pattern))
-	}), err
+	}), nil
 }
 
 func hiddenBelow(root, path string) bool {
