@@ -2,7 +2,6 @@ package comm
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,8 +22,6 @@ type WatchOptions struct {
 	Advice string
 	// Abort ends the job; nil: the world's Abort with code 1. The reason names rank, host and phase.
 	Abort func(code int, reason string)
-
-	arrive time.Duration // within which all ranks call Watch; 0: the timeout, arrivals at least
 }
 
 // arrivals is the least time that ranks have to come to the start of the watch: they read the job beforehand.
@@ -66,7 +63,7 @@ func Watch(ctx context.Context, w mpi.World, o WatchOptions) (*Watcher, error) {
 	if o.Abort == nil {
 		o.Abort = w.Abort
 	}
-	arrive := cmp.Or(o.arrive, max(o.Timeout, arrivals))
+	arrive := max(o.Timeout, arrivals)
 	late := time.AfterFunc(arrive, func() { // nobody is watched yet
 		reason := fmt.Sprintf("rank %d (%s) has waited %v for the other ranks at the start: one is stuck, was stopped, or its host "+
 			"cannot be reached", w.Rank(), w.Host(), arrive)
