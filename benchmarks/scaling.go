@@ -35,7 +35,8 @@ type scaling struct {
 }
 
 // Scaling runs jobs on one rank and on several, with as many rows for each rank, a core each, in turn: generation and
-// scoring. Rates are those of stats.json, from the first step to the last commit; loading isn't in them.
+// scoring; and jobs of a model with a hot expert, placed in three ways. Rates are those of stats.json, from the first step to
+// the last commit; loading isn't in them.
 func Scaling(ctx context.Context, o ScalingOptions) (groups []Group, err error) {
 	if o.Ranks == 0 {
 		o.Ranks = 2
@@ -84,7 +85,14 @@ func Scaling(ctx context.Context, o ScalingOptions) (groups []Group, err error) 
 			groups = append(groups, g)
 		}
 	}
-	return groups, nil
+	if o.Ranks == 1 || hotShape.Experts%o.Ranks != 0 {
+		return groups, nil
+	}
+	hot, err := s.hotExpert(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return append(groups, hot), nil
 }
 
 // measure runs one kind of job.

@@ -221,7 +221,7 @@ func benchCommCommand() *cli.Command {
 
 func benchScalingCommand() *cli.Command {
 	return &cli.Command{
-		Name: "scaling", Usage: "jobs on one rank and on several, of one core each, with as many rows for every rank",
+		Name: "scaling", Usage: "jobs on one rank and on several, of one core each, with as many rows for every rank; and three placements of a hot expert",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "model", Usage: "measure this model `FOLDER` too, beside one of random weights"},
 			&cli.StringFlag{Name: "input", Usage: "data set `FILE` for that model, of ranks × rows"},

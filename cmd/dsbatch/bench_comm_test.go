@@ -32,7 +32,16 @@ func TestBenchScaling(t *testing.T) {
 	needMPI(t)
 	r := bench(t, "scaling", "--rounds", "1", "--rows", "4")
 	var names []string
-	for _, g := range r.Groups {
+	hot := r.Groups[len(r.Groups)-1]
+	if len(hot.Figures) != 3 || !strings.Contains(hot.Name, "hot") {
+		t.Errorf("%+v", hot)
+	}
+	for _, f := range hot.Figures {
+		if f.Value <= 0 {
+			t.Errorf("%s: %+v", hot.Name, f)
+		}
+	}
+	for _, g := range r.Groups[:len(r.Groups)-1] {
 		names = append(names, g.Name)
 		one, two, exchange := g.Figures[0], g.Figures[1], g.Figures[2]
 		if one.Value <= 0 || two.Value <= 0 || two.Fraction <= 0 || exchange.Value <= 0 || exchange.Value >= 100 {
