@@ -9,12 +9,15 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // Starts tells whether a program that is linked with an MPI library can load it, by running it with the argument version.
 // The error names what is missing, and what is there of another version.
 func Starts(program string) error {
-	out, err := exec.Command(program, "version").CombinedOutput()
+	c := exec.Command(program, "version")
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a signal to this job's processes is not for it, and would look like its failure
+	out, err := c.CombinedOutput()
 	if err == nil {
 		return nil
 	}
