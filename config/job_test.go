@@ -114,6 +114,7 @@ func TestBadJobFiles(t *testing.T) {
 		{"- model", "job.yaml:1: holds a list; write one `key: value` a line"},
 		{"just words", "job.yaml:1: holds a text; write one `key: value` a line"},
 		{"model: m\n---\nmodel: n", "job.yaml:3: a second document begins; put all settings into one"},
+		{"model: m\ncarry: " + strings.Repeat("[", 200_000), "job.yaml:2: more than 1000 brackets are open; write plain values"},
 		{"model: *nowhere", "job.yaml:1: no anchor &nowhere stands before *nowhere"},
 		{"model: m\ninference:\n  dtype: fp16\n  moe:\n    ep_siz: 3", "job.yaml:5: moe.ep_siz: unknown key; did you mean ep_size?"},
 		{"inference:\n  tp_size: 3", "job.yaml:2: tp_size: unknown key; did you mean tensor_parallel.tp_size?"},

@@ -17,7 +17,24 @@ type yamlTree struct {
 	aliases int // followed so far
 }
 
+// deepest is how many brackets may be open at once: the parser takes memory by the square of that. Settings need two.
+const deepest = 1000
+
 func parseYAML(path string, content []byte) (node, error) {
+	open, at := 0, place{path, 1}
+	for _, c := range content {
+		switch c {
+		case '\n':
+			at.line++
+		case '[', '{':
+			open++
+		case ']', '}':
+			open = max(open-1, 0)
+		}
+		if open > deepest {
+			return node{}, at.errorAt("", "more than %d brackets are open; write plain values", deepest)
+		}
+	}
 	file, err := parser.ParseBytes(content, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		return node{}, yamlError(path, err)

@@ -130,6 +130,9 @@ func (c *Config) scale(layer int) float32 {
 	return float32(1 / math.Sqrt(float64(c.HeadDim)))
 }
 
+// maxExperts bounds the lists that are made for a layer's experts before a tensor is looked for.
+const maxExperts = 1 << 16
+
 // check refuses what no tensor could fit.
 func (c *Config) check() error {
 	for _, v := range []struct {
@@ -163,6 +166,9 @@ func (c *Config) check() error {
 		return fmt.Errorf("%w: %d of %d values of a head are rotated; an even number of them can be", ErrConfig, c.Rope.Dim, c.HeadDim)
 	}
 	for layer, m := range c.MoE {
+		if m.Gate.Experts > maxExperts {
+			return fmt.Errorf("%w: layer %d has %d experts; at most %d can be", ErrConfig, layer, m.Gate.Experts, maxExperts)
+		}
 		if m.Gate.Experts == 0 {
 			if c.FFN <= 0 {
 				return fmt.Errorf("%w: layer %d is dense, but the ffn size of dense layers is %d", ErrConfig, layer, c.FFN)

@@ -121,6 +121,7 @@ func TestConfigsThatCannotBe(t *testing.T) {
 		{"epsilon is a word", set("rms_norm_eps", "small"), model.ErrConfig, []string{"rms_norm_eps", "small"}},
 		{"epsilon is negative", set("rms_norm_eps", -1e-5), model.ErrConfig, []string{"epsilon", "-1e-05"}},
 		{"more experts a token than there are", set("num_experts_per_tok", 9), model.ErrConfig, []string{"layer 0", "9 of 8 experts"}},
+		{"experts that no memory holds", set("num_local_experts", 1e12), model.ErrConfig, []string{"layer 0", "1000000000000 experts", "65536"}},
 		{"no expert a token", set("num_experts_per_tok", 0), model.ErrConfig, []string{"layer 0", "0 of 8 experts"}},
 		{"a negative window", set("max_position_embeddings", -1), model.ErrConfig, []string{"window", "-1"}},
 		{"a window that no memory holds", set("max_position_embeddings", 1e15), model.ErrConfig, []string{"window", "1000000000000000"}},
