@@ -163,7 +163,13 @@ func exchangeRate(ctx context.Context, w mpi.World, rows int) (exchanged, copied
 		if err := x.Dispatch(ctx, recv, send, exchangeRow); err != nil {
 			return err
 		}
-		return x.Combine(ctx, send, recv, exchangeRow)
+		if err := x.Finish(ctx); err != nil {
+			return err
+		}
+		if err := x.Combine(ctx, send, recv, exchangeRow); err != nil {
+			return err
+		}
+		return x.Finish(ctx)
 	}
 	best := func(work func() error) (float64, error) {
 		if err := work(); err != nil {

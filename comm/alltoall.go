@@ -9,22 +9,25 @@ import (
 )
 
 // AllToAll carries rows of tokens to the ranks that hold their experts, and the results back. A layer calls Count,
-// Dispatch and Combine in this order, on all ranks of the ep group, ranks without a token too. Exact counts travel: no
-// row is padded, none is dropped, and the bytes that arrive don't depend on the algorithm.
+// Dispatch, Finish, Combine and Finish in this order, on all ranks of the ep group, ranks without a token too. Exact
+// counts travel: no row is padded, none is dropped, and the bytes that arrive don't depend on the algorithm.
 //
-// Rows lie in the memory of the back end that made the AllToAll: host memory for one made by NewFlat. Its slices are
-// views of that memory, which are read and written from the call to its return. One goroutine at a time.
+// Dispatch and Combine begin and wait for no other rank: a layer that has something to compute meanwhile does so before
+// it calls Finish. Rows lie in the memory of the back end that made the AllToAll: host memory for one made by NewFlat. The
+// slices are views of that memory, and the AllToAll's own until Finish has returned. One goroutine at a time.
 type AllToAll interface {
 	// Count tells each rank how many rows it will get. sendRows[e] is the number of rows that this rank has for expert e
 	// of the layer [experts]; the ranks of the group hold equal, contiguous runs of experts. (Where an expert has copies,
 	// each counts as an expert of its own.) The result is rows[source][local expert], valid until the next Count.
 	Count(ctx context.Context, sendRows []int) (rows [][]int, err error)
-	// Dispatch sends rows of rowBytes bytes, which lie in send in the order of experts. recv gets them by source, then by
+	// Dispatch begins to send rows of rowBytes bytes, which lie in send in the order of experts. recv gets them by source, then by
 	// local expert, each source's in the order in which they were sent: as many as Count has told.
 	Dispatch(ctx context.Context, recv, send []byte, rowBytes int) error
-	// Combine is the reverse of Dispatch: send holds a row for each that Dispatch has received, in that order, and recv
+	// Combine begins the reverse of Dispatch: send holds a row for each that Dispatch has received, in that order, and recv
 	// gets one for each that it has sent, in that order. rowBytes may differ.
 	Combine(ctx context.Context, recv, send []byte, rowBytes int) error
+	// Finish waits until the rows of the Dispatch or Combine that was begun are there, and its own have left.
+	Finish(ctx context.Context) error
 	// Traffic returns what this rank has sent since the AllToAll was made.
 	Traffic() Traffic
 	// String names the algorithm and the ranks it works with.
@@ -153,7 +156,7 @@ func (c *tally) note(recv, send, rowBytes int, dispatch bool) error {
 	return nil
 }
 
-// hop exchanges rows, sends[r] to and recvs[r] from each rank r. Ranks for which there are none get no message.
+// hop begins to exchange rows, sends[r] to and recvs[r] from each rank r. Ranks for which there are none get no message.
 func (c *tally) hop(ctx context.Context, recv []byte, recvs []int, send []byte, sends []int, rowBytes int) error {
 	for r := range sends {
 		c.sends[r], c.recvs[r] = int64(sends[r])*int64(rowBytes), int64(recvs[r])*int64(rowBytes)
@@ -162,8 +165,11 @@ func (c *tally) hop(ctx context.Context, recv []byte, recvs []int, send []byte, 
 			c.traffic.Messages++
 		}
 	}
-	return c.group.AllToAllV(ctx, send, c.sends, recv, c.recvs)
+	return c.group.BeginAllToAllV(ctx, send, c.sends, recv, c.recvs)
 }
+
+// Finish waits for the hop under way.
+func (c *tally) Finish(ctx context.Context) error { return c.group.EndAllToAllV(ctx) }
 
 func sum(n []int) (all int) {
 	for _, x := range n {

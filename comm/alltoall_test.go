@@ -70,6 +70,14 @@ func routing(r *rand.Rand, ranks, experts int) [][]int {
 	return rows
 }
 
+// move begins to move rows and finishes.
+func move(ctx context.Context, x AllToAll, begin func(context.Context, []byte, []byte, int) error, recv, send []byte, rowBytes int) error {
+	if err := begin(ctx, recv, send, rowBytes); err != nil {
+		return err
+	}
+	return x.Finish(ctx)
+}
+
 // exchange runs one layer's two exchanges on one rank and compares every byte with what the routing says. The expert's
 // work is a row of another size that tells who computed it.
 func exchange(ctx context.Context, group mpi.World, x AllToAll, r *rand.Rand) error {
@@ -106,14 +114,14 @@ func exchange(ctx context.Context, group mpi.World, x AllToAll, r *rand.Rand) er
 		}
 	}
 	recv := bytes.Repeat([]byte{poison}, len(want))
-	if err := x.Dispatch(ctx, recv, send, size); err != nil {
+	if err := move(ctx, x, x.Dispatch, recv, send, size); err != nil {
 		return err
 	}
 	if !bytes.Equal(recv, want) {
 		return fmt.Errorf("dispatch: wrong bytes; routing %v", rows)
 	}
 	home := bytes.Repeat([]byte{poison}, len(wantBack))
-	if err := x.Combine(ctx, home, results, back); err != nil {
+	if err := move(ctx, x, x.Combine, home, results, back); err != nil {
 		return err
 	}
 	if !bytes.Equal(home, wantBack) {
@@ -176,7 +184,7 @@ func TestAllToAllRefuses(t *testing.T) {
 		wrong("send too short", "to send", x.Dispatch(ctx, make([]byte, 8*in), make([]byte, 16), 8))
 		wrong("recv too long", "to receive", x.Dispatch(ctx, make([]byte, 8*in+8), make([]byte, 24), 8))
 		wrong("empty rows", "rows of 0 bytes", x.Dispatch(ctx, nil, nil, 0))
-		if err := x.Dispatch(ctx, make([]byte, 8*in), make([]byte, 24), 8); err != nil {
+		if err := move(ctx, x, x.Dispatch, make([]byte, 8*in), make([]byte, 24), 8); err != nil {
 			return err
 		}
 		away := []int64{1, 2}[w.Rank()] // rows for the other rank
@@ -216,8 +224,8 @@ func TestHops(t *testing.T) {
 				return fmt.Errorf("%v: counting is %+v, want %+v", c.how, got, c.counted)
 			}
 			send, recv := make([]byte, p*local*rowBytes), make([]byte, p*local*rowBytes)
-			for n, move := range []func(context.Context, []byte, []byte, int) error{x.Dispatch, x.Combine} {
-				if err := move(ctx, recv, send, rowBytes); err != nil {
+			for n, begin := range []func(context.Context, []byte, []byte, int) error{x.Dispatch, x.Combine} {
+				if err := move(ctx, x, begin, recv, send, rowBytes); err != nil {
 					return err
 				}
 				k := int64(n + 1)

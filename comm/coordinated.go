@@ -112,6 +112,8 @@ type coordinated struct {
 	rows     [][]int   // [source of the group][local]
 	none     []int     // of a source that isn't a peer
 	starts   []int     // the rows before those of each tp peer's experts
+	combines bool      // a Combine is under way
+	home     []byte    // and its results are gathered here
 	own      []byte
 	counts   []int64
 	traffic  Traffic // of gathering
@@ -158,11 +160,18 @@ func (c *coordinated) Combine(ctx context.Context, recv, send []byte, rowBytes i
 		c.counts[i] = int64(c.starts[i+1]-c.starts[i]) * int64(rowBytes)
 	}
 	c.own = room(c.own, int(c.counts[c.gather.Rank()]))
-	if err := c.AllToAll.Combine(ctx, c.own, send, rowBytes); err != nil {
+	c.home, c.combines = recv, true
+	return c.AllToAll.Combine(ctx, c.own, send, rowBytes)
+}
+
+func (c *coordinated) Finish(ctx context.Context) error {
+	home, combines := c.home, c.combines
+	c.home, c.combines = nil, false
+	if err := c.AllToAll.Finish(ctx); err != nil || !combines {
 		return err
 	}
 	c.traffic.Gathered(len(c.counts), int64(len(c.own)))
-	return c.gather.AllGatherV(ctx, c.own, recv, c.counts)
+	return c.gather.AllGatherV(ctx, c.own, home, c.counts)
 }
 
 func (c *coordinated) Traffic() Traffic { return c.traffic.Plus(c.AllToAll.Traffic()) }

@@ -69,7 +69,7 @@ func exchangeTokens(ctx context.Context, x *ExpertGroups, team int, tokens []int
 		l.received += sum(source)
 	}
 	recv := make([]byte, l.received*rowBytes)
-	if err := rows.Dispatch(ctx, recv, send, rowBytes); err != nil {
+	if err := move(ctx, rows, rows.Dispatch, recv, send, rowBytes); err != nil {
 		return l, err
 	}
 	at := 0
@@ -85,7 +85,7 @@ func exchangeTokens(ctx context.Context, x *ExpertGroups, team int, tokens []int
 		}
 	}
 	home := bytes.Repeat([]byte{0xA5}, len(send))
-	if err := rows.Combine(ctx, home, recv, rowBytes); err != nil {
+	if err := move(ctx, rows, rows.Combine, home, recv, rowBytes); err != nil {
 		return l, err
 	}
 	for i, t := range slots {

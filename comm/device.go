@@ -11,7 +11,8 @@ import (
 )
 
 // DeviceAllToAll is an AllToAll that moves rows in the memory of devices, from one to the other: flat, and without a wait
-// of the host but for the counts. Dispatch and Combine still move host memory.
+// of the host but for the counts. Dispatch and Combine still move host memory. DispatchRows and CombineRows
+// need no Finish: what comes after them on the stream comes after the rows.
 type DeviceAllToAll struct {
 	flat
 	peers kernels.Peers

@@ -45,10 +45,11 @@ func Form(ctx context.Context, w mpi.World, l *Layout) (*Groups, error) {
 		return nil, fmt.Errorf("a layout of %s in a world of %s", count(l.World, "rank"), count(w.Size(), "rank"))
 	}
 	g := &Groups{Layout: l, World: &Group{World: w, Ranks: ascending(0, l.World)}}
-	var tables [][][]int // those already made, g.made
+	var tables [][][]int // of g.made
+	shared := 0          // the first of those that serve a second purpose
 	form := func(table [][]int) (*Group, error) {
-		for i, t := range tables {
-			if slices.EqualFunc(t, table, slices.Equal[[]int]) {
+		for i := shared; i < len(tables); i++ {
+			if slices.EqualFunc(tables[i], table, slices.Equal[[]int]) {
 				return g.made[i], nil
 			}
 		}
@@ -67,6 +68,7 @@ func Form(ctx context.Context, w mpi.World, l *Layout) (*Groups, error) {
 			return nil, errors.Join(err, g.Close())
 		}
 	}
+	shared = len(g.made) // rows travel to experts while partial results are added up
 	for _, e := range l.Experts {
 		x := ExpertGroups{Experts: e.Experts}
 		for _, one := range []struct {

@@ -63,7 +63,10 @@ func (h *hierarchical) Count(ctx context.Context, sendRows []int) ([][]int, erro
 	if err := h.open(sendRows); err != nil {
 		return nil, err
 	}
-	if err := h.table.carry(ctx, h, h.in, h.out, 4*h.local, true); err != nil {
+	if err := h.table.begin(ctx, h, h.in, h.out, 4*h.local, true); err != nil {
+		return nil, err
+	}
+	if err := h.table.finish(ctx, h); err != nil {
 		return nil, err
 	}
 	h.settle(sendRows)
@@ -89,15 +92,17 @@ func (h *hierarchical) Dispatch(ctx context.Context, recv, send []byte, rowBytes
 	if err := h.check(recv, send, rowBytes, true); err != nil {
 		return err
 	}
-	return h.path.carry(ctx, h, recv, send, rowBytes, true)
+	return h.path.begin(ctx, h, recv, send, rowBytes, true)
 }
 
 func (h *hierarchical) Combine(ctx context.Context, recv, send []byte, rowBytes int) error {
 	if err := h.check(recv, send, rowBytes, false); err != nil {
 		return err
 	}
-	return h.path.carry(ctx, h, send, recv, rowBytes, false)
+	return h.path.begin(ctx, h, send, recv, rowBytes, false)
 }
+
+func (h *hierarchical) Finish(ctx context.Context) error { return h.path.finish(ctx, h) }
 
 func (h *hierarchical) String() string { return "hierarchical over " + h.nodes.String() }
 
@@ -113,9 +118,11 @@ const (
 
 // path is how the rows of one exchange travel: copies between buffers, a hop, copies, a hop, copies.
 type path struct {
-	copies  [3][]run
-	hops    [2]hop
-	buffers [away][]byte // those in between
+	copies   [3][]run
+	hops     [2]hop
+	buffers  [away + 1][]byte // home and away: of the rows under way
+	rowBytes int
+	forth    bool // from home to away
 }
 
 // run is rows that lie together in two buffers.
@@ -188,34 +195,47 @@ func (p *path) copy(group int, r run) {
 	}
 }
 
-// carry moves rows from send to recv, or the way back, from recv to send.
-func (p *path) carry(ctx context.Context, h *hierarchical, recv, send []byte, rowBytes int, forth bool) error {
+// begin sets out to move rows from send to recv, or the way back, from recv to send: up to the first hop.
+func (p *path) begin(ctx context.Context, h *hierarchical, recv, send []byte, rowBytes int, forth bool) error {
 	for i, rows := range [...][]int{inside: p.hops[0].sends, came: p.hops[0].recvs, between: p.hops[1].sends, arrived: p.hops[1].recvs} {
 		p.buffers[i] = room(p.buffers[i], sum(rows)*rowBytes)
 	}
-	buffers := [...][]byte{send, p.buffers[inside], p.buffers[came], p.buffers[between], p.buffers[arrived], recv}
-	if forth {
-		for i := range p.copies {
-			for _, r := range p.copies[i] {
-				copy(buffers[r.to][r.into*rowBytes:], buffers[r.from][r.at*rowBytes:(r.at+r.rows)*rowBytes])
-			}
-			if i < len(p.hops) {
-				if err := h.hop(ctx, buffers[2+2*i], p.hops[i].recvs, buffers[1+2*i], p.hops[i].sends, rowBytes); err != nil {
-					return err
-				}
-			}
+	p.buffers[home], p.buffers[away], p.rowBytes, p.forth = send, recv, rowBytes, forth
+	return p.leg(ctx, h, 0)
+}
+
+// finish goes the rest of the way.
+func (p *path) finish(ctx context.Context, h *hierarchical) error {
+	for n := range p.hops {
+		if err := h.tally.Finish(ctx); err != nil {
+			return err
 		}
-		return nil
+		if err := p.leg(ctx, h, n+1); err != nil {
+			return err
+		}
 	}
-	for i := len(p.copies) - 1; i >= 0; i-- {
-		for _, r := range p.copies[i] {
-			copy(buffers[r.from][r.at*rowBytes:], buffers[r.to][r.into*rowBytes:(r.into+r.rows)*rowBytes])
+	p.buffers[home], p.buffers[away] = nil, nil
+	return nil
+}
+
+// leg does the copies before the n-th hop, and begins it; after the last hop there are copies alone.
+func (p *path) leg(ctx context.Context, h *hierarchical, n int) error {
+	if !p.forth {
+		n = len(p.hops) - n
+	}
+	for _, r := range p.copies[n] {
+		there, here := p.buffers[r.to][r.into*p.rowBytes:(r.into+r.rows)*p.rowBytes], p.buffers[r.from][r.at*p.rowBytes:(r.at+r.rows)*p.rowBytes]
+		if p.forth {
+			copy(there, here)
+		} else {
+			copy(here, there)
 		}
-		if i > 0 {
-			if err := h.hop(ctx, buffers[2*i-1], p.hops[i-1].sends, buffers[2*i], p.hops[i-1].recvs, rowBytes); err != nil {
-				return err
-			}
-		}
+	}
+	switch {
+	case p.forth && n < len(p.hops):
+		return h.hop(ctx, p.buffers[2+2*n], p.hops[n].recvs, p.buffers[1+2*n], p.hops[n].sends, p.rowBytes)
+	case !p.forth && n > 0:
+		return h.hop(ctx, p.buffers[2*n-1], p.hops[n-1].sends, p.buffers[2*n], p.hops[n-1].recvs, p.rowBytes)
 	}
 	return nil
 }

@@ -47,6 +47,11 @@ func (w *watchedWorld) AllToAllV(ctx context.Context, send []byte, sendCounts []
 	return w.waits("all-to-all", func() error { return w.World.AllToAllV(ctx, send, sendCounts, recv, recvCounts) })
 }
 
+// EndAllToAllV is where the rank waits for what BeginAllToAllV, which waits for nobody, has begun.
+func (w *watchedWorld) EndAllToAllV(ctx context.Context) error {
+	return w.waits("all-to-all", func() error { return w.World.EndAllToAllV(ctx) })
+}
+
 func (w *watchedWorld) Send(ctx context.Context, to, tag int, b []byte) error {
 	return w.waits("send", func() error { return w.World.Send(ctx, to, tag, b) })
 }

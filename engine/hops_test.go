@@ -84,19 +84,23 @@ func randomMoE(t *testing.T, experts int) string {
 // hops counts the messages of each dispatch and combine of a rank.
 type hops struct {
 	comm.AllToAll
-	note func(messages int64)
+	before int64
+	note   func(messages int64)
 }
 
-func (h hops) Dispatch(ctx context.Context, recv, send []byte, rowBytes int) error {
-	before := h.Traffic().Messages
-	defer func() { h.note(h.Traffic().Messages - before) }()
+func (h *hops) Dispatch(ctx context.Context, recv, send []byte, rowBytes int) error {
+	h.before = h.Traffic().Messages
 	return h.AllToAll.Dispatch(ctx, recv, send, rowBytes)
 }
 
-func (h hops) Combine(ctx context.Context, recv, send []byte, rowBytes int) error {
-	before := h.Traffic().Messages
-	defer func() { h.note(h.Traffic().Messages - before) }()
+func (h *hops) Combine(ctx context.Context, recv, send []byte, rowBytes int) error {
+	h.before = h.Traffic().Messages
 	return h.AllToAll.Combine(ctx, recv, send, rowBytes)
+}
+
+func (h *hops) Finish(ctx context.Context) error {
+	defer func() { h.note(h.Traffic().Messages - h.before) }()
+	return h.AllToAll.Finish(ctx)
 }
 
 // TestSixtyFourRanks runs a model of 128 experts on 8 nodes of 8 ranks, tp 2, with the three all-to-alls, and looks at the
@@ -134,7 +138,7 @@ func TestSixtyFourRanks(t *testing.T) {
 		var most int64
 		got, err := runRanks(t, nodes*node, j, RunOptions{connected: func(e *Engine) {
 			for _, x := range e.exchanges {
-				x.Rows = hops{x.Rows, func(n int64) {
+				x.Rows = &hops{AllToAll: x.Rows, note: func(n int64) {
 					mu.Lock()
 					most = max(most, n)
 					mu.Unlock()

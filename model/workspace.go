@@ -11,7 +11,7 @@ import (
 // Sections of a step, as Measure names them, beside those of package moe.
 const (
 	Attention = "attention"
-	Dense     = "dense"
+	Dense     = moe.Dense
 )
 
 // Workspace is the memory of one forward pass of up to a number of tokens.

@@ -40,12 +40,14 @@ type exchangeBuffers struct {
 	sendRows         []int
 	computed         int // rows, by the experts here
 	host             []byte
+	dense            kernels.Tensor // results of a residual branch
 	staging          comm.Staging
 }
 
 // exchange is experts over ranks: rows go to their experts' ranks, are computed there in expert order, and come back
-// to the slots they left, which r tells. All counts are exact; a rank without tokens takes part with none.
-func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.Tensor, r *kernels.Routing, w *Workspace) error {
+// to the slots they left, which r tells. All counts are exact; a rank without tokens takes part with none. While rows
+// travel this rank computes its dense branch: what waits for a rank with more to do then waits less.
+func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.Tensor, r *kernels.Routing, dense *branch, w *Workspace) error {
 	w.enter(Dispatch)
 	b := &w.exchange
 	sent, err := b.readCounts(s, r)
@@ -67,10 +69,14 @@ func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.T
 	if err != nil {
 		return err
 	}
-	if err := l.Exchange.dispatch(ctx, s, recv, out, b); err != nil {
-		return fmt.Errorf("dispatch: %w", err)
+	if err := dense.room(b); err != nil {
+		return err
 	}
-	if err := b.arrived.write(b, s); err != nil {
+	err = l.Exchange.move(ctx, s, recv, out, w, Dispatch, func() error {
+		dense.up(s)
+		return b.arrived.write(b, s)
+	})
+	if err != nil {
 		return err
 	}
 	w.enter(Experts)
@@ -88,28 +94,39 @@ func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.T
 	}
 	w.enter(Combine)
 	s.Select(recv, result, b.arrived.inverse.ColRange(0, received), 1) // back in the order of arrival
-	if err := l.Exchange.combine(ctx, s, out, recv, b); err != nil {
-		return fmt.Errorf("combine: %w", err)
-	}
-	return nil
+	return l.Exchange.move(ctx, s, out, recv, w, Combine, func() error { return dense.down(ctx, s, b.dense) })
 }
 
-// dispatch sends rows to their experts' ranks: from device to device where the exchange can, else through the host.
-func (e *Exchange) dispatch(ctx context.Context, s kernels.Stream, recv, send kernels.Tensor, b *exchangeBuffers) error {
-	if d, ok := e.Rows.(*comm.DeviceAllToAll); ok {
-		return d.DispatchRows(s, recv, send)
+// move is a section of the layer, Dispatch or Combine: rows go from device to device where the exchange can, else through
+// the host, and meanwhile computes what needs neither recv nor send.
+func (e *Exchange) move(ctx context.Context, s kernels.Stream, recv, send kernels.Tensor, w *Workspace, section string, meanwhile func() error) (err error) {
+	d, onDevices := e.Rows.(*comm.DeviceAllToAll)
+	staging, width := &w.exchange.staging, send.Cols*send.DType.Size()
+	switch {
+	case onDevices && section == Dispatch:
+		err = d.DispatchRows(s, recv, send)
+	case onDevices:
+		err = d.CombineRows(s, recv, send)
+	case section == Dispatch:
+		err = staging.Begin(s, recv, send, func(to, from []byte) error { return e.Rows.Dispatch(ctx, to, from, width) })
+	default:
+		err = staging.Begin(s, recv, send, func(to, from []byte) error { return e.Rows.Combine(ctx, to, from, width) })
 	}
-	return b.staging.Move(s, recv, send,
-		func(to, from []byte) error { return e.Rows.Dispatch(ctx, to, from, send.Cols*send.DType.Size()) })
-}
-
-// combine is the way back.
-func (e *Exchange) combine(ctx context.Context, s kernels.Stream, recv, send kernels.Tensor, b *exchangeBuffers) error {
-	if d, ok := e.Rows.(*comm.DeviceAllToAll); ok {
-		return d.CombineRows(s, recv, send)
+	if err != nil {
+		return fmt.Errorf("%s: %w", section, err)
 	}
-	return b.staging.Move(s, recv, send,
-		func(to, from []byte) error { return e.Rows.Combine(ctx, to, from, send.Cols*send.DType.Size()) })
+	if onDevices {
+		return meanwhile()
+	}
+	defer func() { // whatever comes, a panic too: other ranks may use the rows until then
+		w.enter(section)
+		end := e.Rows.Finish(ctx)
+		staging.End(s)
+		if end != nil && err == nil {
+			err = fmt.Errorf("%s: %w", section, end)
+		}
+	}()
+	return meanwhile()
 }
 
 // arrived runs the local experts, whole, over arriving rows; result is in the order of experts.
@@ -156,7 +173,7 @@ func (b *exchangeBuffers) room(t *kernels.Tensor, what string, d kernels.DType, 
 }
 
 func (b *exchangeBuffers) free() {
-	for _, t := range slices.Concat(b.arrived.tensors(), b.slices.tensors(), b.placed.tensors(), []*kernels.Tensor{&b.recv, &b.inner, &b.out, &b.parts}) {
+	for _, t := range slices.Concat(b.arrived.tensors(), b.slices.tensors(), b.placed.tensors(), []*kernels.Tensor{&b.recv, &b.inner, &b.out, &b.parts, &b.dense}) {
 		if !t.None() {
 			t.Mem.Free()
 			*t = kernels.Tensor{}

@@ -27,20 +27,13 @@ type Layer struct {
 	Places []shard.Place
 }
 
-// Residual is the dense branch of a residual layer (PR-MoE, arXiv 2201.05596 §4.1).
-type Residual struct {
-	Up   kernels.Weights   // this rank's part of it under tp, like Down's
-	Down []kernels.Weights // the slices of its inputs that are here; Workspace.Sum adds their results up
-	Mix  kernels.Weights   // [2, hidden] F32 with bias: the coefficients' logits
-}
-
 // Forward computes y = moe(x), both [tokens, hidden]; w has room for that many tokens. With an exchange all ranks of
 // the group call it together, ranks without tokens too. An op's failure is told by the stream's Sync; the error is that of
 // an exchange, of ctx or of memory for what other ranks sent.
 func (l *Layer) Forward(ctx context.Context, s kernels.Stream, y, x kernels.Tensor, w *Workspace) error {
 	from, to := l.share(x.Rows)
-	own := y.RowRange(from, to)
-	if err := l.forward(ctx, s, own, x.RowRange(from, to), w); err != nil {
+	own, dense := y.RowRange(from, to), l.branch(x, w)
+	if err := l.forward(ctx, s, own, x.RowRange(from, to), dense, w); err != nil {
 		return fmt.Errorf("moe: %w", err)
 	}
 	if l.split() {
@@ -48,16 +41,15 @@ func (l *Layer) Forward(ctx context.Context, s kernels.Stream, y, x kernels.Tens
 			return fmt.Errorf("moe: results of the shares: %w", err)
 		}
 	}
-	if l.Residual != nil {
-		if err := l.mix(ctx, s, y, x, w); err != nil {
-			return fmt.Errorf("residual branch: %w", err)
-		}
+	if err := dense.mix(ctx, s, y); err != nil {
+		return fmt.Errorf("moe: %w", err)
 	}
 	return nil
 }
 
-// forward routes tokens, runs their experts and combines the results.
-func (l *Layer) forward(ctx context.Context, s kernels.Stream, y, x kernels.Tensor, w *Workspace) error {
+// forward routes tokens, runs their experts and combines the results; with an exchange it computes the dense branch
+// while rows travel.
+func (l *Layer) forward(ctx context.Context, s kernels.Stream, y, x kernels.Tensor, dense *branch, w *Workspace) error {
 	tokens := x.Rows
 	r := w.route(l.Gate, tokens)
 	logits := w.logits.Reshape(tokens, l.Gate.Experts)
@@ -79,7 +71,7 @@ func (l *Layer) forward(ctx context.Context, s kernels.Stream, y, x kernels.Tens
 		w.enter(Experts)
 		err = l.grouped(s, out, w.inner.Reshape(out.Rows, l.Up.Out()), x, r.Offsets, r.Choices, r.K, w)
 	} else {
-		err = l.exchange(ctx, s, out, x, &r, w)
+		err = l.exchange(ctx, s, out, x, &r, dense, w)
 		computed = w.exchange.computed
 	}
 	if err != nil {
@@ -116,19 +108,5 @@ func (l *Layer) grouped(s kernels.Stream, out, inner, x, offsets, index kernels.
 		at += slice.In()
 	}
 	s.Reduce(out, parts, len(l.Down), false)
-	return nil
-}
-
-// mix adds the dense branch: y = y·c₀ + mlp(x)·c₁, c = softmax(x·Wᵀ + b) over the pair.
-func (l *Layer) mix(ctx context.Context, s kernels.Stream, y, x kernels.Tensor, w *Workspace) error {
-	coef := w.coef.Reshape(x.Rows, 2)
-	inner := w.inner.Reshape(x.Rows, l.Residual.Up.Out())
-	mlp := w.slots.Reshape(x.Rows, y.Cols) // the experts' results are combined and no longer needed
-	s.Linear(coef, x, l.Residual.Mix, kernels.Epilogue{})
-	s.Linear(inner, x, l.Residual.Up, kernels.Epilogue{Act: l.Act})
-	if err := w.Sum.Linear(ctx, s, mlp, inner, l.Residual.Down, false); err != nil {
-		return err
-	}
-	s.Mix(y, y, mlp, coef)
 	return nil
 }

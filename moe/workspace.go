@@ -59,6 +59,7 @@ const (
 	Dispatch = "dispatch"
 	Experts  = "experts"
 	Combine  = "combine"
+	Dense    = "dense" // a residual branch
 )
 
 // Workspace is the memory in which layers of up to a shape run, one after the other, and the tokens that each expert

@@ -16,7 +16,8 @@ type transport interface {
 	allGatherV(ctx context.Context, send, recv []byte, recvCounts []int64) error
 	allReduce(ctx context.Context, op Op, v []int64) error
 	allToAll(ctx context.Context, send, recv []byte) error
-	allToAllV(ctx context.Context, send []byte, sendCounts []int64, recv []byte, recvCounts []int64) error
+	// beginAllToAllV begins an exchange and returns what waits for its end.
+	beginAllToAllV(ctx context.Context, send []byte, sendCounts []int64, recv []byte, recvCounts []int64) (end func(context.Context) error, err error)
 	send(ctx context.Context, to, tag int, b []byte) error
 	recv(ctx context.Context, from, tag int, b []byte) error
 	split(ctx context.Context, color, key int) (child transport, rank, size int, err error) // nil where color < 0
@@ -32,6 +33,7 @@ type communicator struct {
 	first      int // this rank in the first world
 	host       string
 	closed     bool
+	end        func(context.Context) error // of the all-to-all under way; nil: none is
 }
 
 func hostname() string {
@@ -67,9 +69,17 @@ func (c *communicator) ready(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// free is ready for a collective call.
+func (c *communicator) free(ctx context.Context) error {
+	if c.end != nil {
+		return errors.New("an all-to-all of this world has begun and not ended")
+	}
+	return c.ready(ctx)
+}
+
 func (c *communicator) Barrier(ctx context.Context) error {
 	const op = "barrier"
-	if err := c.ready(ctx); err != nil {
+	if err := c.free(ctx); err != nil {
 		return c.fault(op, err)
 	}
 	return c.fault(op, c.transport.barrier(ctx))
@@ -77,7 +87,7 @@ func (c *communicator) Barrier(ctx context.Context) error {
 
 func (c *communicator) Bcast(ctx context.Context, root int, b []byte) error {
 	const op = "broadcast"
-	if err := c.ready(ctx); err != nil {
+	if err := c.free(ctx); err != nil {
 		return c.fault(op, err)
 	}
 	if err := c.isRank(root); err != nil {
@@ -88,7 +98,7 @@ func (c *communicator) Bcast(ctx context.Context, root int, b []byte) error {
 
 func (c *communicator) AllGather(ctx context.Context, send, recv []byte) error {
 	const op = "all-gather"
-	if err := c.ready(ctx); err != nil {
+	if err := c.free(ctx); err != nil {
 		return c.fault(op, err)
 	}
 	if len(recv) != len(send)*c.size {
@@ -99,7 +109,7 @@ func (c *communicator) AllGather(ctx context.Context, send, recv []byte) error {
 
 func (c *communicator) AllGatherV(ctx context.Context, send, recv []byte, recvCounts []int64) error {
 	const op = "all-gather"
-	if err := c.ready(ctx); err != nil {
+	if err := c.free(ctx); err != nil {
 		return c.fault(op, err)
 	}
 	if err := c.fits("receive", recv, recvCounts); err != nil {
@@ -113,7 +123,7 @@ func (c *communicator) AllGatherV(ctx context.Context, send, recv []byte, recvCo
 
 func (c *communicator) AllReduceInt64(ctx context.Context, op Op, v []int64) error {
 	name := "all-reduce (" + op.String() + ")"
-	if err := c.ready(ctx); err != nil {
+	if err := c.free(ctx); err != nil {
 		return c.fault(name, err)
 	}
 	if op < Sum || op > Min {
@@ -124,7 +134,7 @@ func (c *communicator) AllReduceInt64(ctx context.Context, op Op, v []int64) err
 
 func (c *communicator) AllToAll(ctx context.Context, send, recv []byte) error {
 	const op = "all-to-all"
-	if err := c.ready(ctx); err != nil {
+	if err := c.free(ctx); err != nil {
 		return c.fault(op, err)
 	}
 	if len(send)%c.size != 0 || len(recv) != len(send) {
@@ -134,8 +144,15 @@ func (c *communicator) AllToAll(ctx context.Context, send, recv []byte) error {
 }
 
 func (c *communicator) AllToAllV(ctx context.Context, send []byte, sendCounts []int64, recv []byte, recvCounts []int64) error {
+	if err := c.BeginAllToAllV(ctx, send, sendCounts, recv, recvCounts); err != nil {
+		return err
+	}
+	return c.EndAllToAllV(ctx)
+}
+
+func (c *communicator) BeginAllToAllV(ctx context.Context, send []byte, sendCounts []int64, recv []byte, recvCounts []int64) (err error) {
 	const op = "all-to-all"
-	if err := c.ready(ctx); err != nil {
+	if err := c.free(ctx); err != nil {
 		return c.fault(op, err)
 	}
 	if err := c.fits("send", send, sendCounts); err != nil {
@@ -147,7 +164,18 @@ func (c *communicator) AllToAllV(ctx context.Context, send []byte, sendCounts []
 	if sendCounts[c.rank] != recvCounts[c.rank] {
 		return c.fault(op, fmt.Errorf("sends itself %d bytes, and expects %d", sendCounts[c.rank], recvCounts[c.rank]))
 	}
-	return c.fault(op, c.transport.allToAllV(ctx, send, sendCounts, recv, recvCounts))
+	c.end, err = c.transport.beginAllToAllV(ctx, send, sendCounts, recv, recvCounts)
+	return c.fault(op, err)
+}
+
+func (c *communicator) EndAllToAllV(ctx context.Context) error {
+	const op = "all-to-all"
+	end := c.end
+	if end == nil {
+		return c.fault(op, errors.New("none of this world has begun"))
+	}
+	c.end = nil
+	return c.fault(op, end(ctx))
 }
 
 func (c *communicator) Send(ctx context.Context, to, tag int, b []byte) error {
@@ -174,7 +202,7 @@ func (c *communicator) Recv(ctx context.Context, from, tag int, b []byte) error 
 
 func (c *communicator) Split(ctx context.Context, color, key int) (World, error) {
 	const op = "split"
-	if err := c.ready(ctx); err != nil {
+	if err := c.free(ctx); err != nil {
 		return nil, c.fault(op, err)
 	}
 	child, rank, size, err := c.transport.split(ctx, color, key)
@@ -183,7 +211,7 @@ func (c *communicator) Split(ctx context.Context, color, key int) (World, error)
 
 func (c *communicator) Node(ctx context.Context) (World, error) {
 	const op = "split by node"
-	if err := c.ready(ctx); err != nil {
+	if err := c.free(ctx); err != nil {
 		return nil, c.fault(op, err)
 	}
 	child, rank, size, err := c.transport.node(ctx)
@@ -211,6 +239,9 @@ func (c *communicator) End(status int) error {
 		return nil
 	}
 	c.closed = true
+	if c.end != nil && status == 0 {
+		return c.fault("close", errors.New("an all-to-all of this world has begun and not ended"))
+	}
 	return c.fault("close", c.transport.close(status))
 }
 

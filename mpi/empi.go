@@ -100,7 +100,8 @@ type empiComm struct {
 	piece      int64     // most bytes of one message
 	round      int       // exchanges done, which their tags tell apart
 	i64        []int64   // result of allReduce
-	counts     [4]counts // of exchange
+	counts     [4]counts // of begin
+	flight     flight
 }
 
 // adopt returns empi's view of a communicator that it has no call to make. It rests on the first field of empi.Comm

@@ -16,6 +16,14 @@ func (c lateContext) Done() <-chan struct{} {
 	return c.Context.Done()
 }
 
+func comeAndMeet(ctx context.Context, s *seat) error {
+	open, err := s.come(post{op: "barrier"})
+	if err != nil {
+		return err
+	}
+	return s.meet(ctx, open)
+}
+
 // TestMeetingIsHeldOrNot calls off a rank that already waits at the moment when the last one comes. The meeting was held:
 // the other rank counts on this one, so it must not leave.
 func TestMeetingIsHeldOrNot(t *testing.T) {
@@ -25,16 +33,16 @@ func TestMeetingIsHeldOrNot(t *testing.T) {
 		first := InProcess(2)[0].(*communicator).transport.(*seat)
 		last := &seat{room: first.room, rank: 1}
 		ctx := lateContext{over, func() {
-			if err := last.meet(t.Context()); err != nil {
+			if err := comeAndMeet(t.Context(), last); err != nil {
 				t.Error(err)
 			}
 		}}
-		if err := first.meet(ctx); err != nil {
+		if err := comeAndMeet(ctx, first); err != nil {
 			t.Fatalf("left a meeting that was held: %v", err)
 		}
 	}
 	alone := InProcess(2)[0].(*communicator).transport.(*seat)
-	if err := alone.meet(over); err == nil {
+	if err := comeAndMeet(over, alone); err == nil {
 		t.Error("stayed in a meeting that was called off")
 	}
 }

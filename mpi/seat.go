@@ -96,9 +96,9 @@ func (s *seat) allToAll(ctx context.Context, send, recv []byte) error {
 	})
 }
 
-func (s *seat) allToAllV(ctx context.Context, send []byte, sendCounts []int64, recv []byte, recvCounts []int64) error {
+func (s *seat) beginAllToAllV(_ context.Context, send []byte, sendCounts []int64, recv []byte, recvCounts []int64) (func(context.Context) error, error) {
 	p := post{op: "all-to-all of unequal lengths", send: send, counts: sendCounts}
-	return s.together(ctx, p, func(posts []post) error {
+	return s.begin(p, func(posts []post) error {
 		for i, p := range posts {
 			if p.counts[s.rank] != recvCounts[i] {
 				return s.differ(i, p.counts[s.rank], recvCounts[i])

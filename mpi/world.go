@@ -42,6 +42,11 @@ type World interface {
 	// AllToAllV is AllToAll of unequal pieces: sendCounts[d] bytes go to rank d, recvCounts[s] come from rank s, both
 	// laid out without gaps. What one rank sends must be what the other expects.
 	AllToAllV(ctx context.Context, send []byte, sendCounts []int64, recv []byte, recvCounts []int64) error
+	// BeginAllToAllV is AllToAllV that waits for no other rank: bytes, and counts, are its own until EndAllToAllV, which
+	// waits, has returned. Between the two this World makes no other collective call; others may.
+	BeginAllToAllV(ctx context.Context, send []byte, sendCounts []int64, recv []byte, recvCounts []int64) error
+	// EndAllToAllV waits for what BeginAllToAllV has begun.
+	EndAllToAllV(ctx context.Context) error
 
 	// Send hands b to a Recv of the same length and tag, 0 to MaxTag, on rank to, another than this one. It may wait
 	// for that Recv. An empty b is no message: both calls return at once.

@@ -1,6 +1,7 @@
 package mpi_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -182,6 +183,35 @@ func TestContextLeavesACollective(t *testing.T) {
 }
 
 // TestMessageOrNot calls off sends and receives at the moment when they meet: either both ends have the message or neither.
+// TestRankFailsWhileBytesTravel: a rank that ends between the begin and the end of an all-to-all ends those that wait.
+func TestRankFailsWhileBytesTravel(t *testing.T) {
+	for _, way := range []string{"error", "panic", "return"} {
+		err := mpi.Run(3, func(w mpi.World) error {
+			each := []int64{1, 1, 1}
+			if err := w.BeginAllToAllV(t.Context(), make([]byte, 3), each, make([]byte, 3), each); err != nil {
+				return err
+			}
+			if w.Rank() == 1 {
+				switch way {
+				case "error":
+					return errors.New("broken")
+				case "panic":
+					panic("broken")
+				case "return":
+					return nil
+				}
+			}
+			if err := w.EndAllToAllV(t.Context()); !errors.Is(err, mpi.ErrEnded) {
+				return fmt.Errorf("rank %d: %w, want rank 1's end", w.Rank(), err)
+			}
+			return nil
+		})
+		if want := map[string]string{"return": "begun and not ended"}[way]; err == nil || !strings.Contains(err.Error(), cmp.Or(want, "broken")) {
+			t.Errorf("%s: %v", way, err)
+		}
+	}
+}
+
 func TestMessageOrNot(t *testing.T) {
 	met, missed := 0, 0
 	mpitest.Run(t, 2, func(w mpi.World) error {

@@ -32,6 +32,7 @@ func Conform(ctx context.Context, w mpi.World, seed uint64) error {
 		{"AllReduceInt64", conformAllReduce},
 		{"AllToAll", conformAllToAll},
 		{"AllToAllV", conformAllToAllV},
+		{"BeginAllToAllV", conformBeginAllToAllV},
 		{"Send and Recv", conformMessages},
 		{"Recv and a context", conformDeadline},
 		{"Split", conformSplit},
@@ -199,6 +200,40 @@ func conformAllToAll(ctx context.Context, w mpi.World, r *rand.Rand) error {
 }
 
 func conformAllToAllV(ctx context.Context, w mpi.World, r *rand.Rand) error {
+	return allToAllV(w, r, func(send []byte, sendCounts []int64, recv []byte, recvCounts []int64) error {
+		return w.AllToAllV(ctx, send, sendCounts, recv, recvCounts)
+	})
+}
+
+// conformBeginAllToAllV makes calls of another world while bytes are on their way, in one that refuses any.
+func conformBeginAllToAllV(ctx context.Context, w mpi.World, r *rand.Rand) error {
+	other, err := w.Split(ctx, 0, -w.Rank())
+	if err != nil {
+		return err
+	}
+	err = allToAllV(w, r, func(send []byte, sendCounts []int64, recv []byte, recvCounts []int64) error {
+		if err := w.BeginAllToAllV(ctx, send, sendCounts, recv, recvCounts); err != nil {
+			return err
+		}
+		if err := w.Barrier(ctx); err == nil {
+			return errors.New("a barrier passes while an all-to-all of its world is under way")
+		}
+		if err := conformAllToAll(ctx, other, r); err != nil {
+			return err
+		}
+		return w.EndAllToAllV(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	if err := w.EndAllToAllV(ctx); err == nil {
+		return errors.New("an all-to-all ends that has not begun")
+	}
+	return other.Close()
+}
+
+// allToAllV runs one exchange of unequal pieces.
+func allToAllV(w mpi.World, r *rand.Rand, exchange func(send []byte, sendCounts []int64, recv []byte, recvCounts []int64) error) error {
 	p := w.Size()
 	matrix := make([]int64, p*p) // [from][to]
 	shape := r.IntN(6)
@@ -221,7 +256,7 @@ func conformAllToAllV(ctx context.Context, w mpi.World, r *rand.Rand) error {
 		want = append(want, message(5, other, w.Rank(), int(recvCounts[other]))...)
 	}
 	g := guard(len(want))
-	if err := w.AllToAllV(ctx, send, sendCounts, g.b, recvCounts); err != nil {
+	if err := exchange(send, sendCounts, g.b, recvCounts); err != nil {
 		return err
 	}
 	return g.is(want)

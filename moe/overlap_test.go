@@ -1,0 +1,155 @@
+package moe_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/dsbatch/dsbatch/comm"
+	"github.com/dsbatch/dsbatch/moe"
+	"github.com/dsbatch/dsbatch/mpi"
+)
+
+// travelling is an exchange whose buffers hold nonsense while rows travel: what a layer reads of them before Finish is
+// not a number, what it writes is gone or sent.
+type travelling struct {
+	comm.AllToAll
+	late             bool // the rows are those that lie in send at Finish, not those at the begin
+	begin            func(ctx context.Context, recv, send []byte, rowBytes int) error
+	recv, send, rows []byte // what send held
+	rowBytes         int
+}
+
+func (v *travelling) Dispatch(_ context.Context, recv, send []byte, rowBytes int) error {
+	return v.depart(v.AllToAll.Dispatch, recv, send, rowBytes)
+}
+
+func (v *travelling) Combine(_ context.Context, recv, send []byte, rowBytes int) error {
+	return v.depart(v.AllToAll.Combine, recv, send, rowBytes)
+}
+
+func (v *travelling) depart(begin func(ctx context.Context, recv, send []byte, rowBytes int) error, recv, send []byte, rowBytes int) error {
+	v.begin, v.recv, v.send, v.rowBytes, v.rows = begin, recv, send, rowBytes, slices.Clone(send)
+	v.poison(recv)
+	if !v.late {
+		v.poison(send)
+	}
+	return nil
+}
+
+func (v *travelling) poison(b []byte) {
+	for i := range b {
+		b[i] = 0xFF
+	}
+}
+
+func (v *travelling) Finish(ctx context.Context) error {
+	if len(bytes.TrimLeft(v.recv, "\xff")) > 0 {
+		return errors.New("somebody has written where rows are to arrive")
+	}
+	if !v.late {
+		copy(v.send, v.rows)
+	} else if !bytes.Equal(v.send, v.rows) {
+		return errors.New("somebody has written over rows that leave")
+	}
+	if err := v.begin(ctx, v.recv, v.send, v.rowBytes); err != nil {
+		return err
+	}
+	return v.AllToAll.Finish(ctx)
+}
+
+// TestBranchLeavesTravellingRowsAlone: a residual layer computes its dense branch while rows travel, and neither reads nor
+// writes them: its results have the bits that they have on one rank without an exchange.
+func TestBranchLeavesTravellingRowsAlone(t *testing.T) {
+	layers, rng := pyramid(false), rand.New(rand.NewPCG(3, 5))
+	x := random(rng, 61, layers[0].hidden(), 1)
+	m := newMachine(t, 1)
+	want := m.forward(m.workspace(x.rows, layers...), x, m.layer(layers[0], nil), m.layer(layers[1], nil))
+	for _, tokens := range [][]int{{61}, {30, 31}, {0, 61}, {20, 0, 37, 4}} {
+		for _, late := range []bool{false, true} {
+			parts, wants := cut(x, tokens), cut(want, tokens)
+			err := mpi.Run(len(tokens), func(world mpi.World) error {
+				r, m := world.Rank(), newMachine(t, 1)
+				w, in := m.workspace(61, layers...), m.tensor(parts[r])
+				w.Begin()
+				for _, d := range layers {
+					group, err := world.Split(t.Context(), 0, r)
+					if err != nil {
+						return err
+					}
+					l := m.layer(d, &moe.Exchange{Rank: r, Ranks: len(tokens), Rows: &travelling{AllToAll: comm.NewFlat(group), late: late}})
+					out := m.tensor(matrix{parts[r].rows, x.cols, make([]float32, len(parts[r].v))})
+					if err := l.Forward(t.Context(), m.stream, out, in, w); err != nil {
+						return err
+					}
+					in = out
+				}
+				if !sameBits(m.read(in).v, wants[r].v) {
+					return fmt.Errorf("rank %d differs from one rank alone", r)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("tokens %v, late %t: %v", tokens, late, err)
+			}
+		}
+	}
+}
+
+// TestBranchThatFailsFinishesTheExchange: rows that travel are waited for whatever happens meanwhile, since other ranks
+// read them.
+func TestBranchThatFailsFinishesTheExchange(t *testing.T) {
+	d, m := pyramid(false)[0], newMachine(t, 1)
+	x := m.tensor(random(rand.New(rand.NewPCG(1, 1)), 9, 12, 1))
+	way := &counted{AllToAll: comm.NewFlat(mpi.Alone())}
+	l := m.layer(d, &moe.Exchange{Ranks: 1, Rows: way})
+	down := l.Residual.Down
+	for n, breaks := range []func(){
+		func() { l.Residual.Down = nil },                   // panics
+		func() { l.Residual.Down = down; way.full = true }, // a Dispatch that fails has begun nothing
+	} {
+		breaks()
+		w := m.workspace(9, d)
+		w.Begin()
+		err := func() (err error) {
+			defer func() {
+				if p := recover(); p != nil {
+					err = fmt.Errorf("%v", p)
+				}
+			}()
+			return l.Forward(t.Context(), m.stream, x, x, w)
+		}()
+		if err == nil || way.begun != way.finished {
+			t.Errorf("case %d: %v, %d begun, %d finished", n, err, way.begun, way.finished)
+		}
+	}
+}
+
+// counted counts what begins and what finishes.
+type counted struct {
+	comm.AllToAll
+	full            bool
+	begun, finished int
+}
+
+func (c *counted) Dispatch(ctx context.Context, recv, send []byte, rowBytes int) error {
+	if c.full {
+		return errBroken
+	}
+	c.begun++
+	return c.AllToAll.Dispatch(ctx, recv, send, rowBytes)
+}
+
+func (c *counted) Combine(ctx context.Context, recv, send []byte, rowBytes int) error {
+	c.begun++
+	return c.AllToAll.Combine(ctx, recv, send, rowBytes)
+}
+
+func (c *counted) Finish(ctx context.Context) error {
+	c.finished++
+	return c.AllToAll.Finish(ctx)
+}
