@@ -21,6 +21,7 @@ type loop struct {
 	committer *committer          // the lead's
 	open      map[int]*chunkState // by index
 	stepped   bool                // at the last turn, on any rank
+	held      int                 // turns without a step that waited for ranks that read their rows
 	pending   int                 // chunks asked of the feeder
 	rowsDone  int64
 	rowsBad   int64
@@ -96,7 +97,7 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 				l.failed = err
 			}
 		}
-		l.stepped = v.Any(votePlan) || p.inFlight()
+		l.stepped = (v.Any(votePlan) || p.inFlight()) && !l.hold(v)
 		switch {
 		case l.stepped:
 			if err := l.step(ctx, int(v.Of(p.lead, votePlan)), v.Any(votePlan)); err != nil {
@@ -106,6 +107,23 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 			return "", nil
 		}
 	}
+}
+
+// hold tells whether ranks with a plan wait for others that read their first rows: a step takes all ranks as long with
+// their rows as without, which then need one more at the end. All decide alike. They wait some 50 ms at most, since a rank
+// that reads looks up every millisecond.
+func (l *loop) hold(v comm.Votes) bool {
+	const most = 50
+	if l.stepped || l.held == most {
+		return false
+	}
+	for r := range l.world.Size() {
+		if v.Of(r, votePending) > 0 && v.Of(r, votePlan) == 0 {
+			l.held++
+			return true
+		}
+	}
+	return false
 }
 
 // reason is why the job stops: all ranks learn it from the first of those that were asked to.
