@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/dsbatch/dsbatch/stats"
@@ -100,7 +102,7 @@ func (s *scaling) measure(ctx context.Context, name, input string, args []string
 	g := Group{Name: name, Note: fmt.Sprintf("tokens a second, prompts and outputs; %d ranks have %d times the rows of one, whose rate as often is the bound", s.o.Ranks, s.o.Ranks)}
 	var one, many []round
 	var tokens float64
-	var exchange, wait []float64
+	var exchange, least, wait, rows, slots []float64
 	for range s.o.Rounds {
 		alone, err := s.run(ctx, 1, input, args)
 		if err != nil {
@@ -114,11 +116,12 @@ func (s *scaling) measure(ctx context.Context, name, input string, args []string
 			tokens = alone.tokens
 		}
 		// Rows that are drawn end where they do: times are for as many tokens as the first job of one rank had.
-		least := alone.seconds * tokens / alone.tokens
-		one = append(one, round{seconds: least})
-		many = append(many, round{all.seconds * tokens * float64(s.o.Ranks) / all.tokens, least,
+		bound := alone.seconds * tokens / alone.tokens
+		one = append(one, round{seconds: bound})
+		many = append(many, round{all.seconds * tokens * float64(s.o.Ranks) / all.tokens, bound,
 			fmt.Sprintf("%d × one rank", s.o.Ranks)})
-		exchange, wait = append(exchange, 100*all.exchange), append(wait, 100*all.wait)
+		exchange, least, wait = append(exchange, 100*all.exchange), append(least, 100*all.least), append(wait, 100*all.wait)
+		rows, slots = append(rows, 100*all.busiest), append(slots, 100*all.slots)
 	}
 	share := func(name string, x []float64) Figure {
 		f := Figure{Name: name, Unit: "%"}
@@ -127,7 +130,9 @@ func (s *scaling) measure(ctx context.Context, name, input string, args []string
 	}
 	g.Figures = []Figure{
 		rate("1 rank", "tokens/s", tokens, one...), rate(fmt.Sprintf("%d ranks", s.o.Ranks), "tokens/s", float64(s.o.Ranks)*tokens, many...),
-		share("dispatch and combine, of the steps", exchange), share("waiting between steps, of the job", wait),
+		share("dispatch and combine, of the steps", exchange), share("of these, on the rank that waits least", least),
+		share("waiting between steps, of the job", wait),
+		share("tokens of the busiest rank, over the mean", rows), share("rows of the busiest experts' rank, over the mean", slots),
 	}
 	return g, nil
 }
@@ -136,10 +141,12 @@ func (s *scaling) measure(ctx context.Context, name, input string, args []string
 type done struct {
 	tokens, seconds float64
 	exchange        float64 // dispatch and combine, of the time of the steps; waiting for each other is in it
+	least           float64 // the same on the rank that spends the least on it: nearly all of that is the exchange itself
 	wait            float64 // for other ranks between steps, of the job's time
+	busiest, slots  float64 // the most tokens that a rank had, and rows that its experts computed, over the mean of the ranks
 }
 
-// run runs one job, whose input is as many copies of a file as there are ranks.
+// run runs one job, of as many rows for each rank.
 func (s *scaling) run(ctx context.Context, ranks int, input string, args []string) (done, error) {
 	s.jobs++
 	output := filepath.Join(s.folder, fmt.Sprintf("out-%d", s.jobs))
@@ -164,7 +171,7 @@ func (s *scaling) run(ctx context.Context, ranks int, input string, args []strin
 		return done{}, fmt.Errorf("%s: %d rows are done, and %d ranks want %d each; give more rows, or a smaller --rows", input, n, ranks, s.o.Rows)
 	}
 	d := done{seconds: report.Rates.Seconds, tokens: (report.Rates.Prompt + report.Rates.Output) * report.Rates.Seconds}
-	steps := 0.0
+	steps := 0.0 // of a rank, in the mean
 	for _, p := range report.Phases {
 		switch {
 		case p.Phase == stats.Dispatch.String() || p.Phase == stats.Combine.String():
@@ -177,7 +184,23 @@ func (s *scaling) run(ctx context.Context, ranks int, input string, args []strin
 		}
 	}
 	d.exchange /= steps
+	d.least = math.Inf(1)
+	var tokens, slots []float64
+	for _, r := range report.Ranks {
+		d.least = min(d.least, (r.Phases[stats.Dispatch.String()]+r.Phases[stats.Combine.String()])/steps)
+		tokens, slots = append(tokens, float64(r.Prompt+r.Output)), append(slots, float64(r.Slots))
+	}
+	d.busiest, d.slots = overMean(tokens), overMean(slots)
 	return d, os.RemoveAll(output)
+}
+
+// overMean is the largest of x over their mean.
+func overMean(x []float64) float64 {
+	sum := 0.0
+	for _, v := range x {
+		sum += v
+	}
+	return slices.Max(x) * float64(len(x)) / sum
 }
 
 // randomRows writes rows of random token ids.
