@@ -1,6 +1,8 @@
 package dataset
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -8,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"hash"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -171,11 +174,35 @@ func badRows(must string) (rows []int) {
 	return rows
 }
 
+// bomb is the one damaged file that is made here, a third of their bytes: one line of 96 MiB, which gzip packs into 96 KiB.
+func bomb(t *testing.T, file string) (folder string) {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	_, err := io.Copy(z, io.MultiReader(strings.NewReader(`{"prompt":"`),
+		strings.NewReader(strings.Repeat("a", 96<<20)), strings.NewReader("\"}\n")))
+	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	folder = t.TempDir()
+	if err := os.Mkdir(filepath.Join(folder, filepath.Dir(file)), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, file), b.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return folder
+}
+
 func TestManifestDamaged(t *testing.T) {
 	for _, f := range readManifest(t).Damaged {
+		folder := "testdata"
+		if f.File == "damaged/bomb.jsonl.gz" {
+			folder = bomb(t, f.File)
+		}
 		for _, step := range []int64{1 << 40, 4} {
 			t.Run(f.File+"/"+strconv.FormatInt(step, 10), func(t *testing.T) {
-				d, err := read(t, Columns{}, step, "testdata/"+f.File)
+				d, err := read(t, Columns{}, step, filepath.Join(folder, f.File))
 				if f.File == "damaged/string-length-huge.parquet" && (d.rows != 9 || !strings.Contains(err.Error(), "row group 0: from row 9: column prompt")) {
 					t.Errorf("the rows before the damage are good: %d read, then %v", d.rows, err)
 				}

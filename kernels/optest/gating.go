@@ -11,7 +11,7 @@ import (
 	"github.com/dsbatch/dsbatch/kernels"
 )
 
-// gating is a case of model/testdata/golden/gating.json, which DeepSpeed's own gates wrote; gating.md beside it
+// gating is a case of model/testdata/golden/gating.json.gz, which DeepSpeed's own gates wrote; gating.md beside it
 // tells what the fields mean.
 type gating struct {
 	Case          int     `json:"case"`
@@ -34,7 +34,7 @@ type gating struct {
 // testGating compares counts, positions and dropped tokens with DeepSpeed's, exactly, and the weights.
 func testGating(k *kit) {
 	folder := goldenFolder(k)
-	text, err := os.ReadFile(filepath.Join(folder, "gating.json"))
+	text, err := readGzip(filepath.Join(folder, "gating.json.gz"))
 	if err != nil {
 		k.Fatal(err)
 	}

@@ -47,6 +47,7 @@ func readSafetensors(path string) (map[string]safetensor, error) {
 	return tensors, nil
 }
 
+// readGzip reads a whole file that gzip has packed.
 func readGzip(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
