@@ -53,7 +53,7 @@ func TestFolderAboveThatCannotBeRead(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	defer os.Chmod(above, 0o755) //nolint:errcheck // so that it can be removed; that tells
+	defer os.Chmod(above, 0o755) // so that it can be removed; that tells
 	asNobody(t, func() {
 		job := newTestJob()
 		out, err := Create(context.Background(), mine, job.fp, job.layout, job.chunks, Options{})
