@@ -61,15 +61,17 @@ func (e *Engine) plan() (stepSize, error) {
 	block := e.model.CacheSpec(1, blockTokens).Bytes()
 	weights, workspace, exchange := e.model.Bytes(), e.model.WorkspaceBytes(z.tokens)+z.bytes(c, arriving), e.exchangeBytes(z.tokens)
 	left := e.room - weights - workspace - exchange
-	all := int64(z.seqs) * int64(blocksFor(e.window))
+	least := blocksFor(e.window) // whether a row has room must not depend on what memory the machine has free
+	all := int64(z.seqs) * int64(least)
 	budget := int64(e.job.KVMemory)
 	if budget == 0 {
-		budget = min(all*block, int64(size.cacheShare*float64(left)))
+		share := int64(size.cacheShare * float64(left))
+		budget = min(all*block, max(share, int64(least)*block), left)
 	}
 	z.blocks = int(max(min(budget/block, all), 0))
 	arithmetic := fmt.Sprintf("weights %v, workspace of %d tokens %v, tokens of other ranks %v, of %v that the rank may take",
 		about(weights), z.tokens, about(workspace), about(exchange), about(e.room))
-	if least := blocksFor(e.window); z.blocks < least && (e.job.KVMemory > 0 || z.blocks < blocksFor(e.minOut+1)) {
+	if z.blocks < least {
 		return z, fmt.Errorf("%w: the KV cache gets %v, which holds %d tokens of %v each; one row of %d tokens needs %v (%s); raise --kv-memory, lower max_out_tokens, --max-seqs or --max-batch-tokens, or spread the model over more ranks",
 			ErrRefused, about(max(budget, 0)), z.blocks*blockTokens, about(block/blockTokens), e.window,
 			about(int64(least)*block), arithmetic)
