@@ -216,7 +216,7 @@ func compilePlainMPI(ctx context.Context, folder string) (program string, err er
 type launcher struct{ args []string }
 
 // newLauncher binds each rank to a "core", or to "none".
-func newLauncher(ranks int, bind string) (launcher, error) {
+func newLauncher(ranks int, bind string, more ...string) (launcher, error) {
 	path, err := exec.LookPath("mpirun")
 	if err != nil {
 		return launcher{}, errors.New("no mpirun; install Open MPI (on Debian: apt-get install openmpi-bin)")
@@ -225,7 +225,7 @@ func newLauncher(ranks int, bind string) (launcher, error) {
 	if os.Geteuid() == 0 {
 		args = append(args, "--allow-run-as-root")
 	}
-	return launcher{args}, nil
+	return launcher{append(args, more...)}, nil
 }
 
 func (l launcher) run(ctx context.Context, program string, args ...string) (string, error) {

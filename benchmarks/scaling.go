@@ -10,6 +10,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/dsbatch/dsbatch/stats"
 )
@@ -33,11 +36,12 @@ const scalingPrompt, scalingTokens = 96, 32
 type scaling struct {
 	o      ScalingOptions
 	folder string
-	jobs   int
+	jobs   atomic.Int64
 }
 
 // Scaling runs jobs on one rank and on several, with as many rows for each rank, a core each, in turn: generation and
-// scoring; and jobs of a model with a hot expert, placed in three ways. Rates are those of stats.json, from the first step to
+// scoring; beside them as many jobs of one rank at once, which shows what the machine loses when all its cores work; and
+// jobs of a model with a hot expert, placed in three ways. Rates are those of stats.json, from the first step to
 // the last commit; loading isn't in them.
 func Scaling(ctx context.Context, o ScalingOptions) (groups []Group, err error) {
 	if o.Ranks == 0 {
@@ -100,11 +104,15 @@ func Scaling(ctx context.Context, o ScalingOptions) (groups []Group, err error) 
 // measure runs one kind of job.
 func (s *scaling) measure(ctx context.Context, name, input string, args []string) (Group, error) {
 	g := Group{Name: name, Note: fmt.Sprintf("tokens a second, prompts and outputs; %d ranks have %d times the rows of one, whose rate as often is the bound", s.o.Ranks, s.o.Ranks)}
-	var one, many []round
+	var one, apart, many []round
 	var tokens float64
-	var exchange, least, wait, rows, slots []float64
+	var ofApart, exchange, least, wait, rows, slots []float64
 	for range s.o.Rounds {
 		alone, err := s.run(ctx, 1, input, args)
+		if err != nil {
+			return g, err
+		}
+		rates, err := s.sideBySide(ctx, input, args)
 		if err != nil {
 			return g, err
 		}
@@ -117,9 +125,11 @@ func (s *scaling) measure(ctx context.Context, name, input string, args []string
 		}
 		// Rows that are drawn end where they do: times are for as many tokens as the first job of one rank had.
 		bound := alone.seconds * tokens / alone.tokens
+		ranks, by := float64(s.o.Ranks), fmt.Sprintf("%d × one rank", s.o.Ranks)
 		one = append(one, round{seconds: bound})
-		many = append(many, round{all.seconds * tokens * float64(s.o.Ranks) / all.tokens, bound,
-			fmt.Sprintf("%d × one rank", s.o.Ranks)})
+		apart = append(apart, round{tokens * ranks / rates, bound, by})
+		many = append(many, round{all.seconds * tokens * ranks / all.tokens, bound, by})
+		ofApart = append(ofApart, 100*all.tokens/all.seconds/rates)
 		exchange, least, wait = append(exchange, 100*all.exchange), append(least, 100*all.least), append(wait, 100*all.wait)
 		rows, slots = append(rows, 100*all.busiest), append(slots, 100*all.slots)
 	}
@@ -133,6 +143,8 @@ func (s *scaling) measure(ctx context.Context, name, input string, args []string
 		share("dispatch and combine, of the steps", exchange), share("of these, on the rank that waits least", least),
 		share("waiting between steps, of the job", wait),
 		share("tokens of the busiest rank, over the mean", rows), share("rows of the busiest experts' rank, over the mean", slots),
+		rate(fmt.Sprintf("%d jobs of 1 rank, at once", s.o.Ranks), "tokens/s", float64(s.o.Ranks)*tokens, apart...),
+		share(fmt.Sprintf("%d ranks, of what these jobs reach", s.o.Ranks), ofApart),
 	}
 	return g, nil
 }
@@ -146,11 +158,28 @@ type done struct {
 	busiest, slots  float64 // the most tokens that a rank had, and rows that its experts computed, over the mean of the ranks
 }
 
-// run runs one job, of as many rows for each rank.
-func (s *scaling) run(ctx context.Context, ranks int, input string, args []string) (done, error) {
-	s.jobs++
-	output := filepath.Join(s.folder, fmt.Sprintf("out-%d", s.jobs))
-	launch, err := newLauncher(ranks, "core")
+// sideBySide runs as many jobs of one rank at once as there are ranks, each on a core of its own. They share nothing but
+// the machine. The result is the sum of their rates, in tokens a second.
+func (s *scaling) sideBySide(ctx context.Context, input string, args []string) (rates float64, err error) {
+	each := make([]done, s.o.Ranks)
+	jobs, ctx := errgroup.WithContext(ctx)
+	for core := range each {
+		jobs.Go(func() (err error) {
+			each[core], err = s.run(ctx, 1, input, args, "--cpu-set", strconv.Itoa(core))
+			return err
+		})
+	}
+	err = jobs.Wait()
+	for _, d := range each {
+		rates += d.tokens / d.seconds
+	}
+	return rates, err
+}
+
+// run runs one job, of as many rows for each rank; place says more of where its ranks run.
+func (s *scaling) run(ctx context.Context, ranks int, input string, args []string, place ...string) (done, error) {
+	output := filepath.Join(s.folder, fmt.Sprintf("out-%d", s.jobs.Add(1)))
+	launch, err := newLauncher(ranks, "core", place...)
 	if err != nil {
 		return done{}, err
 	}

@@ -47,6 +47,9 @@ func TestBenchScaling(t *testing.T) {
 		if one.Value <= 0 || two.Value <= 0 || two.Fraction <= 0 || exchange.Value <= 0 || exchange.Value >= 100 {
 			t.Errorf("%s: %+v", g.Name, g.Figures)
 		}
+		if apart := g.Figures[len(g.Figures)-2]; apart.Name != "2 jobs of 1 rank, at once" || apart.Value <= 0 || apart.Fraction <= 0 {
+			t.Errorf("%s: %+v", g.Name, apart)
+		}
 	}
 	if len(names) != 2 || !strings.Contains(names[1], "score") {
 		t.Errorf("measured %v", names)
