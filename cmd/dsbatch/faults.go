@@ -32,7 +32,7 @@ func faults() func(rank int, phase string) {
 			if signal == 0 {
 				select {}
 			}
-			for began := time.Now(); !told(rank, phase) && time.Since(began) < 3*time.Second; {
+			for began := time.Now(); !told(rank, phase, began) && time.Since(began) < 3*time.Second; {
 				time.Sleep(10 * time.Millisecond)
 			}
 			fmt.Fprintf(os.Stderr, "fault at %d\n", time.Now().UnixMilli())
@@ -44,9 +44,9 @@ func faults() func(rank int, phase string) {
 	}
 }
 
-// told tells whether the rank's phase file, under the output that the command line names, is about the phase, and the other
-// ranks have such files, too.
-func told(rank int, phase string) bool {
+// told tells whether the rank's phase file, under the output that the command line names, is about the phase that began
+// then, not about an earlier one of that name, and the other ranks have such files, too.
+func told(rank int, phase string, began time.Time) bool {
 	at := slices.Index(os.Args, "--output") + 1
 	files, err := filepath.Glob(filepath.Join(os.Args[at], "_dsbatch", fmt.Sprintf("phase-*-%05d.json", rank)))
 	if err != nil || len(files) == 0 {
@@ -57,7 +57,7 @@ func told(rank int, phase string) bool {
 		return false
 	}
 	var p results.Phase
-	if err := json.Unmarshal(text, &p); err != nil {
+	if err := json.Unmarshal(text, &p); err != nil || p.Told.Before(began) {
 		return false
 	}
 	all, err := filepath.Glob(filepath.Join(os.Args[at], "_dsbatch", fmt.Sprintf("phase-%06d-*.json", p.Start)))
