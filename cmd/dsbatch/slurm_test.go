@@ -165,8 +165,9 @@ func TestUnderSlurm(t *testing.T) {
 	})
 }
 
-// startNow spares a job that is queued again the two minutes that Slurm lets pass, so that what is left of the former
-// start has ended: for that it waits.
+// startNow spares a job that is queued again the two minutes that Slurm lets pass so that what is left of the former
+// start has ended: for that it waits. The 3 s are for the nodes' clocks, which tick in seconds: a node takes a start of
+// the second in which it ended the former one for that one ("Job credential revoked"), and the job fails.
 func (s cluster) startNow(t testing.TB, job string) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); slurmtest.Steps(t, s.env, job) > 0; time.Sleep(50 * time.Millisecond) {
@@ -174,7 +175,7 @@ func (s cluster) startNow(t testing.TB, job string) {
 			t.Fatalf("the former start of job %s does not end", job)
 		}
 	}
-	s.do(t, "scontrol", "update", "JobId="+job, "StartTime=now")
+	s.do(t, "scontrol", "update", "JobId="+job, "StartTime=now+3")
 }
 
 // free returns when no job holds a node any more.
