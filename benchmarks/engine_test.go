@@ -23,11 +23,11 @@ func TestEngineOfEveryFamily(t *testing.T) {
 				job := config.New()
 				job.Device, job.Threads, job.MaxBatchTokens, job.MaxSeqs = "cpu", 1, 16, 4
 				groups, device, err := Engine(t.Context(), w, EngineOptions{Job: job, Weights: weights, Load: true,
-					Prefill: []Batch{{Rows: 2, Tokens: 20}}, Decode: []int{3}, Prompt: 5, Tokens: 4, Rounds: 1})
+					Prefill: []Batch{{Rows: 2, Tokens: 20}}, Decode: []int{3}, Jobs: []Batch{{Rows: 3, Tokens: 2}}, Score: []Batch{{Rows: 5, Tokens: 9}}, Prompt: 5, Tokens: 4, Rounds: 1})
 				if err != nil {
 					return err
 				}
-				for _, name := range []string{"start", "prefill", "decode"} {
+				for _, name := range []string{"start", "prefill", "decode", "generate", "score"} {
 					found := false
 					for _, g := range groups {
 						found = found || g.Name == name && len(g.Figures) > 0 && g.Figures[0].Value > 0

@@ -112,3 +112,19 @@ func (e *Engine) Score(ctx context.Context, texts []Text) ([]Result, error) {
 	}
 	return e.direct(ctx, &job, rows, false)
 }
+
+// ScoreOptions of ScoreIDs.
+type ScoreOptions struct {
+	InStep bool // as GenerateOptions has it
+}
+
+// ScoreIDs gives the log-probability of each token of the texts after the first; a model without a tokenizer serves.
+func (e *Engine) ScoreIDs(ctx context.Context, texts [][]int32, o ScoreOptions) ([]Result, error) {
+	job := *e.job
+	job.Task, job.PromptColumn, job.IDsColumn = config.Score, "", "ids"
+	rows := make([]*dataset.Row, len(texts))
+	for i, t := range texts {
+		rows[i] = &dataset.Row{Number: int64(i), IDs: t}
+	}
+	return e.direct(ctx, &job, rows, o.InStep)
+}

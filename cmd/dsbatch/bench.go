@@ -69,8 +69,10 @@ func benchEngineCommand() *cli.Command {
 	flags := []cli.Flag{
 		&cli.StringFlag{Name: "prefill", Value: "8x512", Usage: "batches of prompts as `ROWSxTOKENS`,…"},
 		&cli.StringFlag{Name: "decode", Value: "1,8,32,128", Usage: "`ROWS`,… that generate together"},
-		&cli.IntFlag{Name: "prompt", Value: 128, Usage: "`TOKENS` of a prompt before decoding"},
-		&cli.IntFlag{Name: "tokens", Value: 32, Usage: "`TOKENS` that a row generates"},
+		&cli.StringFlag{Name: "generate", Usage: "whole jobs of prompts and new tokens as `ROWSxTOKENS`,…"},
+		&cli.StringFlag{Name: "score", Usage: "whole jobs of texts as `ROWSxTOKENS`,…"},
+		&cli.IntFlag{Name: "prompt", Value: 128, Usage: "`TOKENS` of a prompt that is continued"},
+		&cli.IntFlag{Name: "tokens", Value: 32, Usage: "`TOKENS` that a row generates of --decode"},
 		&cli.IntFlag{Name: "rounds", Value: 3, Usage: "repetitions `N`"},
 		&cli.BoolFlag{Name: "load", Value: true, Usage: "measure loading too"},
 		&cli.StringFlag{Name: "shape", Usage: "random weights of a known `MODEL`'s shape, which no file is written for: " + strings.Join(shapeNames(), ", ")},
@@ -99,7 +101,12 @@ func benchEngineCommand() *cli.Command {
 		Action: func(c *cli.Context) (err error) {
 			o := benchmarks.EngineOptions{Prompt: c.Int("prompt"), Tokens: c.Int("tokens"), Rounds: c.Int("rounds"),
 				Load: c.Bool("load")}
-			if o.Prefill, o.Decode, err = parseLoads(c.String("prefill"), c.String("decode")); err != nil {
+			for name, to := range map[string]*[]benchmarks.Batch{"prefill": &o.Prefill, "generate": &o.Jobs, "score": &o.Score} {
+				if *to, err = parseBatches(c, name); err != nil {
+					return err
+				}
+			}
+			if o.Decode, err = parseRows(c, "decode"); err != nil {
 				return err
 			}
 			if o.Job, _, err = config.Load(values); err != nil {
@@ -142,25 +149,30 @@ func benchEngineCommand() *cli.Command {
 
 func shapeNames() []string { return slices.Sorted(maps.Keys(benchmarks.Shapes())) }
 
-// parseLoads reads lists such as "8x512,1x512" and "1,8".
-func parseLoads(prefill, decode string) (batches []benchmarks.Batch, rows []int, err error) {
-	for _, text := range strings.FieldsFunc(prefill, isComma) {
+// parseBatches reads a list such as 8x512,1x512.
+func parseBatches(c *cli.Context, flag string) (batches []benchmarks.Batch, err error) {
+	for _, text := range strings.FieldsFunc(c.String(flag), isComma) {
 		r, t, _ := strings.Cut(text, "x")
-		n, errRows := strconv.Atoi(r)
+		rows, errRows := strconv.Atoi(r)
 		tokens, errTokens := strconv.Atoi(t)
-		if errRows != nil || errTokens != nil || n < 1 || tokens < 1 {
-			return nil, nil, usageErrorf("--prefill %q: give ROWSxTOKENS, as 8x512", text)
+		if errRows != nil || errTokens != nil || rows < 1 || tokens < 1 {
+			return nil, usageErrorf("--%s %q: give ROWSxTOKENS, as 8x512", flag, text)
 		}
-		batches = append(batches, benchmarks.Batch{Rows: n, Tokens: tokens})
+		batches = append(batches, benchmarks.Batch{Rows: rows, Tokens: tokens})
 	}
-	for _, text := range strings.FieldsFunc(decode, isComma) {
+	return batches, nil
+}
+
+// parseRows reads a list such as 1,8.
+func parseRows(c *cli.Context, flag string) (rows []int, err error) {
+	for _, text := range strings.FieldsFunc(c.String(flag), isComma) {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 {
-			return nil, nil, usageErrorf("--decode %q: give numbers of rows, as 1,8,32", text)
+			return nil, usageErrorf("--%s %q: give numbers of rows, as 1,8,32", flag, text)
 		}
 		rows = append(rows, n)
 	}
-	return batches, rows, nil
+	return rows, nil
 }
 
 func isComma(r rune) bool { return r == ',' }
