@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/io/results"
 	"github.com/dsbatch/dsbatch/kernels"
@@ -99,6 +100,18 @@ func TestARankBreaks(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestAHelperBreaks: what panics in a thread of the device is told as the rank's, where it was on both sides.
+func TestAHelperBreaks(t *testing.T) {
+	r := &run{world: mpi.InProcess(1)[0]}
+	err := r.guard(func() comm.TaskState { return comm.TaskState{Phase: phaseDecode} }, func() error {
+		panic(&kernels.Panic{Value: "a fault", Stack: []byte("goroutine 7: there")})
+	})
+	says := regexp.MustCompile(`(?s)^rank 0 \(.+\) broke in phase decode: panic: a fault\ngoroutine 7: there\n.+TestAHelperBreaks`)
+	if err == nil || !says.MatchString(err.Error()) {
+		t.Errorf("%v; want %s", err, says)
 	}
 }
 

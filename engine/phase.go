@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 
 	"github.com/dsbatch/dsbatch/comm"
+	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/model"
 	"github.com/dsbatch/dsbatch/moe"
 	"github.com/dsbatch/dsbatch/mpi"
@@ -148,7 +149,11 @@ func (e *panicError) short() string {
 func (r *run) guard(where func() comm.TaskState, work func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = &panicError{r.world.Rank(), r.world.Host(), activity(where()).String(), p, debug.Stack()}
+			stack := debug.Stack()
+			if other, ok := p.(*kernels.Panic); ok {
+				p, stack = other.Value, append(append(other.Stack, "\nwhich worked for "...), stack...)
+			}
+			err = &panicError{r.world.Rank(), r.world.Host(), activity(where()).String(), p, stack}
 		}
 	}()
 	return work()

@@ -3,9 +3,11 @@ package model
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"sync"
 
 	"github.com/dsbatch/dsbatch/ckpt"
+	"github.com/dsbatch/dsbatch/kernels"
 )
 
 const (
@@ -29,9 +31,22 @@ type fetcher struct {
 }
 
 type fetched struct {
-	data []byte
-	err  error
-	done bool
+	data   []byte
+	err    error
+	broken *kernels.Panic
+	done   bool
+}
+
+// readTensor reads one. A panic in it is for whoever takes the tensor.
+func readTensor(t ckpt.Tensor) (got fetched) {
+	got.done = true
+	defer func() {
+		if v := recover(); v != nil {
+			got.broken = &kernels.Panic{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	got.data, got.err = t.Bytes()
+	return got
 }
 
 // fetch begins to read tensors. Close it.
@@ -64,9 +79,9 @@ func (f *fetcher) work(ctx context.Context) {
 		f.next++
 		f.ahead += f.tensors[i].Size()
 		f.mu.Unlock()
-		data, err := f.tensors[i].Bytes()
+		got := readTensor(f.tensors[i])
 		f.mu.Lock()
-		f.read[i] = fetched{data, err, true}
+		f.read[i] = got
 		f.change.Broadcast()
 	}
 }
@@ -87,6 +102,9 @@ func (f *fetcher) take(ctx context.Context) (ckpt.Tensor, []byte, error) {
 	f.change.Broadcast()
 	got, t := f.read[i], f.tensors[i]
 	f.read[i].data = nil
+	if got.broken != nil {
+		panic(got.broken)
+	}
 	if got.err != nil {
 		return t, nil, fmt.Errorf("tensor %s: %w", t.Name, got.err)
 	}

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/ckpt"
+	"github.com/dsbatch/dsbatch/kernels"
 )
 
 // manyTensors is a file of tensors of unequal sizes, tensor i full of the byte i.
@@ -83,5 +85,23 @@ func TestReadingErrorNamesTheTensor(t *testing.T) {
 	defer f.close()
 	if _, _, err := f.take(context.Background()); err == nil || !errors.Is(err, os.ErrClosed) {
 		t.Errorf("a closed checkpoint gives %v", err)
+	}
+}
+
+// A panic in a reader is that of whoever takes the tensor, and says where it was.
+func TestTensorThatPanics(t *testing.T) {
+	_, tensors := manyTensors(t)
+	tensors[3] = ckpt.Tensor{Name: "t", Shape: []int64{-1}}
+	f := fetch(t.Context(), tensors)
+	defer f.close()
+	defer func() {
+		if p, ok := recover().(*kernels.Panic); !ok || f.asked != 4 || !strings.Contains(string(p.Stack), "readTensor") {
+			t.Errorf("after %d tensors: %v", f.asked, p)
+		}
+	}()
+	for range tensors {
+		if _, _, err := f.take(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -167,8 +167,8 @@ func parts(n int, size float64) int { return max(1, min(n, int(float64(n)/max(si
 func (g *gemm) runTask(task int) {
 	p := &g.panel
 	if task < len(p.packs) {
+		defer p.unpacked.Add(-1) // after a panic too, or products would wait for ever
 		g.pack(p.packs[task])
-		p.unpacked.Add(-1)
 		return
 	}
 	for p.unpacked.Load() != 0 {

@@ -2,8 +2,11 @@ package cpu
 
 import (
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
+
+	"github.com/dsbatch/dsbatch/kernels"
 )
 
 // pool shares out the tasks of one run after another among a fixed number of threads, the caller among them.
@@ -21,6 +24,8 @@ type pool struct {
 	state atomic.Uint64 // epoch<<32 | runOpen | runAwaited | workers inside the run
 	done  chan struct{} // the last worker leaves an awaited run
 	stop  atomic.Bool
+
+	broken atomic.Pointer[kernels.Panic] // the run's first
 }
 
 type poolWorker struct {
@@ -55,7 +60,8 @@ func newPool(threads int) *pool {
 }
 
 // run calls f(0) … f(n-1), each once, in any order and on any thread, and returns when all have returned. Tasks are
-// taken in ascending order, so a task may wait for one below it. f must not call run.
+// taken in ascending order, so a task may wait for one below it. f must not call run. A panic of f, on whatever thread,
+// becomes the caller's, a *kernels.Panic, when no task runs any more; tasks that nobody has begun are then left out.
 func (p *pool) run(n int, f func(task int)) {
 	if n <= 0 {
 		return
@@ -79,10 +85,19 @@ func (p *pool) run(n int, f func(task int)) {
 	p.take()
 	p.await()
 	p.f = nil
+	if broken := p.broken.Swap(nil); broken != nil {
+		panic(broken)
+	}
 }
 
-// take runs tasks until none is left.
+// take runs tasks until none is left, or one has panicked.
 func (p *pool) take() {
+	defer func() {
+		if v := recover(); v != nil {
+			p.broken.CompareAndSwap(nil, &kernels.Panic{Value: v, Stack: debug.Stack()})
+			p.next.Store(p.n)
+		}
+	}()
 	for i := p.next.Add(1) - 1; i < p.n; i = p.next.Add(1) - 1 {
 		p.f(int(i))
 	}

@@ -2,10 +2,13 @@ package cpu
 
 import (
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/dsbatch/dsbatch/kernels"
 )
 
 func TestPoolRunsEachTaskOnce(t *testing.T) {
@@ -62,6 +65,38 @@ func TestPoolServesSeveralCallers(t *testing.T) {
 	callers.Wait()
 	if want := int64(6 * 50 * 36); sum.Load() != want {
 		t.Errorf("sum %d, want %d", sum.Load(), want)
+	}
+}
+
+// A panic on any thread is the caller's, who sees where it was; it harms no later run.
+func TestPoolTaskPanics(t *testing.T) {
+	p := newPool(3)
+	defer p.close()
+	for round := range 200 {
+		at, n := round%20, 20
+		if round%10 == 0 { // the last task, so that others wait for the one that panics
+			at = n - 1
+		}
+		func() {
+			defer func() {
+				broken, ok := recover().(*kernels.Panic)
+				if !ok || broken.Value != at || !strings.Contains(string(broken.Stack), "TestPoolTaskPanics") {
+					t.Fatalf("round %d: %v", round, broken)
+				}
+			}()
+			p.run(n, func(task int) {
+				if task == at {
+					panic(task)
+				}
+				runtime.Gosched()
+			})
+			t.Fatalf("round %d: no panic", round)
+		}()
+		var ran atomic.Int32
+		p.run(n, func(int) { ran.Add(1) })
+		if ran.Load() != int32(n) {
+			t.Fatalf("round %d: %d tasks of %d afterwards", round, ran.Load(), n)
+		}
 	}
 }
 
