@@ -55,6 +55,10 @@ const (
 type Options struct {
 	Tag     string // of a DeepSpeed folder (global_step10) or a Megatron one (iter_0000010, 10, release); "": the latest
 	BaseDir string // where the relative paths of a checkpoint JSON begin; "": its own base_dir, else its own folder
+
+	// ModuleKey is the key of the weights in the files of DeepSpeed or Megatron, module or model; "": the one that is
+	// there. Other checkpoints have none, and are refused with one.
+	ModuleKey string
 }
 
 // Checkpoint is an open checkpoint. Its methods may be called from several goroutines; Close comes last.
@@ -63,6 +67,7 @@ type Checkpoint struct {
 	Path   string // as given to Open
 
 	root    string // what the files' names are relative to
+	key     string // of the weights in files of DeepSpeed and Megatron; "": whichever is there
 	config  Config
 	tensors map[string]Tensor
 	names   []string // sorted
@@ -97,8 +102,11 @@ func Open(path string, o Options) (*Checkpoint, error) {
 	if err != nil {
 		return nil, &Error{File: path, Kind: err, What: "cannot be opened: " + cause(err) + "; give the model's folder, or its checkpoint JSON"}
 	}
-	c := &Checkpoint{Path: path, root: path, files: map[string]int64{}, tensors: map[string]Tensor{}}
-	if err = c.open(st, o); err != nil {
+	c := &Checkpoint{Path: path, root: path, key: o.ModuleKey, files: map[string]int64{}, tensors: map[string]Tensor{}}
+	if err = c.open(st, o); err == nil && o.ModuleKey != "" && c.Format != DeepSpeed && c.Format != Megatron {
+		err = unsupported(path, "", "module_key is for the files of DeepSpeed and Megatron, and this is none of them; leave it out")
+	}
+	if err != nil {
 		_ = c.Close()
 		return nil, err
 	}

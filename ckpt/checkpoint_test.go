@@ -111,6 +111,7 @@ func TestOpenRefuses(t *testing.T) {
 // TestFacts: the config is model.json's, and without it nearly the same from the arguments, names and shapes.
 func TestFacts(t *testing.T) {
 	presented := map[string]any{"qkv_order": "[heads, 3, head_dim]", "attention_name": "attention"}
+	ranks := map[string]float64{"ds-moe-hoisted": 1, "ds-moe-old-files": 1, "megatron-v0-mp2": 2, "megatron-v1-mp2": 2, "megatron-v2-mp4": 4, "megatron-pp2": 1}
 	untold := []string{"name", "eos_token_id", "expert_output_bias"} // nothing but model.json tells these
 	for _, name := range []string{"ds-moe-hoisted", "ds-moe-old-files", "megatron-v0-mp2", "megatron-v1-mp2", "megatron-v2-mp4", "megatron-pp2"} {
 		dir := filepath.Join(goldens, name)
@@ -118,6 +119,7 @@ func TestFacts(t *testing.T) {
 		for k, v := range presented {
 			want[k] = v
 		}
+		want["tensor_model_parallel_size"] = ranks[name]
 		c := open(t, dir)
 		for k, v := range want {
 			if got := c.Config().Values[k]; !reflect.DeepEqual(got, v) {
@@ -248,6 +250,37 @@ func TestHoistedExperts(t *testing.T) {
 			t.Errorf("%s is no canonical name", name)
 		}
 	}
+}
+
+// TestModuleKey: weights under two keys are told apart by name, and a name that is not there is refused.
+func TestModuleKey(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mp_rank_00_model_states.pt")
+	a := &archive{}
+	const name = "language_model.embedding.word_embeddings.weight"
+	var root []item
+	for i, key := range []string{"module", "model"} {
+		root = append(root, item{key, []item{{name, a.put(F32, []int64{4, 2}, bytes.Repeat([]byte{byte(i)}, 4*4*2))}}})
+	}
+	a.root = root
+	a.write(t, path)
+	folder := filepath.Dir(path)
+	_, err := Open(folder, Options{})
+	wants(t, err, ErrUnsupported, path, "module_key")
+	for i, key := range []string{"module", "model"} {
+		c, err := Open(folder, Options{ModuleKey: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, _ := c.Tensor(name)
+		if b := content(t, x); b[0] != byte(i) {
+			t.Errorf("%s gave the weights of the other key", key)
+		}
+		_ = c.Close()
+	}
+	_, err = Open(filepath.Join(goldens, "ds-moe-hoisted"), Options{ModuleKey: "model"})
+	wants(t, err, ErrUnsupported, "under model", "module_key")
+	_, err = Open(filepath.Join(goldens, "llama"), Options{ModuleKey: "model"})
+	wants(t, err, ErrUnsupported, "module_key")
 }
 
 // TestManyExpertsOpenLate: beyond 256 files a damaged one is found when it is read, and those not read stay shut.

@@ -71,7 +71,7 @@ func (c *Checkpoint) openDeepSpeed(o Options) error {
 	if err := c.addExperts(list, shards[0], j); err != nil {
 		return err
 	}
-	return f.settle(c, shards[0].version())
+	return f.settle(c, shards[0].version(), len(shards))
 }
 
 // deepspeedList is the files of a state. experts[l][e] are those of expert e of the l-th layer of experts, one a rank;

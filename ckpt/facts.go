@@ -194,8 +194,9 @@ var checked = []string{
 	"num_layers", "hidden_size", "ffn_hidden_size", "max_position_embeddings", "padded_vocab_size", "moe_layers", "experts_per_moe_layer",
 }
 
-// settle completes the facts with what the tensors tell and Megatron's defaults, and refuses contradictions.
-func (f *facts) settle(c *Checkpoint, version float64) error {
+// settle completes the facts with what the tensors tell and Megatron's defaults, and refuses contradictions. ranks is how
+// many tensor-parallel ranks have a file.
+func (f *facts) settle(c *Checkpoint, version float64, ranks int) error {
 	derived, err := derive(c.Path, c.tensors)
 	if err != nil {
 		return err
@@ -215,6 +216,7 @@ func (f *facts) settle(c *Checkpoint, version float64) error {
 		"layernorm_epsilon": 1e-5, "tied_output_embedding": true, "checkpoint_version": version,
 	})
 	f.values["qkv_order"], f.values["attention_name"] = qkvOrder(2), "attention" // as presented here
+	f.values["tensor_model_parallel_size"] = ranks                               // whatever was copied beside the files
 	c.config.Source = strings.Join(f.sources, "; ")
 	c.config.Values, err = plain(f.values)
 	return err

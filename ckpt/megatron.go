@@ -103,7 +103,7 @@ func (c *Checkpoint) openRanks(paths []string, version *float64, folders ...stri
 	if c.tensors, _, err = stages(joined, firsts); err != nil {
 		return err
 	}
-	return f.settle(c, v)
+	return f.settle(c, v, len(files[0]))
 }
 
 // byStage sorts the files by pipeline stage and tensor-parallel rank, as the names of their folders tell; where these

@@ -22,7 +22,7 @@ func (c *Checkpoint) openMegatronFile(path string) (*megatronFile, error) {
 	if !ok {
 		return nil, unsupported(path, "", "holds no dict, so no state of Megatron or DeepSpeed")
 	}
-	module, err := moduleOf(root, path)
+	module, err := moduleOf(root, path, c.key)
 	if err != nil {
 		return nil, err
 	}
@@ -34,15 +34,23 @@ func (c *Checkpoint) openMegatronFile(path string) (*megatronFile, error) {
 	return mf, mf.rename(raw)
 }
 
-// moduleOf is the dict of the weights: under module or model, exactly one of them, or the file itself.
-func moduleOf(root *dict, path string) (*dict, error) {
+// moduleOf is the dict of the weights: under key; where that is "" under module or model, exactly one of them, or the
+// file itself.
+func moduleOf(root *dict, path, key string) (*dict, error) {
+	if key != "" {
+		d, ok := root.get(key).(*dict)
+		if !ok {
+			return nil, unsupported(path, "", "has no weights under %s, which module_key names; leave it out", key)
+		}
+		return d, nil
+	}
 	var found *dict
 	for _, key := range []string{"module", "model"} {
 		d, ok := root.get(key).(*dict)
 		switch {
 		case !ok:
 		case found != nil:
-			return nil, unsupported(path, "", "has weights under both module and model; save it again with one of them")
+			return nil, unsupported(path, "", "has weights under both module and model; say which are meant by module_key (inference:)")
 		default:
 			found = d
 		}

@@ -206,7 +206,7 @@ func (in *Inference) conflicts() (errs []error) {
 }
 
 // set tells whether anything but enabled was asked for.
-func (q Quant) set() bool { return q.Asymmetric || q.Groups > 0 || q.ExtraMLPGrouping || q.QKV != nil }
+func (q Quant) set() bool { return q.Groups > 0 || q.ExtraMLPGrouping }
 
 // idle warns of settings that have no effect unless a column of the input says otherwise.
 func (j *Job) idle() (out []Warning) {

@@ -92,8 +92,7 @@ var fields = append([]field{
 		does: "false sets tp_size to 1, whatever that says"},
 	{path: "tensor_parallel.tp_size", seed: "1", example: "4", does: "the flag --tp",
 		set: func(in *Inference, n node) error { return n.atLeast(1, &in.TensorParallel.Size) }},
-	{path: "tensor_parallel.tp_grain_size", unbuilt: true, example: "32", bits: true, does: "the multiple that slices of an uneven size keep to. Not set: 64, as in DeepSpeed",
-		set: func(in *Inference, n node) error { return n.atLeast(1, &in.TensorParallel.Grain) }},
+	{path: "tensor_parallel.tp_grain_size", example: "32", accept: []string{"64"}, refuse: "slices of an uneven size keep to grains of 64, where there are enough of them"},
 	{path: "tensor_parallel.mpu", seed: "None", example: "{size: 2}", refuse: "it is an object of a Python program; give tp_size, or tp_group as lists of ranks"},
 	{path: "tensor_parallel.tp_group", seed: "None", example: "[[0, 1], [2, 3]]", bits: true, does: "the groups, as lists of ranks; checked against tp_size and the number of ranks",
 		set: func(in *Inference, n node) (err error) { in.TensorParallel.Group, err = n.groups(); return err }},
@@ -131,7 +130,7 @@ var fields = append([]field{
 		does: "expert counts, a number for all MoE layers or one for each; compared with the checkpoint's. Not set: the checkpoint's",
 		set:  func(in *Inference, n node) (err error) { in.MoE.Experts, err = n.counts(); return err }},
 	{path: "moe.type", seed: "standard", example: "residual", does: "standard or residual (PR-MoE); compared with the checkpoint's. Not set: the checkpoint's",
-		set: func(in *Inference, n node) error { return n.oneOf(&in.MoE.Type, "standard", "residual") }},
+		set: func(in *Inference, n node) error { return n.lower().oneOf(&in.MoE.Type, "standard", "residual") }},
 	{path: "moe.ep_mp_group", seed: "None", example: "[[0, 4], [1, 5]]", bits: true, does: "the expert-slicing groups, as lists of ranks; checked and used",
 		set: func(in *Inference, n node) (err error) { in.MoE.SliceWith, err = n.groups(); return err }},
 	{path: "moe.ep_group", alias: "expert_group", seed: "None", example: "[[0, 1], [2, 3]]", does: "the expert-parallel groups, as lists of ranks; checked and used",
@@ -154,20 +153,13 @@ var fields = append([]field{
 	{path: "quant.weight", seed: "enabled, 8 bits, symmetric, 1 group", section: true, does: "dictionary of the fields below"},
 	{path: "quant.weight.enabled", seed: "true", example: "false", accept: []string{"true"}, refuse: "weights are all that is quantized; turn it off with quant.enabled"},
 	{path: "quant.weight.num_bits", seed: "8", example: "4", accept: []string{"8"}, refuse: "weights of 8 bits are the only quantized ones"},
-	{path: "quant.weight.q_type", unbuilt: true, seed: "symmetric", example: "asymmetric", bits: true, does: "symmetric or asymmetric",
-		set: func(in *Inference, n node) error {
-			var kind string
-			err := n.oneOf(&kind, "symmetric", "asymmetric")
-			in.Quant.Asymmetric = kind == "asymmetric"
-			return err
-		}},
+	{path: "quant.weight.q_type", seed: "symmetric", example: "asymmetric", accept: []string{"symmetric"}, refuse: "weights of 8 bits are symmetric around 0"},
 	{path: "quant.weight.q_groups", unbuilt: true, seed: "1", example: "8", bits: true, does: "groups that each weight matrix is cut into, with a scale each. Not set: automatic",
 		set: func(in *Inference, n node) error { return n.atLeast(1, &in.Quant.Groups) }},
 	{path: "quant.weight.quantized_initialization", seed: "{}", example: "{num_bits: 4}", refuse: "it belongs to ZeRO-3 training"},
 	{path: "quant.weight.post_init_quant", seed: "{}", example: "{fc: {num_bits: 4}}", refuse: "weights are quantized alike in all layers"},
 	{path: "quant.qkv", seed: "enabled", section: true, does: "dictionary of the field below"},
-	{path: "quant.qkv.enabled", unbuilt: true, seed: "true", example: "false", bits: true, does: "whether the attention's query, key and value weights are quantized too",
-		set: func(in *Inference, n node) error { return n.optional(&in.Quant.QKV) }},
+	{path: "quant.qkv.enabled", seed: "true", example: "false", accept: []string{"true"}, refuse: "the attention's query, key and value weights are quantized like all others"},
 
 	{path: "checkpoint", seed: "None", example: "/models/gpt.json", bits: true,
 		does: "path of a checkpoint (folder, or JSON description), or the description itself: type, version, checkpoints, base_dir, parallelization, mp_size, tp_size, dtype. Stands for --model where that is not given",
@@ -176,7 +168,7 @@ var fields = append([]field{
 		set: func(in *Inference, n node) error { return n.string(&in.BaseDir) }},
 	{path: "set_empty_params", seed: "false", example: "true", accept: []string{"true", "false"}, refuse: eitherWay,
 		does: "both are accepted: tensors are always made empty and then filled from the checkpoint"},
-	{path: "save_mp_checkpoint_path", seed: "None", example: "/models/saved", refuse: "a run writes no checkpoints; dsbatch ckpt does"},
+	{path: "save_mp_checkpoint_path", seed: "None", example: "/models/saved", refuse: "nothing of dsbatch writes checkpoints yet, and a rank reads only its own bytes of whatever layout is there"},
 	{path: "checkpoint_config", alias: "ckpt_config", seed: "{}", section: true, does: "dictionary of the fields below"},
 	{path: "checkpoint_config.checkpoint_dir", seed: "None", example: "/models/gpt", instead: "checkpoint"},
 	{path: "checkpoint_config.save_mp_checkpoint_path", seed: "None", example: "/models/saved", instead: "save_mp_checkpoint_path"},
@@ -203,7 +195,7 @@ var fields = append([]field{
 	{path: "min_out_tokens", alias: "min_tokens", seed: "1", example: "64", does: "tokens of a row that must fit into memory, or the job is refused with the arithmetic",
 		set: func(in *Inference, n node) error { return n.atLeast(1, &in.MinOutTokens) }},
 	{path: "transposed_mode", seed: "false", example: "true", accept: []string{"false"}, refuse: "weights are packed once at load, into the order that the kernels want"},
-	{path: "module_key", unbuilt: true, seed: "(in the Megatron example)", example: "model", bits: true, does: "the key that holds the weights in a DeepSpeed or Megatron file, module or model. Not set: the one that is there",
+	{path: "module_key", seed: "(in the Megatron example)", example: "model", bits: true, does: "the key that holds the weights in a DeepSpeed or Megatron file, module or model; refused for other checkpoints. Not set: the one that is there",
 		set: func(in *Inference, n node) error { return n.oneOf(&in.ModuleKey, "module", "model") }},
 
 	{path: "mp_size", seed: "1", old: true, example: "2", instead: "tensor_parallel.tp_size"},

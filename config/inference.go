@@ -41,7 +41,6 @@ type written struct {
 // TensorParallel is the section tensor_parallel.
 type TensorParallel struct {
 	Size  int     // 0: not given
-	Grain int     // multiple that uneven slices keep to, AutoTP's tp_grain_size; 0: 64
 	Group [][]int // ranks of the groups; nil: by the rank tables
 }
 
@@ -58,10 +57,8 @@ type MoE struct {
 // Quant is the section quant: group-wise int8 weights, made at load with dtype int8.
 type Quant struct {
 	Enabled          *bool // nil: with dtype int8
-	Asymmetric       bool
 	Groups           int   // groups of a weight matrix; 0: automatic
 	ExtraMLPGrouping bool  // twice the groups in MLP weights, the tuple's first part
-	QKV              *bool // also the attention's query, key and value; nil: yes
 }
 
 // Checkpoint is where the weights lie: a path, or a description with the keys of DeepSpeed's checkpoint JSON.

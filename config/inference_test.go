@@ -139,6 +139,7 @@ func TestFourCallCases(t *testing.T) {
 			Inference{KernelInject: ptr(false), TensorParallel: TensorParallel{Size: 4}, DType: BF16, CUDAGraph: ptr(false)}},
 		{"an old name in kwargs wins over the new one", config, map[string]any{"mp_size": 8},
 			Inference{KernelInject: ptr(true), TensorParallel: TensorParallel{Size: 8}, DType: FP16, CUDAGraph: ptr(false)}},
+		{"the seeds write MoE types large", map[string]any{"moe": map[string]any{"type": "Residual"}}, nil, Inference{MoE: MoE{Type: "residual"}}},
 		{"sections are merged", map[string]any{"moe": map[string]any{"ep_size": 4, "type": "standard"}}, map[string]any{"moe": map[string]any{"type": "residual"}},
 			Inference{MoE: MoE{EPSize: 4, Type: "residual"}}},
 		{"a nil map and a typed one", map[string]any(nil), map[string]any{"moe": false, "injection_policy": map[string][]string{"T5Block": {"SelfAttention.o"}}},

@@ -40,6 +40,12 @@ func (n node) oneOf(p *string, words ...string) error {
 	return nil
 }
 
+// lower is a word in small letters, as the seeds write some of theirs both ways.
+func (n node) lower() node {
+	n.text = strings.ToLower(n.text)
+	return n
+}
+
 func (n node) atLeast(least int, p *int) error {
 	i, err := strconv.Atoi(n.text)
 	if err != nil || n.kind == boolean || i < least {

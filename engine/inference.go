@@ -68,10 +68,12 @@ func (e *Engine) inferenceFits() error {
 	if want := in.MoE.Type; want != "" && (want == "residual") != residual {
 		refuse("moe.type %s: the checkpoint's MoE layers are of the other type", want)
 	}
-	if want := in.TrainingMPSize; want > 0 {
-		if have := e.checkpoint.Config().Values["tensor_model_parallel_size"]; have != nil && fmt.Sprint(have) != fmt.Sprint(want) {
-			refuse("training_mp_size %d: the checkpoint was written with %v", want, have)
-		}
+	have := 1.0 // a Hugging Face model is whole
+	if n, cut := e.checkpoint.Config().Values["tensor_model_parallel_size"].(float64); cut {
+		have = n
+	}
+	if want := in.TrainingMPSize; want > 0 && float64(want) != have {
+		refuse("training_mp_size %d: the checkpoint's tensors are in %v slices", want, have)
 	}
 	return errors.Join(errs...)
 }

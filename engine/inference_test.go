@@ -49,6 +49,8 @@ func TestInferenceIsObeyedOrRefused(t *testing.T) {
 		"triangular":        {"triangular_masking": false},
 		"quant":             {"quant": map[string]any{"weight": map[string]any{"q_groups": 8}}},
 		"tp":                {"tensor_parallel": map[string]any{"tp_size": 2}},
+		"training_mp_size":  {"training_mp_size": 2},
+		"module_key":        {"module_key": "model"},
 	} {
 		e, err := InitInference(context.Background(), bundled, nil, kwargs)
 		if err == nil {
@@ -57,6 +59,21 @@ func TestInferenceIsObeyedOrRefused(t *testing.T) {
 		} else if !strings.Contains(err.Error(), field) {
 			t.Errorf("%v: the refusal does not name %s: %v", kwargs, field, err)
 		}
+	}
+	sliced := "../model/testdata/golden/megatron-v0-mp2/megatron.json"
+	for _, kwargs := range []map[string]any{
+		{"training_mp_size": 2, "module_key": "model"}, // as the tutorial has it
+		{"dtype": "int8", "quant": map[string]any{"weight": map[string]any{"q_type": "symmetric", "num_bits": 8}, "qkv": map[string]any{"enabled": true}}},
+	} {
+		e, err := InitInference(context.Background(), sliced, nil, kwargs)
+		if err != nil {
+			t.Errorf("%v: %v", kwargs, err)
+			continue
+		}
+		_ = e.Close()
+	}
+	if _, err := InitInference(context.Background(), sliced, nil, map[string]any{"training_mp_size": 1}); err == nil {
+		t.Error("a checkpoint of two slices passed for one of one")
 	}
 }
 

@@ -100,7 +100,7 @@ func (e *Engine) meet(ctx context.Context, how comm.Algorithm) error {
 // inspect settles what follows from the job and the checkpoint alone, without asking another rank.
 func (e *Engine) inspect() (err error) {
 	if e.checkpoint == nil {
-		if e.checkpoint, err = ckpt.Open(e.job.Model, ckpt.Options{Tag: e.job.Tag, BaseDir: e.job.Inference.BaseDir}); err != nil {
+		if e.checkpoint, err = ckpt.Open(e.job.Model, ckpt.Options{Tag: e.job.Tag, BaseDir: e.job.Inference.BaseDir, ModuleKey: e.job.Inference.ModuleKey}); err != nil {
 			return err
 		}
 	}
