@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,11 +58,19 @@ func Kernels(ctx context.Context, d kernels.Device, o KernelOptions) ([]Group, e
 	if _, is := d.(*cuda.Device); is {
 		groups = b.gpuGroups()
 	}
+	var names []string
+	for _, g := range groups {
+		names = append(names, g.name)
+	}
+	groups = slices.DeleteFunc(groups, func(g kernelGroup) bool { return !strings.Contains(g.name, o.Only) })
+	if len(groups) == 0 {
+		b.err = fmt.Errorf("no group of ops has %q in its name; they are %s", o.Only, strings.Join(names, ", "))
+	}
 	for _, g := range groups {
 		if b.err == nil {
 			b.err = ctx.Err()
 		}
-		if b.err != nil || !strings.Contains(g.name, o.Only) {
+		if b.err != nil {
 			continue
 		}
 		b.groups = append(b.groups, Group{Name: g.name, Note: g.note})

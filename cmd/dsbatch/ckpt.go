@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -57,7 +58,7 @@ func tellCheckpoint(w io.Writer, r ckpt.Report) {
 	for _, d := range r.DTypes {
 		fmt.Fprintf(w, "%-12v %d tensors, %v\n", d.DType, d.Tensors, config.Bytes(d.Bytes).About())
 	}
-	fmt.Fprintf(w, "layers       %d; experts a layer: %s\n", len(r.Layers), r.Experts())
+	fmt.Fprintf(w, "layers       %d; experts a layer: %s\n", len(r.Layers), cmp.Or(r.Experts(), "none"))
 	if r.TopK > 0 {
 		fmt.Fprintf(w, "top-k        %d\n", r.TopK)
 	}

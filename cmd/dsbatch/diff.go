@@ -46,9 +46,13 @@ func tellDiff(w io.Writer, r results.DiffReport) {
 	for _, c := range r.Columns {
 		switch {
 		case c.Differs > 0:
-			fmt.Fprintf(w, "%s: %d of %d records differ, by up to %.3g\n", c.Name, c.Differs, r.Records, c.Largest)
+			apart := "" // texts and ids are alike or not
+			if c.Largest > 0 {
+				apart = fmt.Sprintf(", by up to %.3g", c.Largest)
+			}
+			fmt.Fprintf(w, "%s: %d of %d records differ%s\n", c.Name, c.Differs, r.Records, apart)
 			for _, e := range c.Examples {
-				fmt.Fprintln(w, "   ", e)
+				fmt.Fprintln(w, "   ", oneLine.Replace(e))
 			}
 		case c.Largest > 0:
 			fmt.Fprintf(w, "%s: within the bound, by up to %.3g\n", c.Name, c.Largest)

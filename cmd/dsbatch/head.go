@@ -120,6 +120,9 @@ func headText(w io.Writer, rows results.Rows) {
 	}
 }
 
+// oneLine shows what a terminal would obey instead.
+var oneLine = strings.NewReplacer("\n", "⏎", "\t", "⇥", "\r", "␍", "\x1b", "␛")
+
 // shown is a value on one line, cut where it is long.
 func shown(v any) string {
 	text, ok := v.(string)
@@ -130,7 +133,7 @@ func shown(v any) string {
 		}
 		text = string(data)
 	}
-	text = strings.NewReplacer("\n", "⏎", "\t", "⇥", "\r", "␍", "\x1b", "␛").Replace(text)
+	text = oneLine.Replace(text)
 	if runes := []rune(text); len(runes) > longestValue {
 		text = string(runes[:longestValue]) + "…"
 	}

@@ -23,7 +23,7 @@ func tokenizeCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "model", Usage: "`DIR` of the model whose tokenizer is used"},
 			&cli.BoolFlag{Name: "decode", Usage: "ids to text"},
-			&cli.BoolFlag{Name: "chat", Usage: "render messages by the model's chat template"},
+			&cli.BoolFlag{Name: "chat", Usage: "render messages by the model's chat template; not built yet"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
