@@ -132,6 +132,41 @@ func TestGraphReplay(t *testing.T) {
 	}
 }
 
+// TestGraphOfFreedMemory repeats ops over memory that is given back and comes again at the same address each time.
+func TestGraphOfFreedMemory(t *testing.T) {
+	d := open(t, Options{})
+	s, err := d.NewStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close() //nolint:errcheck // Sync has told
+	const rows, cols = 600, 1024 // more than the pool's pieces
+	data := randomBytes(kernels.F32, rows*cols)
+	var want []byte
+	for round := range 5 {
+		x, err := d.Alloc("x", kernels.F32, rows, cols)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, x.Bytes())
+		s.Write(x, data)
+		for range 12 { // enough to be worth a graph
+			s.Add(x.RowRange(0, rows/2), x.RowRange(rows/2, rows))
+		}
+		s.Read(got, x)
+		if err := s.Sync(); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		if want == nil {
+			want = got
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("round %d: other bits", round)
+		}
+		x.Mem.Free()
+	}
+}
+
 // TestWriteAside: many ranks that start together write one file whole, and leave nothing else.
 func TestWriteAside(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")

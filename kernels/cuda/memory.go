@@ -23,6 +23,7 @@ type pool struct {
 	slabs []handle
 	left  int64 // bytes of the last slab not given out yet
 	free  [32][]handle
+	frees int // how often the driver took memory back
 }
 
 func newPool(ctx handle) *pool { return &pool{ctx: ctx} }
@@ -44,6 +45,7 @@ func (m *memory) Free() {
 	case m.class >= 0:
 		m.pool.free[m.class] = append(m.pool.free[m.class], m.address)
 	default:
+		m.pool.frees++
 		_ = memFree(m.pool.ctx, m.address)
 	}
 	m.address = 0

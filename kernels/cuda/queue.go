@@ -109,6 +109,10 @@ func (s *Stream) submit() (uint32, error) {
 		return runQueue(ctx, s.handle, q)
 	}
 	s.flushes++
+	if s.frees != s.dev.memory.frees {
+		s.frees = s.dev.memory.frees
+		s.forget()
+	}
 	key := maphash.Bytes(s.seed, q)
 	r := s.replays[key]
 	switch {
@@ -129,6 +133,17 @@ func (s *Stream) submit() (uint32, error) {
 	}
 	r.used = s.flushes
 	return 0, runGraph(ctx, s.handle, r.graph)
+}
+
+// forget drops all queues. A graph's copies hold on to the memory that they were made for: where other memory lies at its
+// address later, the same queue comes again, and its graph fails (CUDA_ERROR_LAUNCH_FAILED).
+func (s *Stream) forget() {
+	for _, r := range s.replays {
+		if r.graph != 0 {
+			_ = graphFree(s.dev.ctx, r.graph)
+		}
+	}
+	clear(s.replays)
 }
 
 // forgetOldest drops the queue that has not come for the longest time. Its graph may still be running; the driver

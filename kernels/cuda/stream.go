@@ -23,6 +23,7 @@ type Stream struct {
 	seed    maphash.Seed
 	replays map[uint64]*replay
 	flushes int
+	frees   int    // the pool's, when the replays were good
 	peers   *peers // with which exchanges are under way, or nil
 }
 
