@@ -66,6 +66,7 @@ type Engine struct {
 	pipeline  *pipeline
 	scheduler *scheduler // of what the lead's replica computes; others leave it empty
 	observer  Observer
+	stop      *Stop                // asks the load to end early; nil: nobody does
 	loaded    func(layers, of int) // told of each part of the model that was read; nil: nobody is
 	entered   func(section string) // told of each section of a step, "" its end; nil: nobody is
 	compiling func(string) func()  // told of each file of kernels that is compiled, and then of its end; nil: nobody is
@@ -102,17 +103,21 @@ func (e *Engine) open(ctx context.Context) error {
 	if err := comm.Same(ctx, e.world, settings(e.job), startAlike); err != nil {
 		return err
 	}
-	if err := e.prepare(ctx, nil); err != nil {
+	if err := e.prepare(ctx); err != nil {
 		return err
 	}
 	return e.load(ctx)
 }
 
 // load reads this rank's weights and takes the rest of the memory that was planned. All ranks call it; an error of one is
-// an error of all.
+// an error of all, and so is a stop.
 func (e *Engine) load(ctx context.Context) error {
-	size, err := e.loadWeights(ctx)
-	if err := together(ctx, e.world, err); err != nil {
+	var size stepSize
+	err := interruptible(ctx, e.world, e.stop, func(ctx context.Context) (err error) {
+		size, err = e.loadWeights(ctx)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	if e.place.replica != nil { // the lead names blocks that every rank of the replica has

@@ -56,7 +56,7 @@ func Foresee(ctx context.Context, job *config.Job, h Hosts) (*Forecast, error) {
 	asked := *job
 	asked.Device, asked.FakeNodes = "cpu", cmp.Or(h.Nodes, 1)
 	r := &run{job: &asked, options: RunOptions{Version: h.Version}, world: mpi.Alone(), engine: &Engine{job: &asked}}
-	if err := r.openRows(ctx); err != nil {
+	if err := r.openRows(ctx, nil); err != nil {
 		return nil, err
 	}
 	f := &Forecast{Ranks: make([]RankForecast, h.Ranks)}

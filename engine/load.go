@@ -25,13 +25,9 @@ import (
 )
 
 // prepare opens device, checkpoint and tokenizer, forms the groups of ranks and plans the memory: all that can be refused
-// is refused here, before the first weight is read. All ranks call it; an error of one, also one that it brings along, is
-// an error of all.
-func (e *Engine) prepare(ctx context.Context, mine error) error {
-	if mine == nil {
-		mine = e.inspect()
-	}
-	if err := together(ctx, e.world, mine); err != nil {
+// is refused here, before the first weight is read. All ranks call it; an error of one is an error of all.
+func (e *Engine) prepare(ctx context.Context) error {
+	if err := together(ctx, e.world, e.inspect()); err != nil {
 		return err
 	}
 	if err := e.sameModel(ctx); err != nil {

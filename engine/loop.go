@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/dsbatch/dsbatch/comm"
@@ -64,7 +63,7 @@ func (r *run) work(ctx context.Context, chunks []shard.Chunk) error {
 		return err
 	}
 	if reason != "" {
-		return fmt.Errorf("%w: %s", ErrStopped, reason)
+		return stopped(reason)
 	}
 	return nil
 }
@@ -85,7 +84,7 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 			return "", nil // together tells which rank
 		}
 		if v.Any(voteStop) {
-			return l.reason(ctx)
+			return firstReason(ctx, l.world, l.options.Stop.Reason())
 		}
 		for _, c := range l.queue.assign(v, l.world.Size(), l.world.Rank()) {
 			l.pending++
@@ -124,16 +123,6 @@ func (l *loop) hold(v comm.Votes) bool {
 		}
 	}
 	return false
-}
-
-// reason is why the job stops: all ranks learn it from the first of those that were asked to.
-func (l *loop) reason(ctx context.Context) (string, error) {
-	all, err := comm.AllGather(ctx, l.world, []byte(l.options.Stop.Reason()))
-	if err != nil {
-		return "", err
-	}
-	i := slices.IndexFunc(all, func(reason []byte) bool { return len(reason) > 0 })
-	return string(all[i]), nil
 }
 
 // plan makes the next batch on the lead and returns the length of its message, 0: there is nothing to do now.

@@ -27,7 +27,7 @@ func TestAnyRowFitsOrNone(t *testing.T) {
 			world: mpi.Alone(), job: newJob(t, func(j *config.Job) { j.KVMemory = 0 }),
 			wrap: func(d kernels.Device) kernels.Device { return scarce{d, free} },
 		}
-		err := e.prepare(t.Context(), nil)
+		err := e.prepare(t.Context())
 		var size stepSize
 		if err == nil {
 			size, err = e.plan()

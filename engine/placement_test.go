@@ -184,7 +184,7 @@ func TestPlacementsThatDiffer(t *testing.T) {
 		j := layoutJob(t, filepath.Join("..", "model", "testdata", "golden", "mixtral"), input)
 		j.EP, j.ExpertPlacement = 2, files[w.Rank()]
 		e := &Engine{job: j, world: w}
-		return errors.Join(e.prepare(t.Context(), nil), e.Close())
+		return errors.Join(e.prepare(t.Context()), e.Close())
 	})
 	if !errors.Is(err, comm.ErrUnlike) || !strings.Contains(err.Error(), `in expert placement by layer ("map[0:[[4 5 6 7] [0 1 2 3]]`) {
 		t.Error(err)

@@ -150,18 +150,22 @@ func (r *run) do(ctx context.Context) (results.Summary, error) {
 // prepare opens model and data set, without reading weights or rows: what cannot work is refused here, on all ranks
 // together, before the output is touched.
 func (r *run) prepare(ctx context.Context) error {
-	r.engine = &Engine{job: r.job, world: r.world, loaded: r.loaded, compiling: r.compiling, wrap: r.options.wrap, processor: r.options.processor, connected: r.options.connected}
-	return r.engine.prepare(ctx, r.openRows(ctx))
+	r.engine = &Engine{job: r.job, world: r.world, stop: r.options.Stop, loaded: r.loaded, compiling: r.compiling, wrap: r.options.wrap, processor: r.options.processor, connected: r.options.connected}
+	gather := func(_ context.Context, mine []byte) ([][]byte, error) { return comm.AllGather(ctx, r.world, mine) }
+	err := interruptible(ctx, r.world, r.options.Stop, func(ctx context.Context) error { return r.openRows(ctx, gather) })
+	if err != nil {
+		return err
+	}
+	return r.engine.prepare(ctx)
 }
 
-// openRows opens the data set and settles the columns of the output.
-func (r *run) openRows(ctx context.Context) (err error) {
+// openRows opens the data set and settles the columns of the output. The ranks gather what they found whatever becomes
+// of ctx.
+func (r *run) openRows(ctx context.Context, gather func(context.Context, []byte) ([][]byte, error)) (err error) {
 	if err := r.job.RefuseUnbuilt(); err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	peers := dataset.Peers{Rank: r.world.Rank(), Size: r.world.Size(), Gather: func(ctx context.Context, mine []byte) ([][]byte, error) {
-		return comm.AllGather(ctx, r.world, mine)
-	}}
+	peers := dataset.Peers{Rank: r.world.Rank(), Size: r.world.Size(), Gather: gather}
 	if r.rows, err = dataset.OpenTogether(ctx, r.job.Input, columns(r.job), peers); err != nil {
 		return err
 	}

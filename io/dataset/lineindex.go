@@ -57,13 +57,15 @@ type sentFailure struct {
 	Text  string
 }
 
-var classes = []error{ErrDamaged, ErrMissing, ErrColumn, ErrUsage}
+var classes = []error{ErrDamaged, ErrMissing, ErrColumn, ErrUsage, context.Canceled}
 
 func sendable(path string, err error) *sentFailure {
 	if err == nil {
 		return nil
 	}
-	err = named(path, err)
+	if !errors.Is(err, context.Canceled) {
+		err = named(path, err)
+	}
 	class := slices.IndexFunc(classes, func(c error) bool { return errors.Is(err, c) })
 	return &sentFailure{max(class, 0), err.Error()}
 }
@@ -81,7 +83,7 @@ type foundLines struct {
 }
 
 // indexLines goes through the files of lines among paths, together with the peers, and returns what was found in each;
-// bad is this rank's own reason not to, which all then have.
+// bad is this rank's own reason not to, which all then have, as they have the end of its context.
 func indexLines(ctx context.Context, paths []string, typed bool, peers Peers, bad error) (map[int]*jsonlFile, error) {
 	mine := foundLines{Err: sendable("input", bad)}
 	pieces, digest, err := linePieces(paths, cmp.Or(peers.piece, pieceBytes))
@@ -90,9 +92,8 @@ func indexLines(ctx context.Context, paths []string, typed bool, peers Peers, ba
 	}
 	mine.Files = digest
 	if bad == nil {
-		if mine.Found, err = scanPieces(ctx, paths, pieces, typed, peers); err != nil {
-			return nil, err
-		}
+		mine.Found, bad = scanPieces(ctx, paths, pieces, typed, peers)
+		mine.Err = sendable("input", bad)
 	}
 	all := []foundLines{mine}
 	if peers.Gather != nil {

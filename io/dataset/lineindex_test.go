@@ -142,3 +142,31 @@ func TestPeersFailTogether(t *testing.T) {
 		}
 	}
 }
+
+// TestLinesGivenUp: where the context of one rank ends, all ranks return, and say why.
+func TestLinesGivenUp(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "rows.jsonl")
+	if err := os.WriteFile(path, []byte("{\"prompt\": \"a\"}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	all, met := make([][]byte, 2), sync.WaitGroup{}
+	met.Add(2)
+	var done sync.WaitGroup
+	for rank, ctx := range []context.Context{t.Context(), ended} {
+		done.Go(func() {
+			gather := func(_ context.Context, mine []byte) ([][]byte, error) {
+				all[rank] = mine
+				met.Done()
+				met.Wait()
+				return all, nil
+			}
+			peers := Peers{Rank: rank, Size: 2, Gather: gather, piece: 4}
+			if _, err := OpenTogether(ctx, []string{path}, Columns{Prompt: "prompt"}, peers); !errors.Is(err, context.Canceled) {
+				t.Errorf("rank %d: %v", rank, err)
+			}
+		})
+	}
+	done.Wait()
+}
