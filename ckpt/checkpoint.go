@@ -102,8 +102,14 @@ func Open(path string, o Options) (*Checkpoint, error) {
 	if err != nil {
 		return nil, &Error{File: path, Kind: err, What: "cannot be opened: " + cause(err) + "; give the model's folder, or its checkpoint JSON"}
 	}
+	return newCheckpoint(path, o, func(c *Checkpoint) error { return c.open(st, o) })
+}
+
+// newCheckpoint is what open makes of an empty one; path stands for it in messages.
+func newCheckpoint(path string, o Options, open func(*Checkpoint) error) (*Checkpoint, error) {
 	c := &Checkpoint{Path: path, root: path, key: o.ModuleKey, files: map[string]int64{}, tensors: map[string]Tensor{}}
-	if err = c.open(st, o); err == nil && o.ModuleKey != "" && c.Format != DeepSpeed && c.Format != Megatron {
+	err := open(c)
+	if err == nil && o.ModuleKey != "" && c.Format != DeepSpeed && c.Format != Megatron {
 		err = unsupported(path, "", "module_key is for the files of DeepSpeed and Megatron, and this is none of them; leave it out")
 	}
 	if err != nil {

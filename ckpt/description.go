@@ -21,16 +21,35 @@ type description struct {
 	TPSize      int             `json:"tp_size"`
 }
 
-// openDescription reads a checkpoint JSON. Megatron files are ranks of one model and are joined; ds_model and bloom
-// files hold different tensors, whose names are taken as they are.
+// OpenDescription opens what a checkpoint JSON describes that lies in no file: text is its content. Its relative paths
+// begin at o.BaseDir, else at its own base_dir, else in the working directory.
+func OpenDescription(text []byte, o Options) (*Checkpoint, error) {
+	var d description
+	if err := json.Unmarshal(text, &d); err != nil {
+		return nil, damaged("checkpoint", "", "is not the description that is expected (%v)", err)
+	}
+	folder := cmp.Or(o.BaseDir, d.BaseDir, ".")
+	return newCheckpoint(folder, o, func(c *Checkpoint) error {
+		c.root = "."
+		return c.openDescribed(d, o)
+	})
+}
+
+// openDescription reads a checkpoint JSON.
 func (c *Checkpoint) openDescription(o Options) error {
 	var d description
 	if err := readJSON(c.Path, &d); err != nil {
 		return err
 	}
-	base := cmp.Or(o.BaseDir, d.BaseDir)
+	return c.openDescribed(d, o)
+}
+
+// openDescribed opens the files of a description that lies in the folder root. Megatron files are ranks of one model and
+// are joined; ds_model and bloom files hold different tensors, whose names are taken as they are.
+func (c *Checkpoint) openDescribed(d description, o Options) error {
+	folder, base := c.root, cmp.Or(o.BaseDir, d.BaseDir)
 	if !filepath.IsAbs(base) && o.BaseDir == "" {
-		base = filepath.Join(c.root, base)
+		base = filepath.Join(folder, base)
 	}
 	c.root = base
 	if v := d.Version; v != nil && *v != 0 && *v != 1 && *v != 2 && *v != 3 {
@@ -46,7 +65,7 @@ func (c *Checkpoint) openDescription(o Options) error {
 		if d.MPSize > 0 && len(paths)%d.MPSize != 0 {
 			return mismatch(c.Path, "", "mp_size is %d, but %d files are listed; list the file of every rank", d.MPSize, len(paths))
 		}
-		return c.openRanks(paths, d.Version, base, filepath.Dir(c.Path))
+		return c.openRanks(paths, d.Version, base, folder)
 	case "ds_model", "bloom":
 		c.Format = DSModel
 		if sliced {

@@ -48,6 +48,12 @@ func TestDescriptions(t *testing.T) {
 			if len(ck.Config().Values) == 0 {
 				t.Error("no facts")
 			}
+			inline, err := OpenDescription([]byte(c.json), Options{BaseDir: c.base})
+			if err != nil {
+				t.Fatal("described, not in a file:", err)
+			}
+			defer inline.Close()
+			same(t, inline, c.golden)
 		})
 	}
 	ds := filepath.Join(dir, "y.json")

@@ -162,7 +162,7 @@ var fields = append([]field{
 	{path: "quant.qkv.enabled", seed: "true", example: "false", accept: []string{"true"}, refuse: "the attention's query, key and value weights are quantized like all others"},
 
 	{path: "checkpoint", seed: "None", example: "/models/gpt.json", bits: true,
-		does: "path of a checkpoint (folder, or JSON description), or the description itself: type, version, checkpoints, base_dir, parallelization, mp_size, tp_size, dtype. Stands for --model where that is not given",
+		does: "path of a checkpoint (folder, or JSON description), or the description itself: type, version, checkpoints, base_dir, parallelization, mp_size, tp_size, dtype. Stands for --model where that is not given; relative paths in a description begin at base_dir",
 		set:  setCheckpoint},
 	{path: "base_dir", seed: `""`, example: "/models", bits: true, does: "stands in front of the checkpoint's relative file names",
 		set: func(in *Inference, n node) error { return n.string(&in.BaseDir) }},
@@ -182,7 +182,7 @@ var fields = append([]field{
 		set:  setInjection},
 	{path: "injection_policy_tuple", seed: "None", example: "[attention.dense, mlp.dense_4h_to_h]", bits: true, does: "such names for every block of the model: the attention's output and the second linear of the MLP or of each expert",
 		set: setInjectionTuple},
-	{path: "config", alias: "args", seed: "None", example: "{rope_theta: 500000.0}", bits: true, does: "dictionary of values that win over the model's config.json",
+	{path: "config", alias: "args", seed: "None", example: "{rope_theta: 500000.0}", bits: true, does: "dictionary of values that win over the model's config.json; one that neither the model has nor dsbatch asks for is refused",
 		set: func(in *Inference, n node) error {
 			if n.kind != table {
 				return fmt.Errorf("is %s; write a dictionary", n.kind)

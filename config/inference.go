@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -65,6 +66,16 @@ type Quant struct {
 type Checkpoint struct {
 	Path        string
 	Description map[string]any
+}
+
+// Model is what the field checkpoint stands for where no model is given: the path, or the folder in which the described
+// files lie; "": the field is not set.
+func (in *Inference) Model() string {
+	if in.Checkpoint.Description == nil {
+		return in.Checkpoint.Path
+	}
+	base, _ := in.Checkpoint.Description["base_dir"].(string)
+	return cmp.Or(in.BaseDir, base, ".")
 }
 
 // Injection is one entry of injection_policy.

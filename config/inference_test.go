@@ -278,6 +278,16 @@ func TestDSConfig(t *testing.T) {
 	if !slices.Contains(j.Settings(), want) {
 		t.Errorf("no %v among the settings %v", want, j.Settings())
 	}
+	j, _, err = Load(Values{"ds-config": {ds}, "model": {"models/y"}})
+	if err != nil || j.Model != "models/y" || j.Inference.Checkpoint.Path != "" {
+		t.Errorf("a model on the command line: %v, %s, checkpoint %s", err, j.Model, j.Inference.Checkpoint.Path)
+	}
+	if err := os.WriteFile("job.yaml", []byte("model: models/y\ninference: {checkpoint: {type: Megatron, checkpoints: [a.pt]}}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Load(Values{"job": {"job.yaml"}}); err == nil || !strings.Contains(err.Error(), "job.yaml:1: model: models/y here, but checkpoint: ") {
+		t.Errorf("a model and a checkpoint in one file: %v", err)
+	}
 	if err := os.WriteFile("job.yaml", []byte("ds_config: ds.json\ninference: {dtype: fp16}"), 0o600); err != nil {
 		t.Fatal(err)
 	}

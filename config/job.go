@@ -306,8 +306,14 @@ func (l *loader) agree(j *Job) {
 	settle(l, j, "dtype", "dtype", &j.DType, &in.DType)
 	settle(l, j, "tp", "tensor_parallel.tp_size", &j.TP, &in.TensorParallel.Size)
 	settle(l, j, "ep", "moe.ep_size", &j.EP, &in.MoE.EPSize)
-	if j.Model == "" && in.Checkpoint.Path != "" {
-		j.Model, j.given["model"] = in.Checkpoint.Path, in.given["checkpoint"].at
+	switch at, said := j.given["model"], in.given["checkpoint"]; {
+	case in.Model() == "":
+	case j.Model == "":
+		j.Model, j.given["model"] = in.Model(), said.at
+	case at.file == "": // the command line
+		in.Checkpoint = Checkpoint{}
+	case j.Model != in.Checkpoint.Path:
+		l.errs = append(l.errs, at.errorAt("model", "%s here, but checkpoint: %s in %s; keep one of them", j.Model, said.text, said.at))
 	}
 	if (j.IDsColumn != "" || j.MessagesColumn != "") && !j.Given("prompt-column") {
 		j.PromptColumn = ""

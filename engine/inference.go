@@ -14,7 +14,7 @@ import (
 )
 
 // InitInference loads a model for this process alone, as deepspeed.init_inference does. model is a folder or a
-// checkpoint JSON; config is nil, the path of a JSON file, or a map[string]any with the fields of
+// checkpoint JSON, or "" where the field checkpoint tells; config is nil, the path of a JSON file, or a map[string]any with the fields of
 // DeepSpeedInferenceConfig; kwargs are further fields, which win over config's. All four combinations of the two are
 // valid. Deprecated names are taken with a warning in the log.
 func InitInference(ctx context.Context, model string, inference any, kwargs map[string]any) (*Engine, error) {
@@ -32,8 +32,11 @@ func InitInferenceOver(ctx context.Context, world mpi.World, model string, infer
 	if err != nil {
 		return nil, err
 	}
+	if c := in.Model(); c != "" && model != "" && model != in.Checkpoint.Path {
+		return nil, fmt.Errorf("%w: checkpoint: it stands for the model (in %s), and another one is given, %s; give one of them", ErrRefused, c, model)
+	}
 	job := config.New()
-	job.Model, job.Inference = cmp.Or(model, in.Checkpoint.Path), in
+	job.Model, job.Inference = cmp.Or(model, in.Model()), in
 	job.DType = in.DType
 	job.TP, job.EP = max(in.TensorParallel.Size, 1), in.MoE.EPSize
 	return Open(ctx, world, job)

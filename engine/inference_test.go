@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,6 +52,7 @@ func TestInferenceIsObeyedOrRefused(t *testing.T) {
 		"tp":                {"tensor_parallel": map[string]any{"tp_size": 2}},
 		"training_mp_size":  {"training_mp_size": 2},
 		"module_key":        {"module_key": "model"},
+		"layernorm_eps":     {"config": map[string]any{"layernorm_eps": 1e-3}},
 	} {
 		e, err := InitInference(context.Background(), bundled, nil, kwargs)
 		if err == nil {
@@ -63,6 +65,8 @@ func TestInferenceIsObeyedOrRefused(t *testing.T) {
 	sliced := "../model/testdata/golden/megatron-v0-mp2/megatron.json"
 	for _, kwargs := range []map[string]any{
 		{"training_mp_size": 2, "module_key": "model"}, // as the tutorial has it
+		{"checkpoint": sliced},
+		{"config": map[string]any{"layernorm_epsilon": 1e-3, "expert_output_bias": "add"}},
 		{"dtype": "int8", "quant": map[string]any{"weight": map[string]any{"q_type": "symmetric", "num_bits": 8}, "qkv": map[string]any{"enabled": true}}},
 	} {
 		e, err := InitInference(context.Background(), sliced, nil, kwargs)
@@ -74,6 +78,21 @@ func TestInferenceIsObeyedOrRefused(t *testing.T) {
 	}
 	if _, err := InitInference(context.Background(), sliced, nil, map[string]any{"training_mp_size": 1}); err == nil {
 		t.Error("a checkpoint of two slices passed for one of one")
+	}
+	if _, err := InitInference(context.Background(), bundled, nil, map[string]any{"checkpoint": sliced}); !errors.Is(err, ErrRefused) {
+		t.Errorf("a model and another checkpoint: %v", err)
+	}
+	described := map[string]any{"base_dir": filepath.Dir(sliced), "checkpoint": map[string]any{"type": "Megatron", "version": 0.0,
+		"checkpoints": []any{"iter_0000010/mp_rank_00/model_optim_rng.pt", "iter_0000010/mp_rank_01/model_optim_rng.pt"}}}
+	e, err := InitInference(context.Background(), "", described, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if layers := e.Config().Layers; layers != 4 {
+		t.Errorf("%d layers", layers)
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

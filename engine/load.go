@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/dsbatch/dsbatch/ckpt"
@@ -96,7 +97,7 @@ func (e *Engine) meet(ctx context.Context, how comm.Algorithm) error {
 // inspect settles what follows from the job and the checkpoint alone, without asking another rank.
 func (e *Engine) inspect() (err error) {
 	if e.checkpoint == nil {
-		if e.checkpoint, err = ckpt.Open(e.job.Model, ckpt.Options{Tag: e.job.Tag, BaseDir: e.job.Inference.BaseDir, ModuleKey: e.job.Inference.ModuleKey}); err != nil {
+		if e.checkpoint, err = openModel(e.job); err != nil {
 			return err
 		}
 	}
@@ -114,6 +115,20 @@ func (e *Engine) inspect() (err error) {
 		return err
 	}
 	return e.placeExperts()
+}
+
+// openModel opens the checkpoint that a job names or describes.
+func openModel(job *config.Job) (*ckpt.Checkpoint, error) {
+	in := &job.Inference
+	o := ckpt.Options{Tag: job.Tag, BaseDir: in.BaseDir, ModuleKey: in.ModuleKey}
+	if in.Checkpoint.Description == nil {
+		return ckpt.Open(job.Model, o)
+	}
+	text, err := json.Marshal(in.Checkpoint.Description)
+	if err != nil {
+		return nil, fmt.Errorf("%w: checkpoint: %w", ErrRefused, err)
+	}
+	return ckpt.OpenDescription(text, o)
 }
 
 // survey checks every tensor's name and shape, and whether the memory that the model would take is there.
@@ -144,7 +159,7 @@ func describe(c *ckpt.Checkpoint, job *config.Job) (model.Policy, model.Config, 
 	}
 	shape, err := policy.Configure(facts)
 	if err == nil && injected == nil {
-		err = injectionFits(c, policy, &shape, &job.Inference)
+		err = errors.Join(configMatters(c, facts, &job.Inference), injectionFits(c, policy, &shape, &job.Inference))
 	}
 	if err != nil {
 		return policy, shape, nil, err
@@ -153,6 +168,17 @@ func describe(c *ckpt.Checkpoint, job *config.Job) (model.Policy, model.Config, 
 		shape.MoE[layer].Gate.Scale = cmp.Or(shape.MoE[layer].Gate.Scale, 1)
 	}
 	return policy, shape, injected, nil
+}
+
+// configMatters refuses a value of inference: config: that no part of the model asks for, as a misspelt one is. One that
+// merely stands in the model's own config, too, may.
+func configMatters(c *ckpt.Checkpoint, facts model.Facts, in *config.Inference) error {
+	for _, key := range slices.Sorted(maps.Keys(in.ModelConfig)) {
+		if _, there := c.Config().Values[key]; !there && !facts.Asked(key) {
+			return fmt.Errorf("%w: config: %s: neither %s has it nor does dsbatch ask for it; is it misspelt? leave it out", ErrRefused, key, c.Config().Source)
+		}
+	}
+	return nil
 }
 
 // weightType is the type of the weights: what the job asks for, else the checkpoint's own. On a CPU fp16 weights are

@@ -47,11 +47,22 @@ type Facts struct {
 	Source string
 	Values map[string]any
 	err    *error
+	asked  map[string]bool // the keys that a getter was asked for
 }
 
 // NewFacts wraps a parsed config. Its getters note the first wrong value, which Err returns.
 func NewFacts(source string, values map[string]any) Facts {
-	return Facts{Source: source, Values: values, err: new(error)}
+	return Facts{Source: source, Values: values, err: new(error), asked: map[string]bool{}}
+}
+
+// Asked tells whether a getter was asked for the key: whether its value matters.
+func (f Facts) Asked(key string) bool { return f.asked[key] }
+
+func (f Facts) value(key string) any {
+	if f.asked != nil { // the zero Facts know nothing
+		f.asked[key] = true
+	}
+	return f.Values[key]
 }
 
 // Err is the first value that had a wrong type or was missing.
@@ -73,11 +84,11 @@ func (f Facts) wrong(key, want string) {
 }
 
 // Has tells whether the key is there and not null.
-func (f Facts) Has(key string) bool { return f.Values[key] != nil }
+func (f Facts) Has(key string) bool { return f.value(key) != nil }
 
 // Int is a required integer.
 func (f Facts) Int(key string) int {
-	if n, ok := number(f.Values[key]); ok && n == float64(int(n)) {
+	if n, ok := number(f.value(key)); ok && n == float64(int(n)) {
 		return int(n)
 	}
 	f.wrong(key, "an integer")
@@ -97,7 +108,7 @@ func (f Facts) FloatOr(key string, absent float64) float64 {
 	if !f.Has(key) {
 		return absent
 	}
-	n, ok := number(f.Values[key])
+	n, ok := number(f.value(key))
 	if !ok {
 		f.wrong(key, "a number")
 	}
@@ -109,7 +120,7 @@ func (f Facts) BoolOr(key string, absent bool) bool {
 	if !f.Has(key) {
 		return absent
 	}
-	b, ok := f.Values[key].(bool)
+	b, ok := f.value(key).(bool)
 	if !ok {
 		f.wrong(key, "true or false")
 	}
@@ -121,7 +132,7 @@ func (f Facts) StringOr(key, absent string) string {
 	if !f.Has(key) {
 		return absent
 	}
-	s, ok := f.Values[key].(string)
+	s, ok := f.value(key).(string)
 	if !ok {
 		f.wrong(key, "a string")
 	}
@@ -133,7 +144,7 @@ func (f Facts) Ints(key string) []int {
 	if !f.Has(key) {
 		return nil
 	}
-	list, ok := f.Values[key].([]any)
+	list, ok := f.value(key).([]any)
 	if !ok {
 		return []int{f.Int(key)}
 	}
@@ -151,7 +162,7 @@ func (f Facts) Ints(key string) []int {
 
 // Strings is a list of strings; absent or null: nil.
 func (f Facts) Strings(key string) []string {
-	list, _ := f.Values[key].([]any)
+	list, _ := f.value(key).([]any)
 	var out []string
 	for _, v := range list {
 		if s, ok := v.(string); ok {
@@ -163,11 +174,11 @@ func (f Facts) Strings(key string) []string {
 
 // Under is the facts of a nested object; absent or null: none.
 func (f Facts) Under(key string) Facts {
-	nested, ok := f.Values[key].(map[string]any)
+	nested, ok := f.value(key).(map[string]any)
 	if !ok && f.Has(key) {
 		f.wrong(key, "an object")
 	}
-	return Facts{Source: f.Source + ": " + key, Values: nested, err: f.err}
+	return Facts{Source: f.Source + ": " + key, Values: nested, err: f.err, asked: map[string]bool{}}
 }
 
 // number takes what JSON decoders and pickles make of numbers.
