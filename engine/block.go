@@ -120,9 +120,26 @@ func (p *blockPool) release(blocks []int32) {
 		case p.names[b] == blockKey{}:
 			p.free = append(p.free, b)
 		default:
-			p.clock++
-			p.kept, p.when, p.stamp[b] = append(p.kept, b), append(p.when, p.clock), p.clock
-			p.spare++
+			p.keep(b)
 		}
 	}
+}
+
+// keep makes a named block that nobody uses any more the last candidate for reuse. A beginning that row after row shares
+// is kept again and again, and while memory is plenty nothing takes its stale entries away: where they are more than the
+// blocks, they go.
+func (p *blockPool) keep(b int32) {
+	if len(p.kept) >= 2*len(p.uses) {
+		n := 0
+		for i, c := range p.kept {
+			if p.uses[c] == 0 && p.stamp[c] == p.when[i] {
+				p.kept[n], p.when[n] = c, p.when[i]
+				n++
+			}
+		}
+		p.kept, p.when = p.kept[:n], p.when[:n]
+	}
+	p.clock++
+	p.kept, p.when, p.stamp[b] = append(p.kept, b), append(p.when, p.clock), p.clock
+	p.spare++
 }
