@@ -18,6 +18,9 @@ type WatchOptions struct {
 	// Timeout bounds how long a job outlives a rank that has fallen silent or is stuck; 0: a minute. A rank counts as
 	// such after 3/4 of it, which leaves time to end the job.
 	Timeout time.Duration
+	// Cores are those of its host that this rank may run on, nil: not known. Where more than crowd ranks share a core, each
+	// gets its turn so late that the Timeout grows in proportion.
+	Cores []int
 	// Advice ends the reason with what to do next; "": nothing is added.
 	Advice string
 	// Abort ends the job; nil: the world's Abort with code 1. The reason names rank, host and phase.
@@ -40,6 +43,7 @@ type Watcher struct {
 	line    mpi.World // for beats, around the ring
 	options WatchOptions
 	hosts   []string // of the ranks
+	sharers float64  // ranks that share a core, on the host where they are most
 	quit    chan struct{}
 	done    sync.WaitGroup
 
@@ -77,16 +81,17 @@ func Watch(ctx context.Context, w mpi.World, o WatchOptions) (*Watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	host, all := make([]byte, nameBytes), make([]byte, nameBytes*w.Size())
-	copy(host, w.Host())
-	if err := line.AllGather(ctx, host, all); err != nil {
+	mine, all := seat(w.Host(), o.Cores), make([]byte, seatBytes*w.Size())
+	if err := line.AllGather(ctx, mine, all); err != nil {
 		return nil, err
 	}
+	sharers := sharers(all)
+	o.Timeout = time.Duration(float64(o.Timeout) * max(1, sharers/crowd))
 	now := time.Now()
-	x := &Watcher{line: line, options: o, quit: make(chan struct{}), busy: now, beside: map[*Task]struct{}{}}
+	x := &Watcher{line: line, options: o, sharers: sharers, quit: make(chan struct{}), busy: now, beside: map[*Task]struct{}{}}
 	x.main = Task{watcher: x, state: TaskState{Phase: "start", Begun: now, Moved: now}}
-	for host := range slices.Chunk(all, nameBytes) {
-		x.hosts = append(x.hosts, string(bytes.TrimRight(host, "\x00")))
+	for seat := range slices.Chunk(all, seatBytes) {
+		x.hosts = append(x.hosts, string(bytes.TrimRight(seat[:nameBytes], "\x00")))
 	}
 	x.world = &watchedWorld{World: w, watcher: x}
 	x.done.Go(x.watchMyself)
@@ -96,9 +101,6 @@ func Watch(ctx context.Context, w mpi.World, o WatchOptions) (*Watcher, error) {
 	}
 	return x, nil
 }
-
-// nameBytes is how much of a host's name is kept.
-const nameBytes = 96
 
 // World returns the watched world: it and its splits tell the watcher when this rank waits for others. Its Close closes
 // the watcher too.

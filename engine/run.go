@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/apache/arrow/go/v15/arrow"
 
@@ -50,7 +51,7 @@ type Progress struct {
 // committed. The error is ErrStopped when it was asked to end early; whatever the error, committed chunks stay.
 func Run(ctx context.Context, world mpi.World, job *config.Job, o RunOptions) (results.Summary, error) {
 	r := &run{job: job, options: o, record: stats.New(world.Rank())}
-	watcher, err := comm.Watch(ctx, world, comm.WatchOptions{Timeout: job.RankTimeout, Advice: advice, Abort: func(code int, reason string) {
+	watcher, err := comm.Watch(ctx, world, comm.WatchOptions{Timeout: job.RankTimeout, Cores: cores(), Advice: advice, Abort: func(code int, reason string) {
 		r.diary.Load().end("ended the job: " + reason) // under MPI nothing comes after Abort
 		world.Abort(code, reason)
 	}})
@@ -58,6 +59,10 @@ func Run(ctx context.Context, world mpi.World, job *config.Job, o RunOptions) (r
 		return results.Summary{}, err
 	}
 	r.world, r.watcher = watcher.World(), watcher
+	if ranks, timeout, crowded := watcher.Crowded(); crowded && world.Rank() == 0 {
+		slog.Warn(fmt.Sprintf("%d ranks share a core: the job is slower than with a rank a core, and would notice one that is stuck "+
+			"after %v only; use fewer ranks", ranks, timeout.Round(time.Second)))
+	}
 	var summary results.Summary
 	err = r.guard(watcher.Main().State, func() (err error) {
 		summary, err = r.do(ctx)

@@ -43,6 +43,18 @@ func evenShare(mine, all []byte) int {
 
 func has(set []byte, core int) bool { return set[core/8]&(1<<(core%8)) != 0 }
 
+// cores lists the cores that this process may run on.
+func cores() (list []int) {
+	set := make([]byte, coreSetBytes)
+	ownCores(set)
+	for core := range coreSetBytes * 8 {
+		if has(set, core) {
+			list = append(list, core)
+		}
+	}
+	return list
+}
+
 // anyCores marks the first n cores.
 func anyCores(set []byte, n int) {
 	for core := range min(n, len(set)*8) {
