@@ -1,6 +1,8 @@
 package stats
 
 import (
+	"regexp"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -179,13 +181,21 @@ const badExamples = 3
 // badKinds bounds the kinds told apart; the rest are counted as "other".
 const badKinds = 32
 
-// AddBadRow counts a row set aside. Rows are counted by their Kind, or by their Reason where that is empty.
+// kindOf is what the reasons of many rows have in common: all before the mend, without the numbers.
+func kindOf(reason string) string {
+	kind, _, _ := strings.Cut(reason, "; ")
+	return numbers.ReplaceAllString(kind, "${1}N")
+}
+
+var numbers = regexp.MustCompile(`(^|[ (\[])-?\d+(?:\.\d+)?\b`) // as words; not the 8 of UTF-8
+
+// AddBadRow counts a row set aside. Rows are counted by their Kind, or by what is general in their Reason where that is empty.
 func (r *Recorder) AddBadRow(b BadRow) {
 	if r == nil {
 		return
 	}
 	if b.Kind == "" {
-		b.Kind = b.Reason
+		b.Kind = kindOf(b.Reason)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

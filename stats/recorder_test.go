@@ -2,6 +2,7 @@ package stats
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"reflect"
 	"slices"
@@ -203,6 +204,24 @@ func TestBadRowsAreBounded(t *testing.T) {
 	}
 	if len(bad) != badKinds || sum != 1000 || bad[len(bad)-1].Kind != "other" {
 		t.Errorf("%d kinds, %d rows, the last kind %q", len(bad), sum, bad[len(bad)-1].Kind)
+	}
+}
+
+// TestBadRowsAreCountedByKind: texts of different lengths are too long for one reason.
+func TestBadRowsAreCountedByKind(t *testing.T) {
+	r := New(0)
+	for i := range 100 {
+		r.AddBadRow(BadRow{Row: int64(i), Reason: fmt.Sprintf("the text has %d tokens, the window holds 513; use --stride %d", 600+i, i)})
+		r.AddBadRow(BadRow{Row: int64(i), Reason: fmt.Sprintf("temperature is -%d.5; it must be 0 or above", i)})
+		r.AddBadRow(BadRow{Row: int64(i), Reason: fmt.Sprintf("prompt is no UTF-8 from byte %d on", i)})
+	}
+	var kinds []string
+	for _, b := range r.Snapshot().Bad {
+		kinds = append(kinds, fmt.Sprint(b.Count, " ", b.Kind))
+	}
+	want := []string{"100 the text has N tokens, the window holds N", "100 temperature is N", "100 prompt is no UTF-8 from byte N on"}
+	if !slices.Equal(kinds, want) {
+		t.Errorf("%q, want %q", kinds, want)
 	}
 }
 
