@@ -137,10 +137,19 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 	} else if err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "predicted  at best %.3g output tokens/s and %.3g prompt tokens/s in all; %v for %d rows, loading left out\n",
-		p.OutputRate, p.PromptRate, time.Duration(p.Seconds*float64(time.Second)).Round(time.Millisecond), load.Rows)
-	fmt.Fprintf(w, "           a decode step of %.0f rows a replica takes %.3g ms: reading %.3g, or computing %.3g, and exchanging %.3g\n",
-		p.InFlight, 1e3*p.Step, 1e3*p.Memory, 1e3*p.Compute, 1e3*p.Exchange)
+	took := time.Duration(p.Seconds * float64(time.Second))
+	if took = took.Round(time.Microsecond); took > time.Second {
+		took = took.Round(time.Millisecond)
+	}
+	output := ""
+	if load.Output > 0 {
+		output = fmt.Sprintf("%.3g output tokens/s and ", p.OutputRate)
+	}
+	fmt.Fprintf(w, "predicted  at best %s%.3g prompt tokens/s in all; %v for %d rows, loading left out\n", output, p.PromptRate, took, load.Rows)
+	if load.Output > 0 {
+		fmt.Fprintf(w, "           a decode step of %.0f rows a replica takes %.3g ms: reading %.3g, or computing %.3g, and exchanging %.3g\n",
+			p.InFlight, 1e3*p.Step, 1e3*p.Memory, 1e3*p.Compute, 1e3*p.Exchange)
+	}
 	fmt.Fprintf(w, "assumed    a roofline of %s figures: %.3g GB/s, %.3g TFLOP/s; prompts of %.4g tokens on average, %s%s; even experts; all weights read every step\n",
 		machine.From, machine.Read/1e9, machine.FLOPs[x.DType]/1e12, load.Prompt, from, generated)
 	return nil

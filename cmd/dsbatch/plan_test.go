@@ -23,6 +23,10 @@ func TestPlan(t *testing.T) {
 		}
 	}
 	planned(t).want(t, done) // this host
+	scored := dsbatch(t, "plan", "--model", bundled, "--input", prompts, "--output", filepath.Join(t.TempDir(), "out"), "--task", "score", "--gpu", "h100").want(t, done)
+	if strings.Contains(scored.stdout, "output tokens") || strings.Contains(scored.stdout, "decode") || strings.Contains(scored.stdout, " 0s for") {
+		t.Errorf("scoring generates nothing, and takes its time:\n%s", scored.stdout)
+	}
 	for say, args := range map[string][]string{
 		"ep_size 4: 6 ranks cannot be divided into groups of 4; use 1 or 2": {"--gpus", "6", "--ep", "4", "--gpu", "h100"},
 	} {
