@@ -38,8 +38,8 @@ type ExpertGroups struct {
 	Share    *Group // the tp peers among whom tokens can be divided
 }
 
-// Form makes the groups of a layout. All ranks of w call it, with the same layout. w stays the caller's; Close closes the
-// rest.
+// Form makes the groups of a layout. All ranks of w call it, with the same layout, or an imagined one alone. w stays the
+// caller's; Close closes the rest.
 func Form(ctx context.Context, w mpi.World, l *Layout) (*Groups, error) {
 	if w.Size() != l.World {
 		return nil, fmt.Errorf("a layout of %s in a world of %s", count(l.World, "rank"), count(w.Size(), "rank"))
@@ -90,7 +90,11 @@ func formOne(ctx context.Context, w mpi.World, table [][]int) (*Group, error) {
 	if color < 0 {
 		return nil, fmt.Errorf("rank %d is in no group of %v", w.Rank(), table)
 	}
-	world, err := w.Split(ctx, color, slices.Index(table[color], w.Rank()))
+	place := slices.Index(table[color], w.Rank())
+	if _, ok := w.(*imagined); ok {
+		return &Group{World: Imagine(place, len(table[color])), Ranks: table[color]}, nil
+	}
+	world, err := w.Split(ctx, color, place)
 	if err != nil {
 		return nil, err
 	}

@@ -50,13 +50,8 @@ const (
 // cores. Without --device it is a GPU where one is found. CPUs of several kinds compute with the instruction set
 // of the weakest, and an output that was begun with another goes on with that one: bits differ from one to the next.
 func (e *Engine) openDevice(ctx context.Context) error {
-	node, err := e.world.Node(ctx)
+	rank, ranks, cores, err := e.seat(ctx)
 	if err != nil {
-		return err
-	}
-	rank, ranks := node.Rank(), node.Size()
-	cores, err := coreShare(ctx, node)
-	if err := errors.Join(err, node.Close()); err != nil {
 		return err
 	}
 	gpus, gpuErr := cuda.Count()
@@ -94,6 +89,20 @@ func (e *Engine) openDevice(ctx context.Context) error {
 		e.room = free / int64(e.sharers)
 	}
 	return together(ctx, e.world, err)
+}
+
+// seat is this rank's place among the ranks of its host, how many these are, and its share of the host's cores. Imagined
+// ranks are alone: there may be thousands of them, and their threads compute nothing.
+func (e *Engine) seat(ctx context.Context) (rank, ranks, cores int, err error) {
+	if e.foreseen {
+		return 0, e.world.Size(), 1, nil
+	}
+	node, err := e.world.Node(ctx)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	cores, err = coreShare(ctx, node)
+	return node.Rank(), node.Size(), cores, errors.Join(err, node.Close())
 }
 
 // newCPU is cpu.New, whose nil is none of the interface's.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"sync"
 
 	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/config"
@@ -63,52 +62,90 @@ func Foresee(ctx context.Context, job *config.Job, h Hosts) (*Forecast, error) {
 	wrap := func(d kernels.Device) kernels.Device {
 		return planned{Device: d, memory: cmp.Or(h.Memory, enough) * int64(h.Ranks), gpu: h.GPU} // all ranks of this process share it
 	}
-	var first *Engine
-	inspect := sync.OnceValue(func() error { return first.inspect() })
-	var mu sync.Mutex
-	err := mpi.Run(h.Ranks, func(w mpi.World) error {
-		mu.Lock()
-		if first == nil {
-			first = &Engine{job: &asked, world: w, wrap: wrap, foreseen: true}
-		}
-		mu.Unlock()
-		if err := inspect(); err != nil {
-			return err
+	first := &Engine{job: &asked, world: comm.Imagine(0, h.Ranks), wrap: wrap, foreseen: true}
+	err := first.inspect()
+	var like []int
+	if err == nil {
+		like = alike(first.layout)
+	}
+	for rank, other := range like {
+		if other < rank {
+			f.Ranks[rank] = f.Ranks[other]
+			continue
 		}
 		e := *first // the checkpoint is looked at once, for all
-		e.world = w
-		defer func() {
-			e.checkpoint = nil // first's to close
-			_ = e.Close()
-		}()
-		if err := e.lay(ctx, e.unmeasured); err != nil {
-			return err
+		e.world = comm.Imagine(rank, h.Ranks)
+		if err = r.foresee(ctx, &e, f); err != nil {
+			break
 		}
-		var err error
-		if f.Ranks[w.Rank()], err = e.forecast(); err != nil || w.Rank() != 0 {
-			return err
-		}
-		f.Layout, f.Config, f.DType, f.Window = e.layout, e.shape, e.dtype, e.window
-		if e.injected != nil {
-			f.Block = e.injected.Understood
-		}
-		r.engine = &e
-		if err := r.goesOn(); err != nil {
-			return err
-		}
-		f.Input, err = r.sample(ctx)
-		return err
-	})
-	if one := (*mpi.Error)(nil); errors.As(err, &one) {
-		err = one.Err // the ranks are imagined
-	}
-	if refused := inspect(); refused != nil { // by every rank alike
-		err = refused
 	}
 	if err = errors.Join(err, first.Close(), r.rows.Close()); err != nil {
 		return nil, err
 	}
 	return f, nil
+}
+
+// foresee lays out one rank, and what concerns all of them on rank 0. The engine's checkpoint stays open.
+func (r *run) foresee(ctx context.Context, e *Engine, f *Forecast) (err error) {
+	defer func() {
+		e.checkpoint = nil
+		err = errors.Join(err, e.Close())
+	}()
+	if err := e.lay(ctx, e.unmeasured); err != nil {
+		return err
+	}
+	rank := e.world.Rank()
+	if f.Ranks[rank], err = e.forecast(); err != nil || rank != 0 {
+		return err
+	}
+	f.Layout, f.Config, f.DType, f.Window = e.layout, e.shape, e.dtype, e.window
+	if e.injected != nil {
+		f.Block = e.injected.Understood
+	}
+	r.engine = e
+	if err := r.goesOn(); err != nil {
+		return err
+	}
+	f.Input, err = r.sample(ctx)
+	return err
+}
+
+// alike gives, for each rank of a layout, the first one that takes the same memory: of the same stage, the same slices of
+// tensors and of experts. In the first ep group of a stage each is its own, so that every expert's tensors are looked at.
+func alike(l *comm.Layout) []int {
+	keys := make([]string, l.World)
+	add := func(groups [][]int, alike func(group []int) bool) {
+		for _, g := range groups {
+			same := alike(g)
+			for place, rank := range g {
+				if same {
+					place = 0
+				}
+				keys[rank] += fmt.Sprint(place, " ")
+			}
+		}
+	}
+	never := func([]int) bool { return false }
+	add(l.TPGroups, never)
+	add(l.PPGroups, never)
+	for _, e := range l.Experts {
+		add(e.ESGroups, never)
+		seen := make([]bool, l.PP)
+		add(e.EPGroups, func(group []int) bool {
+			stage := group[0] / (l.World / l.PP)
+			was := seen[stage]
+			seen[stage] = true
+			return was
+		})
+	}
+	known, like := map[string]int{}, make([]int, l.World)
+	for rank, key := range keys {
+		if _, ok := known[key]; !ok {
+			known[key] = rank
+		}
+		like[rank] = known[key]
+	}
+	return like
 }
 
 // goesOn refuses an output that was begun with other settings, as far as they are known here: the back end is not.

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -67,6 +68,57 @@ func TestForecastHolds(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), say) || strings.HasPrefix(say, "use") && !errors.Is(err, ErrRefused) {
 			t.Errorf("%q: %v", say, err)
 		}
+	}
+}
+
+// TestForecastOfLayouts: ranks that are looked at once for all that are alike take what they would take.
+func TestForecastOfLayouts(t *testing.T) {
+	for _, c := range []struct{ ranks, tp, pp, ep, es, looked int }{
+		{8, 1, 1, 4, 1, 4}, {8, 2, 1, 4, 1, 5}, {8, 1, 2, 2, 1, 4}, {8, 2, 2, 2, 1, 6}, {8, 1, 1, 4, 2, 5}, {8, 1, 1, 1, 1, 1},
+	} {
+		job := newJob(t, func(j *config.Job) {
+			j.TP, j.PP, j.EP, j.ES, j.KVMemory = c.tp, c.pp, c.ep, c.es, 16<<20
+		})
+		f, err := Foresee(t.Context(), job, Hosts{Ranks: c.ranks, Memory: 4 << 30})
+		if err != nil {
+			t.Errorf("%+v: %v", c, err)
+			continue
+		}
+		looked := alike(f.Layout)
+		slices.Sort(looked)
+		if n := len(slices.Compact(looked)); n != c.looked {
+			t.Errorf("%+v: %d ranks are looked at", c, n)
+		}
+		err = mpi.Run(c.ranks, func(w mpi.World) error {
+			e := &Engine{job: job, world: w}
+			if err := e.prepare(t.Context()); err != nil {
+				return err
+			}
+			want := f.Ranks[w.Rank()]
+			if got := e.model.Bytes(); got != want.Weights {
+				t.Errorf("%+v, rank %d: %d bytes of weights, foreseen %d", c, w.Rank(), got, want.Weights)
+			}
+			if kv := e.model.CacheSpec(1, 1).Bytes(); kv != want.TokenKV {
+				t.Errorf("%+v, rank %d: %d bytes of KV a token, foreseen %d", c, w.Rank(), kv, want.TokenKV)
+			}
+			return e.Close()
+		})
+		if err != nil {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+// TestForecastOfManyRanks: thousands of ranks, of which few differ, are laid out one by one, without a world of them.
+func TestForecastOfManyRanks(t *testing.T) {
+	f, err := Foresee(t.Context(), newJob(t, nil), Hosts{Ranks: 4096, Nodes: 512, Memory: 80 << 30, GPU: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	looked := alike(f.Layout)
+	slices.Sort(looked)
+	if n := len(slices.Compact(looked)); n > 64 || len(f.Ranks) != 4096 || f.Ranks[4095] != f.Ranks[looked[0]] {
+		t.Errorf("%d ranks of %d are looked at; the last is %+v", n, len(f.Ranks), f.Ranks[4095])
 	}
 }
 

@@ -55,7 +55,7 @@ func (e *Engine) lay(ctx context.Context, way func(context.Context) (comm.AllToA
 	if e.groups, err = comm.Form(ctx, e.world, e.layout); err != nil {
 		return err
 	}
-	if e.place, err = newPlace(ctx, e.world, e.groups); err != nil {
+	if e.place, err = newPlace(ctx, e.world, e.groups, e.foreseen); err != nil {
 		return err
 	}
 	rows, err := way(ctx)

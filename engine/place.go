@@ -19,8 +19,8 @@ type place struct {
 	ring          mpi.World // the stages of this tp rank; nil: there is one
 }
 
-// newPlace finds this rank's place. All ranks of the world call it.
-func newPlace(ctx context.Context, w mpi.World, g *comm.Groups) (*place, error) {
+// newPlace finds this rank's place. All ranks of the world call it; a foreseen one is alone, and has no replica to talk to.
+func newPlace(ctx context.Context, w mpi.World, g *comm.Groups, foreseen bool) (*place, error) {
 	p := &place{rank: g.TP.Rank(), ranks: g.TP.Size(), stage: g.PP.Rank(), stages: g.PP.Size()}
 	peer := g.PP.Ranks[0] // of the first stage
 	i := slices.IndexFunc(g.Layout.TPGroups, func(group []int) bool { return slices.Contains(group, peer) })
@@ -31,7 +31,7 @@ func newPlace(ctx context.Context, w mpi.World, g *comm.Groups) (*place, error) 
 	if p.stages > 1 {
 		p.ring = g.PP.World
 	}
-	if p.ranks*p.stages == 1 {
+	if p.ranks*p.stages == 1 || foreseen {
 		return p, nil
 	}
 	var err error
