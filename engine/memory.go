@@ -3,6 +3,7 @@ package engine
 import (
 	"cmp"
 	"fmt"
+	"log/slog"
 	"strings"
 
 	"github.com/dsbatch/dsbatch/config"
@@ -30,6 +31,9 @@ func (e *Engine) limits() error {
 	e.window, e.minOut = e.shape.Window, max(in.MinOutTokens, 1)
 	if in.MaxOutTokens > 0 {
 		e.window = min(in.MaxOutTokens, e.shape.Window)
+		if in.MaxOutTokens > e.shape.Window && e.world.Rank() == 0 {
+			slog.Warn("max_out_tokens is more than the model's window, which counts", "max_out_tokens", in.MaxOutTokens, "window", e.shape.Window)
+		}
 	}
 	if e.minOut >= e.window {
 		return fmt.Errorf("%w: min_out_tokens %d leaves no room for a prompt in the window of %d tokens", ErrRefused, e.minOut, e.window)
