@@ -31,6 +31,9 @@ func everyProgram() []program {
 				all = append(all, program{file: "gemm_f32.cu", a: a, b: b})
 			}
 		}
+		if a != kernels.F32 {
+			all = append(all, program{file: "sm90_gemm_i8.cu", a: a, b: kernels.I8}, program{file: "sm90_gemm_i8.cu", a: a, b: kernels.I8, groups: true})
+		}
 		all = append(all, program{file: "pack.cu", a: kernels.I8, b: a})
 		if a != kernels.F32 {
 			all = append(all, program{file: "peak.cu", a: a}, program{file: "sm90_peak.cu", a: a})
@@ -101,7 +104,7 @@ func TestKernelsWait(t *testing.T) {
 			seen++
 			body := before.ReplaceAll(text[at[1]:], nil)
 			first := []byte("after_earlier()")
-			if f.Name() == "sm90_gemm.cu" { // its products wait as late as they can
+			if strings.HasPrefix(f.Name(), "sm90_gemm") { // its products wait as late as they can
 				first = []byte("product<warpgroups, __VA_ARGS__>(a, shared).run(); /* which calls after_earlier */")
 			}
 			if !bytes.HasPrefix(body, first) {

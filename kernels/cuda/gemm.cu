@@ -1,6 +1,6 @@
 // y[i] = e(x[source(i)]·W_eᵀ + b_e) on the tensor cores (mma.sync), for one matrix or ragged experts, for any number of
 // tokens: weights are the M of the product and tokens its N, so that one order of sums serves one token and thousands.
-// On sm_90a sm90_gemm.cu does it for 16-bit weights, and this file for int8 ones.
+// On sm_90a sm90_gemm.cu does it for 16-bit weights and sm90_gemm_i8.cu for int8 ones, but for groups of odd multiples of 16.
 // Shapes  x [tokens, in] of A (bf16, f16); y [rows, out] of A or f32; w of B (A, or i8) as pack.cu leaves it, padded with
 //         zeros to 64 rows and 64 inputs. A tile of 16 gated rows is 8 of gate, then the same 8 of up, so that a thread
 //         ends with both.

@@ -71,7 +71,7 @@ func (s *Stream) checkGemm(op opNumber, y, x kernels.Tensor, w kernels.Weights, 
 	return p
 }
 
-// tiling is one of the kernels of gemm.cu or sm90_gemm.cu.
+// tiling is one of the kernels of gemm.cu, sm90_gemm.cu or sm90_gemm_i8.cu.
 type tiling struct {
 	name         string
 	rows, tokens int // packed rows and tokens of a block
@@ -125,6 +125,14 @@ func tiles(rows, tokens, experts int) int {
 	return rows/tokens + min(rows, experts)
 }
 
+// Those of sm90_gemm_i8.cu: a row is 64 bytes of a stage.
+var sm90Int8Tilings = [...]tiling{
+	{"gemm_16", 64, 16, 128, 16 * (64*64 + 16*stage + 8)},
+	{"gemm_32", 64, 32, 128, 12 * (64*64 + 32*stage + 8)},
+	{"gemm_64", 64, 64, 128, 8 * (64*64 + 64*stage + 8)},
+	{"gemm_128", 256, 128, 256, 6 * (256*64 + 128*stage + 8)},
+}
+
 func (s *Stream) gemm(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Epilogue, a gemmArgs) {
 	if y.Rows == 0 || w.out == 0 {
 		return
@@ -156,6 +164,9 @@ func (s *Stream) gemm(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Ep
 		return
 	}
 	p, choice := program{file: "gemm.cu", a: x.DType, b: w.dtype, groups: w.group > 0}, tilings[:]
+	if w.dtype == kernels.I8 && s.dev.card.arch() == "sm_90a" && w.group%32 == 0 { // for any number of tokens alike
+		p.file, choice = "sm90_gemm_i8.cu", sm90Int8Tilings[:]
+	}
 	if w.dtype != kernels.I8 && s.dev.card.arch() == "sm_90a" {
 		p.file, choice = "sm90_gemm.cu", sm90Tilings[:]
 	}

@@ -1,7 +1,8 @@
 // The slots of each expert from the experts of each choice: a counting sort, stable, all counts on the device.
 // Shapes  expert [tokens, k] int (-1: dropped); offsets [experts+1]; choices, place [tokens·k].
 // Launch  a block an expert, and one for what was dropped: each counts the choices of the experts before its own, then
-//         lists its own in order. Reads the choices twice a block, from L2. Checked by optest.Table.
+//         lists its own in order. A warp has a run of choices, a lane 4 neighbours of 128, so that warps meet once.
+// Bound   reads the choices twice a block, from L2. Checked by optest.Table.
 #include "common.cuh"
 
 struct table_args {
@@ -11,33 +12,62 @@ struct table_args {
     int tokens, k, experts, op;
 };
 
+// The experts of 4 neighbouring choices: a.experts of those dropped, more of those beyond n.
+inline void experts_of(int (&e)[4], const table_args& a, bool flat, int i, int n) {
+    if (flat && i + 4 <= n) {
+        const int4 four = *(const int4*)((const int*)a.expert.data + i);
+        e[0] = four.x, e[1] = four.y, e[2] = four.z, e[3] = four.w;
+    } else {
+#pragma unroll
+        for (int j = 0; j < 4; j++) e[j] = i + j < n ? row_of<int>(a.expert, (i + j) / a.k)[(i + j) % a.k] : a.experts + 1;
+    }
+#pragma unroll
+    for (int j = 0; j < 4; j++) e[j] = e[j] < 0 ? a.experts : e[j];
+}
+
 extern "C" __global__ void __launch_bounds__(1024) table(const table_args a) {
     after_earlier();
     const int mine = blockIdx.x, n = a.tokens * a.k; // mine == experts: the dropped ones, which come last
-    auto expert_of = [&](int i) {
-        const int e = row_of<int>(a.expert, i / a.k)[i % a.k];
-        return e < 0 ? a.experts : e;
-    };
-    int before = 0, own = 0;
-    for (int i = threadIdx.x; i < n; i += blockDim.x) {
-        const int e = expert_of(i);
-        if (e > a.experts) note_fault(a.fault, a.op, e, i);
-        before += e < mine;
-        own += e == mine;
-    }
-    int at = block_sum(before);
-    own = block_sum(own);
-    if (threadIdx.x == 0) a.offsets[mine] = at; // offsets[experts] is where the dropped ones begin
-    if (own == 0) return;
-    for (int first = 0; first < n; first += blockDim.x) {
-        const int i = first + threadIdx.x;
-        const bool is = i < n && expert_of(i) == mine;
-        int all;
-        const int rank = block_rank(is, all);
-        if (is) {
-            a.choices[at + rank] = mine < a.experts ? i : -1;
-            a.place[i] = mine < a.experts ? at + rank : -1;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    const int rounds = (n + warps * 128 - 1) / (warps * 128), from = warp * rounds * 128, to = min(n, from + rounds * 128);
+    const bool flat = a.expert.stride == a.k && aligned((const int*)a.expert.data);
+    int before = 0, own = 0, wrong = -1, e[4];
+#pragma unroll 4
+    for (int i = from + lane * 4; i < to; i += 128) {
+        experts_of(e, a, flat, i, n);
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            before += e[j] < mine;
+            own += e[j] == mine;
+            if (e[j] > a.experts && i + j < n) wrong = i + j;
         }
-        at += all;
+    }
+    if (wrong >= 0) note_fault(a.fault, a.op, row_of<int>(a.expert, wrong / a.k)[wrong % a.k], wrong);
+    int at = block_sum(before);
+    if (threadIdx.x == 0) a.offsets[mine] = at; // offsets[experts] is where the dropped ones begin
+    __shared__ int owned[32];
+    own = warp_sum(own);
+    if (lane == 0) owned[warp] = own;
+    __syncthreads();
+    for (int w = 0; w < warp; w++) at += owned[w];
+    if (own == 0) return;
+#pragma unroll 4
+    for (int first = from; first < to; first += 128) {
+        const int i = first + lane * 4;
+        experts_of(e, a, flat, i, n);
+        int rank = at;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const u32 votes = __ballot_sync(0xffffffffu, e[j] == mine);
+            rank += __popc(votes & ((1u << lane) - 1));
+            at += __popc(votes);
+        }
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            if (e[j] != mine) continue;
+            a.choices[rank] = mine < a.experts ? i + j : -1;
+            a.place[i + j] = mine < a.experts ? rank : -1;
+            rank++;
+        }
     }
 }

@@ -20,7 +20,7 @@ func (s *Stream) Table(r kernels.Routing) {
 		return
 	}
 	enqueue(s, op, kernelKey{program{file: "routing.cu"}, "table"},
-		grid{x: r.Experts + 1, threads: min(1024, max(32, ceilDiv(n, 32)*32))}, &tableArgs{
+		grid{x: r.Experts + 1, threads: min(1024, max(32, ceilDiv(n, 128)*32))}, &tableArgs{
 			expert: matOf(r.Expert), offsets: address(r.Offsets), choices: address(r.Choices), place: address(r.Place),
 			flaw:   s.dev.fault.address,
 			tokens: int32(r.Expert.Rows), k: int32(r.K), experts: int32(r.Experts), op: int32(op)})

@@ -1,14 +1,16 @@
 // One draw for each row of logits: repetition penalty, temperature, top-k, top-p, min-p, then the first token whose
 // cumulative weight in order of falling logits, ties by id, exceeds u.
 //
-// Nothing is sorted. A token's place in the order is a 64-bit key (order of its logit, then of its id); a cut is the key
-// of the last token kept. What has a given count or weight before it is found by histograms over 11, 11 and 10 bits of
-// the order of the logit, and over ids among equals. Weights are sums of integers, 2⁴⁴ for the largest token: exact, so
-// that neither the order of atomics nor the number of rows can change a bit.
+// Nothing is sorted but a few tokens. What the filters keep is always the first tokens of that order, so that a filter is
+// but a smaller sum of weights to draw from. Where a sum ends is looked up in a histogram over the distance from the
+// most probable token, and then among the tokens of one bin, which are gathered and sorted.
+// Weights are sums of integers: 23 bits and more of each, relative to its bin, and 2⁴² units for the largest token. They
+// are exact, so that neither the order of atomics nor the number of rows can change a bit.
 //
 // Shapes  logits [rows, >= vocab] f32; all others [rows, 1] but top_id, top_logprob [rows, top].
-// Launch  a block of 1024 a row; shared: the bits of the ids that the penalty is for, (vocab+31)/32 words.
-// Bound   passes over a row that lies in L2: 2 for the argmax, some 12 with every filter on. Checked by optest.Sample.
+// Launch  a block of 1024 a row; shared: where rows have a penalty, 16 bytes and (vocab+31)/32 words.
+// Bound   passes over a row, by memory: 1 for the argmax, 3 for a draw, 1 more for each of top-k, top-p and min-p.
+// Checked by optest.Sample.
 #include "vocab.cuh"
 
 struct sample_args {
@@ -18,141 +20,290 @@ struct sample_args {
     int vocab, columns, top, op;
 };
 
-enum { bins = 2048 };
-struct histogram {
-    u64 mass[bins];
-    u32 count[bins];
+enum {
+    bins = 2048,   // the last one is for tokens of no weight, which is not counted
+    listed = 2048, // most tokens that are sorted
+    parts = 1024   // of a bin with more of them
 };
 
+// Sums of numbers below 2³², by an atomic a number and a carry now and then.
+template <int N> struct histogram {
+    u32 low[N], high[N], count[N];
+
+    void clear() {
+        __syncthreads();
+        for (int i = threadIdx.x; i < N; i += vocab_threads) low[i] = high[i] = count[i] = 0;
+        __syncthreads();
+    }
+    void add(int i, u32 weight, bool counted) {
+        if (atomicAdd(&low[i], weight) > ~weight) atomicAdd(&high[i], 1u);
+        if (counted) atomicAdd(&count[i], 1u);
+    }
+    u64 weight(int i) const { return (u64)high[i] << 32 | low[i]; }
+};
+
+struct workspace {
+    histogram<bins> by_distance;
+    union {
+        u64 list[listed]; // keys
+        histogram<parts> by_key;
+    };
+    u32 number; // of keys that were to be listed
+};
+
+// Distances are cut into bins of 1/64, the middle of bin b being b/64; a NaN goes to the last one.
+inline int bin_of(float distance) {
+    return __float_as_uint(fmaf(fminf(distance, (bins - 1) / 64.0f), 64.0f, 8388608.0f)) & (2 * bins - 1);
+}
+
+// Weights in bin b are whole numbers of 2^-(23+k), k rising with b as e^-distance falls, and 2⁴² is the largest token's
+// weight in units. k is at most 46: what is below a unit is dropped from the sum of a bin, not from its tokens.
+inline int octaves(int b) { return b * 1477 >> 16; } // ⌊b/64 · log₂e⌋
+inline u32 weight_of(float distance, int b) {
+    return __float2uint_rn(expf(-distance) * __uint_as_float((u32)(127 + 23 + octaves(b)) << 23));
+}
+inline u64 units_of(u64 weight, int b) {
+    const int shift = 19 - octaves(b);
+    return shift >= 0 ? weight << shift : weight >> -shift;
+}
+// The least weight is one more than this which has more than so many units.
+inline u64 weight_below(u64 units, int b) {
+    const int shift = 19 - octaves(b);
+    return shift >= 0 ? units >> shift : ((units + 1) << -shift) - 1;
+}
+
+// A repetition penalty in shared memory: what it multiplies logits above 0 with, and others. A product in float64, rounded
+// once more, is what a division gives.
+struct penalty {
+    double lower, raise;
+    u32* seen() const { return (u32*)(this + 1); } // a bit an id
+};
+
+// A row as the draw sees it.
 struct draw {
     const float* logits;
-    const u32* seen; // bits, or none
-    float penalty, temperature, top, min_p;
+    const penalty* repeated; // or none
+    float top, inverse;
     int vocab;
-    u64 last; // the least key kept
-    u64 best;
 
-    float logit(int i) const {
-        const float x = logits[i];
-        if (seen == nullptr || !(seen[i / 32] >> (i % 32) & 1)) return x;
-        return x > 0 ? x / penalty : x * penalty;
+    float distance(float x) const { return (top - x) * inverse; }
+
+    template <class F> void each(F use) const {
+        each_group(logits, vocab, [&](int first, float (&v)[vocab_group]) {
+            if (repeated != nullptr) {
+#pragma unroll
+                for (int p = 0; p < vocab_group; p += 4) {
+                    const int at = id_in_group(first, p);
+                    const u32 those = at < vocab ? repeated->seen()[at / 32] >> (at % 32) & 15 : 0;
+                    if (those == 0) continue;
+#pragma unroll
+                    for (int j = 0; j < 4; j++)
+                        if (those >> j & 1) v[p + j] = (float)(v[p + j] * (v[p + j] > 0 ? repeated->lower : repeated->raise));
+                }
+            }
+            use(first, v);
+        });
     }
-    u64 key(int i, float x) const { return (u64)order_of(x) << 32 | (u32)~i; }
-    // 2⁴⁴ times the probability over that of the most probable token.
-    u64 weight(float x) const {
-        const float w = expf((x - top) / temperature);
-        return w > 0 ? (u64)((double)w * 17592186044416.0 + 0.5) : 0;
+    // Calls use(key, logit, distance) for the tokens of the bins first_bin to last_bin.
+    template <class F> void each_of(int first_bin, int last_bin, F use) const {
+        each([&](int first, const float (&v)[vocab_group]) {
+#pragma unroll
+            for (int i = 0; i < vocab_group; i++) {
+                const float z = distance(v[i]);
+                const int b = bin_of(z);
+                if (b >= first_bin && b <= last_bin) use(key_of(v[i], id_in_group(first, i)), z);
+            }
+        });
     }
-    bool keeps(u64 k, float x) const {
-        if (k < last) return false;
-        return k == best || !(min_p > 0) || expf((x - top) / temperature) >= min_p;
+    // The logit of a key: what the model gave, penalised.
+    float logit(u64 key) const {
+        const u32 order = key >> 32;
+        return __uint_as_float(order & 0x80000000u ? order & 0x7fffffffu : ~order);
+    }
+    u32 weight(u64 key, int b) const { return weight_of(distance(logit(key)), b); }
+
+    void survey(histogram<bins>& h, bool counted) const {
+        h.clear();
+        each([&](int, const float (&v)[vocab_group]) {
+#pragma unroll
+            for (int i = 0; i < vocab_group; i++) {
+                const float z = distance(v[i]);
+                const int b = bin_of(z);
+                if (b < bins - 1) h.add(b, weight_of(z, b), counted);
+            }
+        });
+        __syncthreads();
     }
 };
 
-// The weight of all tokens kept.
-inline u64 mass_of(const draw& d) {
-    u64 sum = 0;
-    for (int i = threadIdx.x; i < d.vocab; i += vocab_threads) {
-        const float x = d.logit(i);
-        if (d.keeps(d.key(i, x), x)) sum += d.weight(x);
+// What comes before a thread's number in thread order, and the sum of all.
+inline u64 block_before(u64 mine, u64& all) {
+    __shared__ u64 part[33];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    u64 sum = mine;
+#pragma unroll
+    for (int o = 1; o < 32; o <<= 1) {
+        const u64 x = __shfl_up_sync(0xffffffffu, sum, o);
+        if (lane >= o) sum += x;
     }
-    return block_sum(sum);
-}
-
-// The first bin from the top whose count (or mass) with all above it exceeds target, else the last one that holds
-// anything; before, which counted what is above all bins, becomes what is above that one.
-inline int bin_of(const histogram& h, bool by_mass, u64 target, u64& before) {
-    __shared__ int found;
-    __shared__ u64 above;
     __syncthreads();
-    if (threadIdx.x < 32) { // a lane takes 64 bins, from the top
-        const int lane = threadIdx.x, from = bins - 1 - lane * (bins / 32);
-        u64 mine = 0;
-        int lowest = -1;
-        for (int k = from; k > from - bins / 32; k--) {
-            mine += by_mass ? h.mass[k] : h.count[k];
-            if (h.count[k] > 0) lowest = k;
-        }
-        u64 sum = mine;
+    if (lane == 31) part[warp] = sum;
+    __syncthreads();
+    if (warp == 0) {
+        const u64 whole = part[lane];
+        u64 upto = whole;
 #pragma unroll
         for (int o = 1; o < 32; o <<= 1) {
-            const u64 x = __shfl_up_sync(0xffffffffu, sum, o);
-            if (lane >= o) sum += x;
+            const u64 x = __shfl_up_sync(0xffffffffu, upto, o);
+            if (lane >= o) upto += x;
         }
-        const u32 over = __ballot_sync(0xffffffffu, before + sum > target), held = __ballot_sync(0xffffffffu, lowest >= 0);
-        if (lane == (over == 0 ? 31 - __clz(held) : __ffs(over) - 1)) {
-            u64 b = before + sum - mine;
-            int k = from;
-            for (; k > lowest; k--) {
-                const u64 m = by_mass ? h.mass[k] : h.count[k];
-                if (b + m > target) break;
-                b += m;
-            }
-            found = k, above = b;
-        }
+        __syncwarp();
+        part[lane] = upto - whole;
+        if (lane == 31) part[32] = upto;
     }
     __syncthreads();
-    before = above;
-    return found;
+    all = part[32];
+    return part[warp] + sum - mine;
 }
 
-// The key of the first token kept, in order, at which the count (or the weight) of it and all before it exceeds target;
-// of the last one where none does.
-inline u64 find(const draw& d, histogram& h, bool by_mass, u64 target) {
-    u64 before = 0;
-    u32 prefix = 0;
-    int known = 0; // bits of the order
-#pragma unroll 1
-    for (int level = 0; level < 3; level++) {
-        const int width = level < 2 ? 11 : 10, shift = 32 - known - width;
+// Where a cumulative sum first exceeds a target: the number of the bin, part or token, and what comes before it.
+struct place {
+    int at;
+    u64 units, count;
+};
+
+// What comes before each bin; two bins a thread.
+struct cumulative {
+    const histogram<bins>& h;
+    u64 units, all;
+    u32 count;
+
+    cumulative(const histogram<bins>& h, bool counted) : h(h), count(0) {
+        const int b = threadIdx.x * 2;
+        u64 total;
+        units = block_before(units_of(h.weight(b), b) + units_of(h.weight(b + 1), b + 1), all);
+        if (counted) count = block_before(h.count[b] + h.count[b + 1], total);
+    }
+    // The last bin where no sum exceeds the target.
+    place find(bool by_count, u64 target) const {
+        __shared__ place found;
         __syncthreads();
-        for (int i = threadIdx.x; i < bins; i += vocab_threads) h.mass[i] = 0, h.count[i] = 0;
+        if (threadIdx.x == 0) found.at = bins - 1;
         __syncthreads();
-        for (int i = threadIdx.x; i < d.vocab; i += vocab_threads) {
-            const float x = d.logit(i);
-            const u32 order = order_of(x);
-            if (known > 0 && order >> (32 - known) != prefix) continue;
-            if (!d.keeps(d.key(i, x), x)) continue;
-            const u32 b = order >> shift & ((1u << width) - 1);
-            atomicAdd(&h.count[b], 1u);
-            if (by_mass) {
-                const u64 w = d.weight(x);
-                if (w > 0) atomicAdd(&h.mass[b], w);
+        u64 u = units, c = count;
+#pragma unroll
+        for (int b = threadIdx.x * 2; b < threadIdx.x * 2 + 2; b++) {
+            const u64 mine = units_of(h.weight(b), b), before = by_count ? c : u, own = by_count ? h.count[b] : mine;
+            if (before <= target && target < before + own) found = {b, u, c};
+            u += mine, c += h.count[b];
+        }
+        __syncthreads();
+        return found;
+    }
+    // What comes before a bin.
+    u64 before(int b) const {
+        __shared__ u64 found;
+        __syncthreads();
+        if (threadIdx.x == b / 2) found = units + (b % 2 ? units_of(h.weight(b - 1), b - 1) : 0);
+        __syncthreads();
+        return found;
+    }
+};
+
+// The units of the tokens that have at least min_p of the largest weight; the first one always has.
+inline u64 as_probable(const draw& d, const cumulative& c, float min_p) {
+    const int bin = bin_of(fmaxf(-logf(min_p), 0.0f));
+    if (bin == bins - 1) return c.all;
+    u64 weight = 0;
+    d.each_of(bin, bin, [&](u64, float z) {
+        if (expf(-z) >= min_p) weight += weight_of(z, bin);
+    });
+    return max(c.before(bin) + units_of(block_sum(weight), bin), units_of(weight_of(0, 0), 0));
+}
+
+// Lists the keys from low to high of the bins first_bin to last_bin, in falling order, and returns how many they are:
+// where there are more than can be listed, none is.
+inline int gather(const draw& d, workspace& w, int first_bin, int last_bin, u64 low, u64 high) {
+    __syncthreads();
+    if (threadIdx.x == 0) w.number = 0;
+    __syncthreads();
+    d.each_of(first_bin, last_bin, [&](u64 key, float) {
+        if (key < low || key > high) return;
+        const u32 at = atomicAdd(&w.number, 1u);
+        if (at < listed) w.list[at] = key;
+    });
+    __syncthreads();
+    const int n = w.number;
+    if (n > listed) return n;
+    int size = 2; // bitonic
+    while (size < n) size *= 2;
+    for (int i = n + threadIdx.x; i < size; i += vocab_threads) w.list[i] = 0;
+    __syncthreads();
+    for (int k = 2; k <= size; k *= 2)
+        for (int j = k / 2; j > 0; j /= 2) {
+            for (int t = threadIdx.x; t < size / 2; t += vocab_threads) {
+                const int a = t * 2 - (t & (j - 1)), b = a + j;
+                const u64 x = w.list[a], y = w.list[b];
+                if ((x < y) == ((a & k) == 0)) w.list[a] = y, w.list[b] = x;
             }
+            __syncthreads();
         }
-        prefix = prefix << width | (u32)bin_of(h, by_mass, target, before);
-        known += width;
+    return n;
+}
+
+// Leaves of the keys from low to high of a bin with too many those of one part of them, the one in which the sum exceeds
+// the target, and takes from the target what comes before; returns the weight of that.
+inline u64 narrow(const draw& d, workspace& w, int bin, bool by_count, u64& target, u64& low, u64& high) {
+    u64 least = ~0ull, most = 0;
+    d.each_of(bin, bin, [&](u64 key, float) {
+        if (key >= low && key <= high) least = min(least, key), most = max(most, key);
+    });
+    least = ~block_max(~least), most = block_max(most);
+    const int shift = max(0, 64 - __clzll(most - least) - 10);
+    histogram<parts>& h = w.by_key;
+    h.clear();
+    d.each_of(bin, bin, [&](u64 key, float z) {
+        if (key >= low && key <= high) h.add((int)((most - key) >> shift), weight_of(z, bin), true);
+    });
+    __syncthreads();
+    __shared__ place found;
+    u64 all;
+    const u64 weight = h.weight(threadIdx.x), count = h.count[threadIdx.x];
+    const u64 before = block_before(weight, all), number = block_before(count, all);
+    const u64 sum = by_count ? number : before, own = by_count ? count : weight;
+    if (sum <= target && target < sum + own) found = {(int)threadIdx.x, before, number};
+    __syncthreads();
+    high = most - ((u64)found.at << shift);
+    low = max(least, high - ((1ull << shift) - 1));
+    target -= by_count ? found.count : found.units;
+    return found.units;
+}
+
+// The first token of a bin, in order, at which the weight (or the number) of it and all before it in the bin exceeds
+// target. units become the bin's up to that token.
+inline u64 find_in(const draw& d, workspace& w, int bin, bool by_count, u64 target, u64& units) {
+    u64 low = 0, high = ~0ull, weight = 0, all;
+    if (!by_count) target = weight_below(target, bin);
+    int n;
+    while ((n = gather(d, w, bin, bin, low, high)) > listed) weight += narrow(d, w, bin, by_count, target, low, high);
+    __shared__ u64 found, upto;
+    u64 key[2] = {};
+    u32 own[2] = {};
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const int at = threadIdx.x * 2 + i;
+        if (at < n) key[i] = w.list[at], own[i] = d.weight(key[i], bin);
     }
-    // All of one logit, and so of one weight: the id follows from how many are needed.
-    float x = 0;
-    u64 each = 1, need = 0;
-    int found = d.vocab, met = 0, lastly = -1;
-    for (int first = 0; first < d.vocab; first += vocab_threads) {
-        const int i = first + threadIdx.x;
-        bool is = false;
-        if (i < d.vocab) {
-            x = d.logit(i);
-            is = order_of(x) == prefix && d.keeps(d.key(i, x), x);
-        }
-        int all;
-        const int rank = met + block_rank(is, all);
-        if (is) {
-            each = by_mass ? d.weight(x) : 1;
-            need = before + each * (u64)(rank + 1);
-            if (need > target) found = min(found, i);
-            lastly = i;
-        }
-        met += all;
+    u64 before = block_before((u64)own[0] + own[1], all);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const u64 at = threadIdx.x * 2 + i;
+        if (by_count ? at == target : before <= target && target < before + own[i]) found = key[i], upto = before + own[i];
+        before += own[i];
     }
-    __shared__ int first_found, last_found;
     __syncthreads();
-    if (threadIdx.x == 0) first_found = d.vocab, last_found = -1;
-    __syncthreads();
-    if (found < d.vocab) atomicMin(&first_found, found);
-    if (lastly >= 0) atomicMax(&last_found, lastly);
-    __syncthreads();
-    const int id = first_found < d.vocab ? first_found : last_found;
-    return (u64)prefix << 32 | (u32)~id;
+    units = units_of(weight + upto, bin);
+    return found;
 }
 
 inline u64 ceil_of(double x) {
@@ -160,60 +311,106 @@ inline u64 ceil_of(double x) {
     return (double)y < x ? y + 1 : y;
 }
 
+// The key of the token that is drawn; best is the first one's.
+inline u64 draw_of(const sample_args& a, i64 row, const draw& d, workspace& w, u64 best) {
+    const int top_k = *row_of<int>(a.top_k, row);
+    const float top_p = *row_of<float>(a.top_p, row), min_p = *row_of<float>(a.min_p, row), u = *row_of<float>(a.u, row);
+    const bool counted = top_k > 0 && top_k < a.vocab;
+    d.survey(w.by_distance, counted);
+    const cumulative c(w.by_distance, counted);
+    u64 kept = c.all, token = best;
+    if (kept == 0) return best; // an infinite logit: no probabilities
+#pragma unroll 1
+    for (int step = 0; step < 3; step++) { // top-k, top-p, then the draw
+        u64 target = top_k - 1, within;
+        if (step == 0 && !counted) continue;
+        if (step == 1) { // kept while the weight before is less than top_p of all: the last one is where it reaches that
+            if (!(top_p < 1)) continue;
+            target = max(1ull, ceil_of((double)max(top_p, 0.0f) * (double)kept)) - 1;
+        }
+        if (step == 2) {
+            if (min_p > 0) kept = min(kept, as_probable(d, c, min_p));
+            target = min(kept - 1, (u64)((double)u * (double)kept));
+        }
+        const place p = c.find(step == 0, target);
+        if (p.at == bins - 1) continue; // top-k ends among tokens of no weight
+        token = find_in(d, w, p.at, step == 0, target - (step == 0 ? p.count : p.units), within);
+        kept = p.units + within;
+    }
+    return token;
+}
+
+// Reports the first tokens in order of falling logits.
+inline void report(const sample_args& a, i64 row, draw d, workspace& w, const row_summary& known) {
+    int *id = row_of<int>(a.top_id, row);
+    float* logprob = row_of<float>(a.top_logprob, row);
+    d.survey(w.by_distance, true);
+    const cumulative c(w.by_distance, true);
+    const place p = c.find(true, a.top - 1);
+    if (p.at < bins - 1 && p.count + w.by_distance.count[p.at] <= listed) {
+        gather(d, w, 0, p.at, 0, ~0ull);
+        for (int i = threadIdx.x; i < a.top; i += vocab_threads) {
+            id[i] = id_of(w.list[i]);
+            logprob[i] = (float)((double)d.logits[id[i]] - known.log_sum);
+        }
+        return;
+    }
+    u64 last = ~0ull; // tokens of hardly any probability, or very many: one after the other
+    for (int i = 0; i < a.top; i++) {
+        u64 next = 0;
+        d.each([&](int first, const float (&v)[vocab_group]) {
+#pragma unroll
+            for (int j = 0; j < vocab_group; j++) {
+                const int at = id_in_group(first, j);
+                const u64 key = key_of(v[j], at);
+                if (at < d.vocab && key < last) next = max(next, key);
+            }
+        });
+        last = block_max(next);
+        if (threadIdx.x > 0) continue;
+        id[i] = id_of(last);
+        logprob[i] = (float)((double)d.logits[id[i]] - known.log_sum);
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(1024) sample(const sample_args a) {
     after_earlier();
-    extern __shared__ u32 seen[];
-    __shared__ histogram h;
+    extern __shared__ penalty repeated[];
+    __shared__ workspace w;
     const i64 row = blockIdx.x;
     draw d = {};
     d.logits = row_of<float>(a.logits, row);
     d.vocab = a.vocab;
-    const u64 raw_best = block_first(a.vocab, ~0ull, [&](int i) { return d.logits[i]; });
+    d.inverse = 1;
     // The sum is over all columns: what is beyond the vocabulary is never chosen, but it counts.
-    const int top = a.columns == a.vocab ? id_of(raw_best) : id_of(block_first(a.columns, ~0ull, [&](int i) { return d.logits[i]; }));
-    const double sum = block_log_sum(d.logits, a.columns, d.logits[top]);
-    u64 reported = ~0ull;
-    for (int j = 0; j < a.top; j++) {
-        reported = j == 0 ? raw_best : block_first(a.vocab, reported, [&](int i) { return d.logits[i]; });
-        if (threadIdx.x == 0) {
-            const int id = id_of(reported);
-            row_of<int>(a.top_id, row)[j] = id;
-            row_of<float>(a.top_logprob, row)[j] = (float)((double)d.logits[id] - sum);
-        }
-    }
-    d.penalty = *row_of<float>(a.penalty, row);
-    u64 token = raw_best;
-    if (d.penalty != 1 && a.seen_start != nullptr) {
-        for (int i = threadIdx.x; i < (a.vocab + 31) / 32; i += vocab_threads) seen[i] = 0;
+    const row_summary known = summarise(d.logits, a.vocab, a.columns);
+    u64 token = known.best;
+    d.top = d.logit(token);
+    if (a.top > 0) report(a, row, d, w, known);
+    const float factor = *row_of<float>(a.penalty, row);
+    if (factor != 1 && a.seen_start != nullptr) {
+        if (threadIdx.x == 0) repeated->lower = 1 / (double)factor, repeated->raise = factor;
+        for (int i = threadIdx.x; i < (a.vocab + 31) / 32; i += vocab_threads) repeated->seen()[i] = 0;
         __syncthreads();
         for (int i = a.seen_start[row] + threadIdx.x; i < a.seen_start[row + 1]; i += vocab_threads) {
             const int id = a.seen[i];
             if (id < 0 || id >= a.vocab) note_fault(a.fault, a.op, id, i);
-            else atomicOr(&seen[id / 32], 1u << (id % 32));
+            else atomicOr(&repeated->seen()[id / 32], 1u << (id % 32));
         }
         __syncthreads();
-        d.seen = seen;
-        token = block_first(a.vocab, ~0ull, [&](int i) { return d.logit(i); });
+        d.repeated = repeated;
+        first_of best;
+        d.each([&](int first, const float (&v)[vocab_group]) { best.meet(first, v, most_of(v), a.vocab); });
+        token = block_max(best.key());
+        d.top = d.logit(token);
     }
-    d.temperature = *row_of<float>(a.temperature, row);
-    if (d.temperature > 0) {
-        d.best = token;
-        d.top = d.logit(id_of(token));
-        const int top_k = *row_of<int>(a.top_k, row);
-        const float top_p = *row_of<float>(a.top_p, row);
-        if (top_k > 0 && top_k < a.vocab) d.last = find(d, h, false, (u64)(top_k - 1));
-        u64 mass = mass_of(d);
-        if (top_p < 1) { // kept while the weight before is less than top_p of all: the last one is where it reaches that
-            const u64 bound = ceil_of((double)top_p * (double)mass);
-            d.last = bound > 0 ? find(d, h, true, bound - 1) : d.best;
-            mass = mass_of(d);
-        }
-        d.min_p = *row_of<float>(a.min_p, row);
-        if (d.min_p > 0) mass = mass_of(d);
-        token = find(d, h, true, (u64)((double)*row_of<float>(a.u, row) * (double)mass));
+    const float temperature = *row_of<float>(a.temperature, row);
+    if (temperature > 0) {
+        d.inverse = fminf(1 / temperature, 3.4028235e38f); // 0 times it is 0
+        token = draw_of(a, row, d, w, token);
     }
     if (threadIdx.x > 0) return;
     const int id = id_of(token);
     *row_of<int>(a.token, row) = id;
-    *row_of<float>(a.logprob, row) = (float)((double)d.logits[id] - sum);
+    *row_of<float>(a.logprob, row) = (float)((double)d.logits[id] - known.log_sum);
 }

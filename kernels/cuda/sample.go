@@ -44,7 +44,7 @@ func (s *Stream) Sample(logits kernels.Tensor, p kernels.Sampling) {
 	if !p.SeenStart.None() && !p.Seen.None() {
 		s.checkVector(op, "seen", p.Seen, 0)
 		a.seenStart, a.seen = address(p.SeenStart), address(p.Seen)
-		shared = 4 * ceilDiv(p.Vocab, 32)
+		shared = 16 + 4*ceilDiv(p.Vocab, 32)
 	}
 	const most = 128 << 10 // a million ids
 	if shared > most {

@@ -220,7 +220,7 @@ func testTable(k *kit) {
 		tokens, k, experts int
 		dropped            float64
 	}{
-		{0, 2, 4, 0}, {1, 1, 1, 0}, {1, 1, 1, 1}, {3, 1, 3, 0}, {17, 2, 4, 0.3}, {63, 3, 64, 0}, {129, 8, 8, 0.5}, {300, 8, 128, 0}, {5000, 2, 16, 0.1}, {7, 2, 1000, 0},
+		{0, 2, 4, 0}, {1, 1, 1, 0}, {1, 1, 1, 1}, {3, 1, 3, 0}, {17, 2, 4, 0.3}, {63, 3, 64, 0}, {129, 8, 8, 0.5}, {300, 8, 128, 0}, {5000, 2, 16, 0.1}, {8192, 8, 64, 0.01}, {7, 2, 1000, 0},
 	} {
 		expert := k.distinct(c.tokens, c.k, c.experts, c.dropped)
 		k.table(fmt.Sprintf("table %+v", c), expert, c.tokens, c.k, c.experts)
@@ -232,12 +232,22 @@ func testTable(k *kit) {
 }
 
 func (k *kit) table(what string, expert []int32, tokens, choices, experts int) {
-	r := k.routing(tokens, choices, experts)
-	k.fill(r, expert, make([]float64, len(expert)))
+	for _, adjacent := range []bool{false, true} {
+		r := k.routing(tokens, choices, experts)
+		if adjacent {
+			r.Expert = k.output(kernels.I32, 1, tokens*choices).Reshape(tokens, choices)
+			what += ", rows adjacent"
+		}
+		k.fill(r, expert, make([]float64, len(expert)))
+		k.tableOf(what, r, expert)
+	}
+}
+
+func (k *kit) tableOf(what string, r *routing, expert []int32) {
 	k.stream.Table(r.Routing)
 	offsets, list := []int32{0}, []int32{}
 	place := make([]int32, len(expert))
-	for e := range int32(experts) { // every expert's choices in order
+	for e := range int32(r.Experts) { // every expert's choices in order
 		for i, f := range expert {
 			if f == e {
 				place[i] = int32(len(list))

@@ -1,0 +1,200 @@
+// The matrix product of gemm.cu for int8 weights on Hopper: wgmma with the weights from registers, where they become A, and
+// the tokens from shared memory.
+// Shapes  as in gemm.cu. Weights lie in shared memory as they lie in device memory, each lane's share of an operand together.
+// Order   one wgmma of 16 inputs a step, steps ascending in k, in one float32 accumulator an output (with groups: one a
+//         group, then their scaled sum, ascending): the same bits from every kernel below, for any number of tokens.
+// Tiles   rows × tokens of a block: gemm_16 to _64 64 × 16, 32, 64 by one warpgroup, gemm_128 256 × 128 by two.
+// Stages  as in sm90_gemm.cu. The weights of 32 inputs are widened while those of the 32 before are multiplied.
+// Launch  as in gemm.cu. Groups are multiples of 32. Bound: memory for few tokens an expert, tensor cores for many.
+// Checked by optest.Linear and Grouped.
+#include "gemm.cuh"
+#include "bulk.cuh"
+#include "wgmma.cuh"
+
+// c += a · b, or c = a · b, a being in registers: a lane's of a row and of the one 8 below at 2 inputs, and 8 inputs on.
+template <class T, int N> struct wgmma_registers;
+#define WGMMA_REGISTERS(T, N, SUMS, A0, A1, A2, A3, B_, ADD)                                                           \
+    template <> struct wgmma_registers<T, N> {                                                                         \
+        static void run(bool add, float (&c)[N / 8][4], const u32 (&a)[4], u64 b) {                                    \
+            asm volatile("{.reg .pred p; setp.ne.b32 p, " ADD ", 0; "                                                  \
+                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." #T "." #T " {"                              \
+                         REGISTERS_##SUMS "}, {" A0 ", " A1 ", " A2 ", " A3 "}, " B_ ", p, 1, 1, 0;}"                  \
+                         : SUMS_##SUMS(0)                                                                              \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));                         \
+        }                                                                                                              \
+    };
+#define WGMMA_REGISTERS_OF(T)                                                                                          \
+    WGMMA_REGISTERS(T, 16, 8, "%8", "%9", "%10", "%11", "%12", "%13")                                                  \
+    WGMMA_REGISTERS(T, 32, 16, "%16", "%17", "%18", "%19", "%20", "%21")                                               \
+    WGMMA_REGISTERS(T, 64, 32, "%32", "%33", "%34", "%35", "%36", "%37")                                               \
+    WGMMA_REGISTERS(T, 128, 64, "%64", "%65", "%66", "%67", "%68", "%69")
+WGMMA_REGISTERS_OF(bf16)
+WGMMA_REGISTERS_OF(f16)
+
+// Two int8 numbers, bytes 2·at and 2·at+1 of four, as a pair of A, exactly. Behind the exponent of 128 (in f16 of 1024) the
+// lower 7 bits add to it, and the sign is what 128 more are taken away for.
+template <class T> struct widening;
+template <> struct widening<bf16> { enum : u32 { exponent = 0x43, one = 0x3f803f80 }; };
+template <> struct widening<f16> { enum : u32 { exponent = 0x64, one = 0x3c003c00 }; };
+inline void fma_pair(u32& y, u32 x, u32 by, u32 plus, bf16) { asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(x), "r"(by), "r"(plus)); }
+inline void fma_pair(u32& y, u32 x, u32 by, u32 plus, f16) { asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(x), "r"(by), "r"(plus)); }
+inline u32 widen(u32 four, int at) {
+    const u32 two = __byte_perm(four, widening<A>::exponent, at ? 0x4342 : 0x4140);
+    u32 y;
+    fma_pair(y, two & 0xff7fff7f, widening<A>::one, (two & 0xff80ff80) | 0x80008000, A());
+    return y;
+}
+
+// WARPGROUPS of 4 warps, each with BLOCKS·64 rows and all tokens. BY_GROUP: scales by group.
+template <int WARPGROUPS, int BLOCKS, int TOKENS, int STAGES, bool BY_GROUP>
+struct product : gemm_block<WARPGROUPS * BLOCKS, TOKENS, STAGES, WARPGROUPS * 128> {
+    using block = gemm_block<WARPGROUPS * BLOCKS, TOKENS, STAGES, WARPGROUPS * 128>;
+    using block::a, block::shared, block::t;
+    enum { ahead = STAGES - 2, barriers = STAGES * block::stage_bytes, NT = TOKENS / 8 };
+    typedef float sums[BLOCKS][NT][4];
+    typedef u32 weights[BLOCKS][2][4]; // of 32 inputs
+
+    product(const gemm_args& a, char* shared) : block(a, shared) {}
+
+    u32 arrival(int step) const { return shared_address(shared) + barriers + step % STAGES * 8; }
+
+    void load_weights(int step) {
+        if (threadIdx.x > 0) return;
+        const int left = (a.padded_rows - block::first_row()) / 64, n = min(left, WARPGROUPS * BLOCKS);
+        expect(arrival(step), n * block::weight_bytes);
+        for (int b = 0; b < n; b++) // of rows beyond, what lies there stays: nobody reads their sums
+            copy_bulk(shared_address(shared) + step % STAGES * block::stage_bytes + b * block::weight_bytes,
+                      block::w + ((i64)b * block::steps() + step) * block::weight_bytes, block::weight_bytes, arrival(step));
+    }
+
+    void widen_weights(weights& w, int step, int half) {
+        const char* from = shared + step % STAGES * block::stage_bytes + threadIdx.x / 128 * BLOCKS * block::weight_bytes +
+                           half * 2048 + threadIdx.x % 128 * 8;
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                const uint2 v = *(const uint2*)(from + b * block::weight_bytes + k * 1024);
+                w[b][k][0] = widen(v.x, 0), w[b][k][1] = widen(v.x, 1), w[b][k][2] = widen(v.y, 0), w[b][k][3] = widen(v.y, 1);
+            }
+    }
+
+    static void hold(sums& c) {
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++) wgmma_hold(c[b]);
+    }
+    // Weights that are being multiplied may not be overwritten.
+    static void hold(weights& w) {
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+            for (int k = 0; k < 2; k++)
+                asm volatile("" : "+r"(w[b][k][0]), "+r"(w[b][k][1]), "+r"(w[b][k][2]), "+r"(w[b][k][3])::"memory");
+    }
+
+    void multiply(int step, int half, weights& w, sums& c, bool add) {
+        const u32 tokens = shared_address(shared) + step % STAGES * block::stage_bytes + WARPGROUPS * BLOCKS * block::weight_bytes + half * 64;
+        hold(c), hold(w);
+        wgmma_begin();
+#pragma unroll
+        for (int k = 0; k < 2; k++)
+#pragma unroll
+            for (int b = 0; b < BLOCKS; b++)
+                wgmma_registers<A, TOKENS>::run(add || k > 0, c[b], w[b][k], swizzled_operand(tokens + k * 32));
+        wgmma_commit();
+    }
+
+    // Adds the sums of the group that has ended before input k, scaled.
+    void close_group(int k, sums& total, const sums& c) {
+        const int warp = threadIdx.x / 32;
+        const float* scale = a.scale + ((i64)t.expert * (a.in / a.group) + k / a.group - 1) * a.padded_rows + block::first_row();
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++) {
+            const int row = ((warp / 4 * BLOCKS + b) * 4 + warp % 4) * 16 + threadIdx.x % 32 / 4;
+            const float s0 = scale[row], s1 = scale[row + 8]; // a tile's rows are all there: 64, as they are padded
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) total[b][n][i] = fmaf(i < 2 ? s0 : s1, c[b][n][i], total[b][n][i]);
+        }
+    }
+
+    void run() {
+        const bool ragged = a.offsets != nullptr; // else the block's weights follow from nothing that was computed
+        if (ragged) after_earlier();
+        const bool any = block::find();
+        const int steps = any ? block::steps() : 0;
+        if (threadIdx.x == 0) {
+            for (int s = 0; s < STAGES; s++) begin_barrier(arrival(s));
+            publish();
+        }
+        __syncthreads();
+        for (int s = 0; s < min(ahead, steps); s++) load_weights(s);
+        if (!ragged) after_earlier();
+        if (!any) return;
+        block::find_tokens();
+#pragma unroll
+        for (int s = 0; s < ahead; s++) {
+            if (s < steps) block::load_tokens(s);
+            commit();
+        }
+        sums c;
+        float total[BY_GROUP ? BLOCKS : 1][BY_GROUP ? NT : 1][4] = {};
+        weights w[2];
+        for (int s = 0; s < steps; s++) {
+            wait<ahead - 1>();
+            publish();
+            wait_barrier(arrival(s), s / STAGES & 1);
+            __syncthreads(); // stage s is whole, and all have multiplied stage s-2
+            if (s + ahead < steps) load_weights(s + ahead), block::load_tokens(s + ahead);
+            commit();
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                widen_weights(w[half], s, half);
+                const int k = s * depth + half * 32;
+                bool add = k > 0;
+                if constexpr (BY_GROUP) {
+                    wgmma_wait<0>();
+                    hold(c);
+                    if (k > 0 && k <= a.in && k % a.group == 0) close_group(k, total, c), add = false;
+                }
+                multiply(s, half, w[half], c, add);
+                if constexpr (!BY_GROUP) wgmma_wait<1>();
+                hold(c), hold(w[1 - half]);
+            }
+        }
+        wgmma_wait<0>();
+        hold(c);
+        wait<0>();
+        if constexpr (BY_GROUP)
+            if (steps * depth == a.in) close_group(a.in, total, c); // else within the padding
+        __syncthreads();
+        const int warp = threadIdx.x / 32;
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+            for (int n = 0; n < NT; n++) {
+                const int at = (warp / 4 * BLOCKS + b) * 4 + warp % 4;
+                if constexpr (BY_GROUP) block::put(total[b][n], at, n * 8);
+                else block::put(c[b][n], at, n * 8);
+            }
+        block::write();
+    }
+};
+
+#define KERNEL(name, warpgroups, ...)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(warpgroups * 128) name(const gemm_args a) {                           \
+        extern __shared__ __align__(1024) char shared[];                                                               \
+        product<warpgroups, __VA_ARGS__>(a, shared).run(); /* which calls after_earlier */                             \
+    }
+
+#ifndef GROUPS
+KERNEL(gemm_16, 1, 1, 16, 16, false)
+KERNEL(gemm_32, 1, 1, 32, 12, false)
+KERNEL(gemm_64, 1, 1, 64, 8, false)
+KERNEL(gemm_128, 2, 2, 128, 6, false)
+#else
+KERNEL(gemm_16, 1, 1, 16, 16, true)
+KERNEL(gemm_32, 1, 1, 32, 12, true)
+KERNEL(gemm_64, 1, 1, 64, 8, true)
+#endif
