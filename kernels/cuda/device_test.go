@@ -139,7 +139,7 @@ func TestGraphOfFreedMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()              //nolint:errcheck // Sync has told
+	defer s.Close()
 	const rows, cols = 600, 1024 // more than the pool's pieces
 	data := randomBytes(kernels.F32, rows*cols)
 	var want []byte
