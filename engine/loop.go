@@ -92,9 +92,7 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 		}
 		if v.Any(voteMeasure) {
 			l.measured = true
-			if err := l.ceilings(); err != nil {
-				l.failed = err
-			}
+			l.ceilings()
 		}
 		l.stepped = (v.Any(votePlan) || p.inFlight()) && !l.hold(v)
 		switch {

@@ -1,12 +1,40 @@
 package engine
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/comm"
+	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/mpi"
 	"github.com/dsbatch/dsbatch/mpi/mpitest"
+	"github.com/dsbatch/dsbatch/stats"
 )
+
+// peaked is a device with peak rates, or without.
+type peaked struct {
+	kernels.Device
+	err error
+}
+
+func (peaked) Name() string                         { return "peaked" }
+func (peaked) PeakProducts(kernels.DType) float64   { return 1e12 }
+func (d peaked) PeakRead() (bytes float64, _ error) { return 1e9, d.err }
+
+// TestJobsGoOnWithoutPeakRates: what is measured for the report alone ends no job where it cannot be measured, in a build
+// without C or on a GPU whose memory is full.
+func TestJobsGoOnWithoutPeakRates(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want stats.Ceilings
+	}{{nil, stats.Ceilings{FLOPs: 1e12, Bytes: 1e9}}, {errors.ErrUnsupported, stats.Ceilings{}}, {errors.New("out of memory"), stats.Ceilings{}}} {
+		l := &loop{run: &run{world: mpi.Alone(), engine: &Engine{device: peaked{err: c.err}}, record: stats.New(0)}}
+		l.ceilings()
+		if l.failed != nil || l.options.Ceilings != c.want {
+			t.Errorf("%v: the job fails (%v), with the peaks %+v", c.err, l.failed, l.options.Ceilings)
+		}
+	}
+}
 
 // TestRanksBeginTogether: ranks that have a plan wait for one that reads its first rows, but not for ever, not for one
 // that has none to read, and not once they step.

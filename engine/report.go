@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/dsbatch/dsbatch/comm"
@@ -112,22 +113,23 @@ func (e *Engine) measure(add func(stats.Phase, time.Duration)) {
 }
 
 // ceilings measures, once the job has run for a while, what the machine can do at most, on all ranks at once, since
-// those of a host share it. A short job is not made to wait for it.
-func (l *loop) ceilings() error {
+// those of a host share it. A short job is not made to wait for it. Where they cannot be measured (in a build without C,
+// or on a GPU that has no memory to spare for a copy) the job goes on without.
+func (l *loop) ceilings() {
 	d, ok := l.engine.device.(interface {
 		PeakProducts(kernels.DType) float64
 		PeakRead() (float64, error)
 	})
 	if !ok {
-		return nil
+		return
 	}
 	bytes, err := d.PeakRead()
 	if err != nil {
-		return err
+		slog.Debug("the machine's peak rates are not measured", "rank", l.world.Rank(), "because", err)
+		return
 	}
 	l.options.Ceilings = stats.Ceilings{FLOPs: d.PeakProducts(l.engine.dtype), Bytes: bytes}
 	l.machine()
-	return nil
 }
 
 // measureAfter is when a job is long enough for its ceilings to be measured.
