@@ -159,7 +159,7 @@ func (l *loop) agree(ctx context.Context, planned int) (comm.Votes, error) {
 		}
 	}
 	mine[votePlan] = int64(planned)
-	flag(voteWants, l.feeder != nil && !l.queue.empty() && l.pending == 0 && s.backlog() < s.seqs)
+	flag(voteWants, l.feeder != nil && !l.queue.empty() && l.pending == 0 && s.backlog() < l.engine.size.ahead)
 	flag(voteStop, l.options.Stop.Reason() != "")
 	flag(voteMeasure, !l.measured && l.world.Rank() == 0 && time.Since(l.begun) > measureAfter)
 	flag(voteFailed, l.failed != nil)

@@ -12,14 +12,17 @@ import (
 // sizing is how large steps and KV cache are on a kind of device, where the job does not say.
 type sizing struct {
 	tokens, seqs int     // of a step: enough that weights are read once for many tokens and rows
+	ahead        int     // rows that wait before another chunk is asked for, at most: what is open is lost by a kill
 	logits       int     // rows of logits at a time, at least
 	logitBytes   int     // and as many as fit into so much
 	cacheShare   float64 // of what is free beside weights and workspace, the most that the KV cache takes
 }
 
 var (
-	cpuSizing = sizing{tokens: 512, seqs: 128, logits: 64, cacheShare: 0.25} // other programs need memory too
-	gpuSizing = sizing{tokens: 8192, seqs: 1024, logits: 64, logitBytes: 256 << 20, cacheShare: 0.92}
+	// As many rows as tokens on a CPU: with fewer, steps are as uneven as the prompts that take the place of finished rows,
+	// differently on each rank, and ranks that step together wait for the one with the most.
+	cpuSizing = sizing{tokens: 512, seqs: 512, ahead: 128, logits: 64, cacheShare: 0.25} // other programs need memory too
+	gpuSizing = sizing{tokens: 8192, seqs: 1024, ahead: 1024, logits: 64, logitBytes: 256 << 20, cacheShare: 0.92}
 )
 
 // onGPU tells whether the device is one.
@@ -57,6 +60,7 @@ func (e *Engine) plan() (stepSize, error) {
 	if e.job.MaxBatchTokens > 0 {
 		z.tokens, z.seqs = e.job.MaxBatchTokens, min(z.seqs, e.job.MaxBatchTokens)
 	}
+	z.ahead = min(size.ahead, z.seqs)
 	z.logits = max(size.logits, min(z.tokens, size.logitBytes/(4*c.Vocab)))
 	arriving := 0 // bytes of a token from the stage before
 	if !e.place.first() {

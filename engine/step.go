@@ -35,6 +35,7 @@ type stepper struct {
 type stepSize struct {
 	tokens int // of all sequences
 	seqs   int
+	ahead  int // rows that wait, below which another chunk is asked for
 	blocks int // of the KV cache
 	top    int // most probable tokens to report with a drawn one
 	logits int // rows of logits, [rows, vocab], that exist at a time: no bit depends on it
