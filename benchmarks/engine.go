@@ -9,6 +9,7 @@ import (
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/engine"
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/cuda"
 	"github.com/dsbatch/dsbatch/mpi"
 )
 
@@ -64,14 +65,16 @@ func Engine(ctx context.Context, world mpi.World, o EngineOptions) (groups []Gro
 	if b.engine, err = b.open(ctx); err != nil {
 		return nil, "", err
 	}
-	if o.Load && !fromFiles {
-		start = b.fromMemory(time.Since(begin))
-	}
 	defer func() {
 		if closed := b.engine.Close(); err == nil {
 			err = closed
 		}
 	}()
+	if o.Load && !fromFiles {
+		if start, err = b.fromMemory(ctx, begin); err != nil {
+			return nil, "", err
+		}
+	}
 	b.dtype = b.engine.DType()
 	work, err := b.work(ctx)
 	if err != nil {
@@ -90,13 +93,34 @@ func (b *engineBench) open(ctx context.Context) (*engine.Engine, error) {
 	return engine.OpenCheckpoint(ctx, b.world, b.o.Job, b.o.Weights.Open())
 }
 
-// fromMemory is the figures of a start from weights in memory.
-func (b *engineBench) fromMemory(took time.Duration) Group {
+// fromMemory is the figures of a start, begun at that time, from weights in memory.
+func (b *engineBench) fromMemory(ctx context.Context, begin time.Time) (Group, error) {
+	if err := firstToken(ctx, b.engine); err != nil {
+		return Group{}, err
+	}
+	token, start := time.Since(begin), b.engine.Start()
 	bytes, _ := b.engine.Memory()
-	return Group{Name: "start", Note: "the device is opened, and weights that lie in the host's memory are brought to it and packed, by this rank", Figures: []Figure{
-		plain("opened and loaded", "s", took.Seconds()), plain("weights", "GB", float64(bytes)/1e9),
-		plain("that is", "GB/s", float64(bytes)/1e9/took.Seconds()),
-	}}
+	load := round{seconds: start.Load.Seconds()}
+	if g, ok := b.engine.Device().(*cuda.Device); ok {
+		rate, err := g.PeakUpload()
+		if err != nil {
+			return Group{}, err
+		}
+		load.least, load.by = float64(bytes)/rate, "by the bus to the GPU"
+	}
+	return Group{Name: "start", Note: "weights that lie in the host's memory are brought to the device and packed, and a prompt of one token gets its first token, on this rank",
+		Figures: append([]Figure{rate("weights loaded", "GB/s", float64(bytes)/1e9, load), plain("weights", "GB", float64(bytes)/1e9)},
+			parts("", token, start)...)}, nil
+}
+
+// parts is where the time to the first token went.
+func parts(from string, token time.Duration, s engine.Start) []Figure {
+	figures := []Figure{plain("first token"+from, "s", token.Seconds()), plain("of it the device is opened", "s", s.Device.Seconds()),
+		plain("weights are loaded", "s", s.Load.Seconds())}
+	if s.Compiled > 0 {
+		figures = append(figures, plain("kernels are waited for", "s", s.Compile.Seconds()), plain("files of kernels compiled", "", float64(s.Compiled)))
+	}
+	return figures
 }
 
 // load measures how fast the model is read, from storage and from the system's cache, and how soon it has drawn a token.
@@ -109,6 +133,7 @@ func (b *engineBench) load(ctx context.Context) (Group, error) {
 	for _, from := range []string{"from storage", "from the page cache"} {
 		var load []round
 		var first []float64
+		var last engine.Start
 		for range b.o.Rounds {
 			if from == "from storage" {
 				if err := forget(files); err != nil {
@@ -124,34 +149,39 @@ func (b *engineBench) load(ctx context.Context) (Group, error) {
 					return g, err
 				}
 			}
-			loaded, token, err := b.start(ctx)
+			loaded, token, start, err := b.start(ctx)
 			if err != nil {
 				return g, err
 			}
-			load = append(load, round{loaded.Seconds(), took.Seconds(), "by a plain read"})
-			first = append(first, token.Seconds())
+			load, first, last = append(load, round{loaded.Seconds(), took.Seconds(), "by a plain read"}), append(first, token.Seconds()), start
 		}
-		token := Figure{Name: "first token, " + from, Unit: "s"}
-		token.Best, token.Value, token.Worst = spread(first)
-		g.Figures = append(g.Figures, rate("model read and packed, "+from, "GB/s", float64(bytes)/1e9, load...), token)
+		least, middle, most := spread(first)
+		figures := parts(", "+from, time.Duration(middle*float64(time.Second)), last)
+		figures[0].Best, figures[0].Worst = least, most
+		g.Figures = append(append(g.Figures, rate("model read and packed, "+from, "GB/s", float64(bytes)/1e9, load...)), figures...)
 	}
 	return g, nil
 }
 
 // start opens the model and draws one token.
-func (b *engineBench) start(ctx context.Context) (loaded, token time.Duration, err error) {
+func (b *engineBench) start(ctx context.Context) (loaded, token time.Duration, start engine.Start, err error) {
 	begin := time.Now()
 	e, err := b.open(ctx)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, start, err
 	}
 	loaded = time.Since(begin)
-	_, err = e.GenerateIDs(ctx, [][]int32{{1}}, engine.GenerateOptions{MaxNewTokens: 1, InStep: true})
-	token = time.Since(begin)
+	err = firstToken(ctx, e)
+	token, start = time.Since(begin), e.Start()
 	if closed := e.Close(); err == nil {
 		err = closed
 	}
-	return loaded, token, err
+	return loaded, token, start, err
+}
+
+func firstToken(ctx context.Context, e *engine.Engine) error {
+	_, err := e.GenerateIDs(ctx, [][]int32{{1}}, engine.GenerateOptions{MaxNewTokens: 1, InStep: true})
+	return err
 }
 
 // memory is what the process held at most, against what the weights and the planned cache take.

@@ -50,6 +50,7 @@ const (
 // cores. Without --device it is a GPU where one is found. CPUs of several kinds compute with the instruction set
 // of the weakest, and an output that was begun with another goes on with that one: bits differ from one to the next.
 func (e *Engine) openDevice(ctx context.Context) error {
+	defer since(&e.start.Device)()
 	rank, ranks, cores, err := e.seat(ctx)
 	if err != nil {
 		return err
@@ -83,7 +84,8 @@ func (e *Engine) openDevice(ctx context.Context) error {
 			e.device = e.wrap(e.device)
 		}
 		if c, ok := e.device.(kernels.CompilingDevice); ok {
-			c.OnCompile(e.compiling)
+			c.OnCompile(e.compile)
+			c.Prepare(e.dtype, storedType(e.checkpoint))
 		}
 		free, _ := e.device.Memory()
 		e.room = free / int64(e.sharers)

@@ -69,7 +69,8 @@ type Engine struct {
 	stop      *Stop                // asks the load to end early; nil: nobody does
 	loaded    func(layers, of int) // told of each part of the model that was read; nil: nobody is
 	entered   func(section string) // told of each section of a step, "" its end; nil: nobody is
-	compiling func(string) func()  // told of each file of kernels that is compiled, and then of its end; nil: nobody is
+	compiling func(string) func()  // told of each file of kernels that is waited for, and then of its end; nil: nobody is
+	start     Start
 }
 
 // identity is what a job's fingerprint says of the model and where it runs.
@@ -112,6 +113,7 @@ func (e *Engine) open(ctx context.Context) error {
 // load reads this rank's weights and takes the rest of the memory that was planned. All ranks call it; an error of one is
 // an error of all, and so is a stop.
 func (e *Engine) load(ctx context.Context) error {
+	defer since(&e.start.Load)()
 	var size stepSize
 	err := interruptible(ctx, e.world, e.stop, func(ctx context.Context) (err error) {
 		size, err = e.loadWeights(ctx)

@@ -194,6 +194,11 @@ func weightType(c *ckpt.Checkpoint, job *config.Job) kernels.DType {
 	case config.INT8:
 		return kernels.I8
 	}
+	return storedType(c)
+}
+
+// storedType is the type of most of a checkpoint's weights.
+func storedType(c *ckpt.Checkpoint) kernels.DType {
 	var most int64
 	dtype := kernels.F32
 	bytes := map[ckpt.DType]int64{}

@@ -1,15 +1,10 @@
 package cuda
 
 import (
-	"crypto/sha256"
 	"embed"
-	"encoding/hex"
-	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/dsbatch/dsbatch/kernels"
 )
@@ -83,128 +78,6 @@ func (p program) compile(arch string, more ...string) (image []byte, log string,
 		return nil, "", err
 	}
 	return compileProgram(p.file, text, headers, append(p.options(arch), more...))
-}
-
-// programs are the compiled kernels of one GPU, each made when it is first needed.
-type programs struct {
-	ctx     handle
-	card    card
-	arch    string
-	driver  int
-	dir     string // of the cache
-	modules map[program]handle
-	kernels map[kernelKey]handle
-	begin   func(file string) (done func()) // told of what is compiled; nil: nobody is
-}
-
-type kernelKey struct {
-	program
-	name string
-}
-
-func newPrograms(ctx handle, c card, dir string) (*programs, error) {
-	driver, err := driverVersion()
-	if err != nil {
-		return nil, err
-	}
-	if dir == "" {
-		base, err := os.UserCacheDir() // $XDG_CACHE_HOME
-		if err != nil {
-			base = filepath.Join(os.TempDir(), fmt.Sprintf("cache-%d", os.Getuid())) // a job without a home
-		}
-		dir = filepath.Join(base, "dsbatch", "cuda")
-	}
-	return &programs{ctx: ctx, card: c, arch: c.arch(), driver: driver, dir: dir, modules: map[program]handle{}, kernels: map[kernelKey]handle{}}, nil
-}
-
-// kernel is a function of a program.
-func (p *programs) kernel(k kernelKey) (handle, error) {
-	if f, ok := p.kernels[k]; ok {
-		return f, nil
-	}
-	m, ok := p.modules[k.program]
-	if !ok {
-		image, err := p.image(k.program)
-		if err != nil {
-			return 0, err
-		}
-		if m, err = moduleLoad(p.ctx, image); err != nil {
-			return 0, fmt.Errorf("%s for %s: %w", k.file, p.arch, err)
-		}
-		p.modules[k.program] = m
-	}
-	f, err := moduleFunction(p.ctx, m, k.name, p.card.shared)
-	if err != nil {
-		return 0, fmt.Errorf("%s: %w", k.file, err)
-	}
-	p.kernels[k] = f
-	return f, nil
-}
-
-// image is a program's machine code, from the cache where it is there.
-func (p *programs) image(g program) ([]byte, error) {
-	path, err := p.cached(g)
-	if err != nil {
-		return nil, err
-	}
-	if b, err := os.ReadFile(path); err == nil && len(b) > 0 {
-		return b, nil
-	}
-	if p.begin != nil {
-		defer p.begin(g.file)()
-	}
-	if err := openCompiler(compilerNames()); err != nil {
-		return nil, fmt.Errorf("%w; install CUDA 12 or 13, or `pip install nvidia-cuda-nvrtc` and point %s at its libnvrtc.so", err, compilerVariable)
-	}
-	b, log, err := g.compile(p.arch)
-	if err != nil {
-		return nil, fmt.Errorf("%s for %s: %w\n%s", g.file, p.arch, err, log)
-	}
-	// A cache that cannot be written costs time, not the job.
-	_ = writeAside(path, b)
-	return b, nil
-}
-
-// cached is where the machine code of g lies in the cache: its name is a digest of all that it follows from.
-func (p *programs) cached(g program) (string, error) {
-	text, headers, err := g.source()
-	if err != nil {
-		return "", err
-	}
-	h := sha256.New()
-	names, _ := fs.Glob(sources, "*.cuh") // sorted
-	for _, n := range names {
-		text += "\x00" + n + "\x00" + headers[n]
-	}
-	_, _ = fmt.Fprintf(h, "%s\x00%s\x00%d", strings.Join(g.options(p.arch), " "), text, p.driver) // never fails
-	return filepath.Join(p.dir, strings.TrimSuffix(g.file, ".cu")+"-"+hex.EncodeToString(h.Sum(nil)[:12])+".cubin"), nil
-}
-
-// writeAside writes a file that others may read or write at the same time: whole or not at all.
-func writeAside(path string, b []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
-}
-
-func (p *programs) close() error {
-	var errs []error
-	for _, m := range p.modules {
-		errs = append(errs, moduleFree(p.ctx, m))
-	}
-	return errors.Join(errs...)
 }
 
 // compilerVariable names an environment variable that holds the path of NVRTC's library.

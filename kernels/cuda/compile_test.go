@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -165,24 +164,4 @@ func findCompiler(t *testing.T) []string {
 		names = append([]string{strings.TrimSpace(string(out))}, names...)
 	}
 	return names
-}
-
-// TestCompilingIsTold: what is compiled is told of, what is found in the cache is not.
-func TestCompilingIsTold(t *testing.T) {
-	if err := openCompiler(findCompiler(t)); err != nil {
-		t.Skipf("NO KERNEL WAS COMPILED: %v; .ci/nvrtc fetches NVRTC, %s names it", err, compilerVariable)
-	}
-	var told []string
-	p := &programs{arch: "sm_80", dir: t.TempDir(), begin: func(file string) func() {
-		told = append(told, "begin "+file)
-		return func() { told = append(told, "end "+file) }
-	}}
-	for _, g := range []program{{file: "select.cu"}, {file: "score.cu"}, {file: "select.cu"}} {
-		if image, err := p.image(g); err != nil || len(image) == 0 {
-			t.Fatalf("%s: %d bytes, %v", g.file, len(image), err)
-		}
-	}
-	if want := []string{"begin select.cu", "end select.cu", "begin score.cu", "end score.cu"}; !slices.Equal(told, want) {
-		t.Errorf("%q, want %q", told, want)
-	}
 }

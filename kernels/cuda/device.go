@@ -70,6 +70,7 @@ type Device struct {
 	card     card
 	ctx      handle
 	memory   *pool
+	uploads  *uploads
 	programs *programs
 	fault    *faultWord
 	graphs   bool
@@ -99,7 +100,8 @@ func New(o Options) (*Device, error) {
 	if d.ctx, err = retainContext(o.Ordinal); err != nil {
 		return nil, fmt.Errorf("cuda:%d %s: %w", o.Ordinal, c.name, err)
 	}
-	d.memory, d.trace = newPool(d.ctx), newTrace(d.ctx)
+	d.uploads = newUploads(d)
+	d.memory, d.trace = &pool{ctx: d.ctx, settle: d.uploads.settle}, newTrace(d.ctx)
 	if d.fault, err = newFaultWord(d.ctx); err == nil {
 		d.programs, err = newPrograms(d.ctx, c, o.CacheDir)
 	}
@@ -170,7 +172,10 @@ func (d *Device) Activations(w kernels.DType) kernels.DType {
 	return w
 }
 
-// OnCompile has begin told of each .cu file that is compiled from now on.
+// Prepare begins to compile, on all cores, what a model with weights of type w needs that come as from.
+func (d *Device) Prepare(w, from kernels.DType) { d.programs.prepare(d.needed(w, from)) }
+
+// OnCompile has begin told of each .cu file that is waited for from now on while it is compiled.
 func (d *Device) OnCompile(begin func(file string) (done func())) { d.programs.begin = begin }
 
 // Close gives the GPU back. Memory, weights, caches and streams must have been freed before.
@@ -181,9 +186,9 @@ func (d *Device) Close() error {
 	if d.trace != nil {
 		d.trace.close()
 	}
-	var errs []error
+	errs := []error{d.uploads.settle()}
 	if d.programs != nil {
-		errs = append(errs, d.programs.close())
+		errs = append(errs, d.programs.close(d.ctx))
 	}
 	if d.fault != nil {
 		errs = append(errs, d.fault.close())

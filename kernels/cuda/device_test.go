@@ -5,10 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/kernels"
@@ -164,59 +161,6 @@ func TestGraphOfFreedMemory(t *testing.T) {
 			t.Errorf("round %d: other bits", round)
 		}
 		x.Mem.Free()
-	}
-}
-
-// TestWriteAside: many ranks that start together write one file whole, and leave nothing else.
-func TestWriteAside(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "cache")
-	path, image := filepath.Join(dir, "k.cubin"), bytes.Repeat([]byte("image"), 1<<16)
-	var ranks sync.WaitGroup
-	for range 8 {
-		ranks.Go(func() {
-			for range 20 {
-				if err := writeAside(path, image); err != nil {
-					t.Error(err)
-				}
-				if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, image) {
-					t.Errorf("%d bytes, %v", len(b), err)
-				}
-			}
-		})
-	}
-	ranks.Wait()
-	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
-		t.Errorf("%v, %v", left, err)
-	}
-}
-
-// TestCacheNames: what changes machine code changes the name of its file.
-func TestCacheNames(t *testing.T) {
-	h100 := &programs{arch: "sm_90a", driver: 13000, dir: "d"}
-	names := map[string]string{}
-	for what, g := range map[string]func() (string, error){
-		"gemm":         func() (string, error) { return h100.cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.BF16}) },
-		"another type": func() (string, error) { return h100.cached(program{file: "gemm.cu", a: kernels.F16, b: kernels.F16}) },
-		"another file": func() (string, error) { return h100.cached(program{file: "copy.cu", a: kernels.BF16, b: kernels.BF16}) },
-		"another card": func() (string, error) {
-			return (&programs{arch: "sm_80", driver: 13000, dir: "d"}).cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.BF16})
-		},
-		"another driver": func() (string, error) {
-			return (&programs{arch: "sm_90a", driver: 12080, dir: "d"}).cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.BF16})
-		},
-		"int8 by groups": func() (string, error) {
-			return h100.cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.I8, groups: true})
-		},
-		"int8 whole rows": func() (string, error) { return h100.cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.I8}) },
-	} {
-		name, err := g()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if other, ok := names[name]; ok {
-			t.Errorf("%s and %s are both %s", what, other, name)
-		}
-		names[name] = what
 	}
 }
 

@@ -72,8 +72,6 @@ enum {
     X(cuMemHostAlloc, "cuMemHostAlloc", (void **, size_t, unsigned))                                                   \
     X(cuMemHostGetDevicePointer, "cuMemHostGetDevicePointer_v2", (uint64_t *, void *, unsigned))                       \
     X(cuMemFreeHost, "cuMemFreeHost", (void *))                                                                        \
-    X(cuMemcpyHtoD, "cuMemcpyHtoD_v2", (uint64_t, const void *, size_t))                                               \
-    X(cuMemcpyDtoH, "cuMemcpyDtoH_v2", (void *, uint64_t, size_t))                                                     \
     X(cuMemsetD8, "cuMemsetD8_v2", (uint64_t, unsigned char, size_t))                                                  \
     X(cuMemcpy2DAsync, "cuMemcpy2DAsync_v2", (const CUDA_MEMCPY2D *, void *))                                          \
     X(cuMemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2", (uint64_t, const void *, size_t, void *))                             \
@@ -236,17 +234,6 @@ int cuda_host_alloc(handle ctx, uint64_t size, void **p, handle *address) {
 int cuda_host_free(handle ctx, void *p) {
     TRY(enter(ctx));
     return cuMemFreeHost(p);
-}
-
-int cuda_upload(handle ctx, handle dst, const void *src, uint64_t size) {
-    TRY(enter(ctx));
-    TRY(cuMemcpyHtoD(dst, src, size)); /* which may return before the last bytes have arrived */
-    return cuStreamSynchronize(NULL);
-}
-
-int cuda_download(handle ctx, void *dst, handle src, uint64_t size) {
-    TRY(enter(ctx));
-    return cuMemcpyDtoH(dst, src, size);
 }
 
 int cuda_zero(handle ctx, handle dst, uint64_t size) {

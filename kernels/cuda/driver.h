@@ -29,8 +29,6 @@ int cuda_alloc(handle ctx, uint64_t size, handle *address);
 int cuda_free(handle ctx, handle address);
 int cuda_host_alloc(handle ctx, uint64_t size, void **p, handle *address);
 int cuda_host_free(handle ctx, void *p);
-int cuda_upload(handle ctx, handle dst, const void *src, uint64_t size);   /* waits */
-int cuda_download(handle ctx, void *dst, handle src, uint64_t size);       /* waits */
 int cuda_zero(handle ctx, handle dst, uint64_t size);                      /* waits */
 
 int cuda_stream_new(handle ctx, handle *stream);

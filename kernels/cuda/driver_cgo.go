@@ -113,11 +113,6 @@ func hostFree(ctx handle, b []byte) error {
 	return result(C.cuda_host_free(C.handle(ctx), unsafe.Pointer(unsafe.SliceData(b))), "cuMemFreeHost")
 }
 
-func upload(ctx, dst handle, src []byte) error {
-	return result(C.cuda_upload(C.handle(ctx), C.handle(dst), unsafe.Pointer(unsafe.SliceData(src)),
-		C.uint64_t(len(src))), "cuMemcpyHtoD")
-}
-
 func zero(ctx, dst handle, size int64) error {
 	return result(C.cuda_zero(C.handle(ctx), C.handle(dst), C.uint64_t(size)), "cuMemsetD8")
 }

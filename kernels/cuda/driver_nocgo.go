@@ -21,7 +21,6 @@ func memAlloc(handle, int64) (handle, error)           { return 0, errNoCgo }
 func memFree(_, _ handle) error                        { return errNoCgo }
 func hostAlloc(handle, int64) ([]byte, handle, error)  { return nil, 0, errNoCgo }
 func hostFree(handle, []byte) error                    { return errNoCgo }
-func upload(_, _ handle, _ []byte) error               { return errNoCgo }
 func zero(_, _ handle, _ int64) error                  { return errNoCgo }
 func streamNew(handle) (handle, error)                 { return 0, errNoCgo }
 func streamFree(_, _ handle) error                     { return errNoCgo }

@@ -163,14 +163,23 @@ func (s *Stream) gemm(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Ep
 		enqueue(s, op, kernelKey{program{file: "gemm_f32.cu", a: x.DType, b: y.DType}, "gemm_f32"}, g, &a)
 		return
 	}
-	p, choice := program{file: "gemm.cu", a: x.DType, b: w.dtype, groups: w.group > 0}, tilings[:]
-	if w.dtype == kernels.I8 && s.dev.card.arch() == "sm_90a" && w.group%32 == 0 { // for any number of tokens alike
-		p.file, choice = "sm90_gemm_i8.cu", sm90Int8Tilings[:]
-	}
-	if w.dtype != kernels.I8 && s.dev.card.arch() == "sm_90a" {
-		p.file, choice = "sm90_gemm.cu", sm90Tilings[:]
-	}
+	p, choice := s.dev.gemmFor(x.DType, w.dtype, w.group)
 	t := s.tilingFor(choice, w, y.Rows)
 	enqueue(s, op, kernelKey{p, t.name}, grid{x: ceilDiv(w.paddedRows, t.rows), y: tiles(y.Rows, t.tokens, experts),
 		threads: t.threads, shared: t.shared}, &a)
+}
+
+// gemmFor is the program for weights of 2 bytes or 1, for any number of tokens alike, and its kernels.
+func (d *Device) gemmFor(x, w kernels.DType, group int) (program, []tiling) {
+	p := program{file: "gemm.cu", a: x, b: w, groups: group > 0}
+	switch {
+	case d.card.arch() != "sm_90a":
+	case w != kernels.I8:
+		p.file = "sm90_gemm.cu"
+		return p, sm90Tilings[:]
+	case group%32 == 0:
+		p.file = "sm90_gemm_i8.cu"
+		return p, sm90Int8Tilings[:]
+	}
+	return p, tilings[:]
 }

@@ -19,14 +19,13 @@ const (
 // pool gives out device memory: small pieces of powers of two from slabs, which the driver would take tens of
 // microseconds for, and large ones from the driver itself.
 type pool struct {
-	ctx   handle
-	slabs []handle
-	left  int64 // bytes of the last slab not given out yet
-	free  [32][]handle
-	frees int // how often the driver took memory back
+	ctx    handle
+	settle func() error // called before memory is given back: what is on its way to it arrives
+	slabs  []handle
+	left   int64 // bytes of the last slab not given out yet
+	free   [32][]handle
+	frees  int // how often the driver took memory back
 }
-
-func newPool(ctx handle) *pool { return &pool{ctx: ctx} }
 
 // memory is one allocation. It implements kernels.Memory.
 type memory struct {
@@ -40,6 +39,9 @@ func (m *memory) Size() int64 { return m.size }
 
 // Free gives the memory back; errors of the driver show again where they matter, in Sync.
 func (m *memory) Free() {
+	if m.address != 0 {
+		_ = m.pool.settle()
+	}
 	switch {
 	case m.address == 0:
 	case m.class >= 0:
@@ -110,6 +112,7 @@ func (p *pool) close() error {
 
 // Memory is the free and the total memory of the GPU in bytes.
 func (d *Device) Memory() (free, total int64) {
+	_ = d.uploads.settle() // which takes memory; the next op tells its error
 	free, total, err := memoryInfo(d.ctx)
 	if err != nil {
 		return 0, d.card.memory
@@ -137,24 +140,21 @@ func (d *Device) Upload(what string, t kernels.DType, m kernels.Matrix) (kernels
 	if m.DType != t && !(t.IsFloat() && m.DType.IsFloat()) {
 		return kernels.Tensor{}, fmt.Errorf("%s: %v cannot become %v", what, m.DType, t)
 	}
-	src, err := d.Alloc(what, m.DType, m.Rows, m.Cols)
-	if err != nil || len(m.Data) == 0 {
-		src.DType = t
-		return src, err
-	}
-	if err := upload(d.ctx, address(src), m.Data); err != nil {
-		src.Mem.Free()
-		return kernels.Tensor{}, fmt.Errorf("%s: %w", what, err)
-	}
-	if m.DType == t {
-		return src, nil
-	}
-	defer src.Mem.Free()
 	dst, err := d.Alloc(what, t, m.Rows, m.Cols)
-	if err != nil {
-		return kernels.Tensor{}, err
+	if err != nil || len(m.Data) == 0 {
+		return dst, err
 	}
-	if err := d.now(func(s *Stream) { s.Copy(dst, src) }); err != nil {
+	chunks := d.uploads.plain(address(dst), m.Data)
+	if m.DType != t {
+		key := kernelKey{program{file: "copy.cu", a: t, b: m.DType}, "copy"}
+		if _, err = d.programs.kernel(d.ctx, key); err == nil {
+			chunks = d.uploads.converted(key, dst, m)
+		}
+	}
+	if err == nil {
+		err = d.uploads.run(chunks)
+	}
+	if err != nil {
 		dst.Mem.Free()
 		return kernels.Tensor{}, fmt.Errorf("%s: %w", what, err)
 	}

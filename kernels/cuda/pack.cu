@@ -1,5 +1,6 @@
 // Puts a part of a matrix, as a checkpoint has it, where gemm.cu or gemm_f32.cu looks for it; pads are zeroed before.
-// Shapes  source [rows, in] of B, or [in, rows]; w of A: the order that those files tell; scale [groups][padded rows] f32.
+// Shapes  source [rows, in] of B, or [in, rows]: of the part's rows those from first_row on, of its inputs those from
+//         first_in on, an even number, int8 whole groups; w of A: the order that those files tell; scale [groups][padded rows] f32.
 // Launch  pack: a thread two inputs of a row; quantize: a warp a group of a row, before pack.
 // Checked by optest.Linear and Grouped.
 #include "common.cuh"
@@ -11,7 +12,10 @@ struct pack_args {
     int rows, in, transposed;
     int gated, row0; // gated: row0 is 0 for gate, 1 for up
     int padded_in, padded_rows, group;
+    int first_row, first_in;
 };
+
+// Rows and inputs are those of the source, but where they are named so.
 
 inline float value(const pack_args& a, i64 row, i64 k) {
     if (k >= a.in) return 0;
@@ -20,6 +24,7 @@ inline float value(const pack_args& a, i64 row, i64 k) {
 
 // The place of a row among the packed ones, which stand in tiles of SIZE.
 template <int SIZE> int packed_row(const pack_args& a, int row) {
+    row += a.first_row;
     return a.gated ? row / (SIZE / 2) * SIZE + a.row0 * (SIZE / 2) + row % (SIZE / 2) : a.row0 + row;
 }
 
@@ -35,22 +40,22 @@ template <> inline i64 place_of<i8>(const pack_args& a, int row, int k) {
 }
 
 template <class T> void put(const pack_args& a, int row, int k) {
-    T* w = (T*)a.w + place_of<T>(a, packed_row<16>(a, row), k);
+    T* w = (T*)a.w + place_of<T>(a, packed_row<16>(a, row), a.first_in + k);
     w[0] = from_float<T>(value(a, row, k));
     w[1] = from_float<T>(value(a, row, k + 1));
 }
 template <> inline void put<float>(const pack_args& a, int row, int k) {
-    float* w = (float*)a.w + (i64)packed_row<4>(a, row) * a.padded_in + k;
+    float* w = (float*)a.w + (i64)packed_row<4>(a, row) * a.padded_in + a.first_in + k;
     w[0] = value(a, row, k);
-    if (k + 1 < a.padded_in) w[1] = value(a, row, k + 1);
+    if (a.first_in + k + 1 < a.padded_in) w[1] = value(a, row, k + 1);
 }
 template <> inline void put<i8>(const pack_args& a, int row, int k) {
     const int p = packed_row<16>(a, row);
-    i8* w = (i8*)a.w + place_of<i8>(a, p, k);
+    i8* w = (i8*)a.w + place_of<i8>(a, p, a.first_in + k);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         if (k + i >= a.in) continue;
-        const float scale = a.scale[(i64)((k + i) / a.group) * a.padded_rows + p];
+        const float scale = a.scale[(i64)((a.first_in + k + i) / a.group) * a.padded_rows + p];
         w[i] = scale > 0 ? (i8)max(-127, min(127, __float2int_rn(value(a, row, k + i) / scale))) : 0; // 0 of a NaN
     }
 }
@@ -70,12 +75,12 @@ extern "C" __global__ void quantize(const pack_args a) {
     const i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / 32;
     const int groups = a.in / a.group, lane = threadIdx.x % 32;
     if (i >= (i64)a.rows * groups) return;
-    const int row = (int)(i / groups), group = (int)(i % groups);
+    const int row = (int)(i / groups), group = (int)(i % groups); // of the source
     u32 most = 0; // magnitudes compare as their bits do, a NaN above infinity
     for (int k = lane; k < a.group; k += 32) most = max(most, __float_as_uint(value(a, row, group * a.group + k)) & 0x7fffffffu);
 #pragma unroll
     for (int o = 16; o > 0; o >>= 1) most = max(most, __shfl_xor_sync(0xffffffffu, most, o));
     const float m = __uint_as_float(most);
     const float scale = most >= 0x7f800000u ? __uint_as_float(0x7fc00000u) : m >= 1e-30f ? m / 127 : 0.0f;
-    if (lane == 0) a.scale[(i64)group * a.padded_rows + packed_row<16>(a, row)] = scale;
+    if (lane == 0) a.scale[(i64)(a.first_in / a.group + group) * a.padded_rows + packed_row<16>(a, row)] = scale;
 }

@@ -54,14 +54,16 @@ func (w *weights) groups() int {
 	return w.in / w.group
 }
 
-// Pack implements kernels.Device: the parts are sent as they are and put in order on the device.
+// Pack implements kernels.Device: the parts are sent as they are and put in order on the device. It returns when the
+// last of them has left the host's memory.
 func (d *Device) Pack(what string, s kernels.WeightSpec) (kernels.Weights, error) {
 	w, err := shapeOf(s)
+	var bias []chunk
 	if err == nil {
-		err = d.allocateWeights(what, s, w)
+		bias, err = d.allocateWeights(what, s, w)
 	}
 	if err == nil {
-		err = d.packParts(what, s, w)
+		err = d.packParts(s, w, bias)
 	}
 	if err != nil {
 		if w != nil {
@@ -101,8 +103,8 @@ func (w *weights) matrixBytes() int64 {
 	return int64(w.paddedRows) * int64(w.paddedIn) * int64(w.dtype.Size())
 }
 
-// allocateWeights takes the memory, zeroed, and fills the biases, which are few.
-func (d *Device) allocateWeights(what string, s kernels.WeightSpec, w *weights) (err error) {
+// allocateWeights takes the memory, zeroed, and returns the biases, which are few, as chunks for it.
+func (d *Device) allocateWeights(what string, s kernels.WeightSpec, w *weights) (biases []chunk, err error) {
 	take := func(size int64) (*memory, error) {
 		m, err := d.memory.allocate(what, size)
 		if err == nil && size > 0 {
@@ -111,15 +113,15 @@ func (d *Device) allocateWeights(what string, s kernels.WeightSpec, w *weights) 
 		return m, err
 	}
 	if w.data, err = take(int64(w.experts) * w.matrixBytes()); err != nil {
-		return err
+		return nil, err
 	}
 	if w.dtype == kernels.I8 {
 		if w.scale, err = take(4 * int64(w.experts) * int64(w.groups()) * int64(w.paddedRows)); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if len(s.Experts[0].Bias) == 0 {
-		return nil
+		return nil, nil
 	}
 	bias := make([]byte, 4*w.experts*w.paddedRows)
 	for e, l := range s.Experts {
@@ -133,9 +135,9 @@ func (d *Device) allocateWeights(what string, s kernels.WeightSpec, w *weights) 
 		}
 	}
 	if w.bias, err = take(int64(len(bias))); err != nil {
-		return err
+		return nil, err
 	}
-	return upload(d.ctx, w.bias.address, bias)
+	return d.uploads.plain(w.bias.address, bias), nil
 }
 
 // packedRow is where row i of a part, whose rows follow row0 others, stands among the packed ones (pack.cu).
@@ -178,62 +180,73 @@ type packArgs struct {
 	rows, in, transposed        int32
 	gated, row0                 int32
 	paddedIn, paddedRows, group int32
+	firstRow, firstIn           int32
 }
 
-// packParts sends part after part through one buffer.
-func (d *Device) packParts(what string, s kernels.WeightSpec, w *weights) error {
-	var most int64
-	for _, l := range s.Experts {
-		for _, m := range l.Parts {
-			most = max(most, int64(len(m.Data)))
-		}
-	}
-	if most == 0 {
-		return nil
-	}
-	buffer, err := d.memory.allocate(what+": a part on its way", most)
-	if err != nil {
-		return err
-	}
-	defer buffer.Free()
-	return d.now(func(stream *Stream) {
-		for e, l := range s.Experts {
-			row0 := 0
-			for part, m := range l.Parts {
-				if err := stream.Sync(); err != nil { // the buffer is in use until then
-					return
-				}
-				if err := upload(d.ctx, buffer.address, m.Data); err != nil {
-					stream.fail("%s: %w", what, err)
-					return
-				}
-				a := packArgs{source: buffer.address, w: w.data.address + handle(int64(e)*w.matrixBytes()),
-					rows: int32(l.Outputs(part)), in: int32(w.in), transposed: truth(l.Transposed),
-					gated: truth(w.gated), row0: int32(row0),
-					paddedIn: int32(w.paddedIn), paddedRows: int32(w.paddedRows), group: int32(w.group)}
-				if w.gated {
-					a.row0 = int32(part)
-				}
-				stream.pack(w, e, m.DType, a)
-				row0 += l.Outputs(part)
+// packParts sends the parts to the GPU in chunks of whole rows, each of which is put in order there by itself.
+func (d *Device) packParts(s kernels.WeightSpec, w *weights, chunks []chunk) error {
+	for e, l := range s.Experts {
+		row0 := 0
+		for part, m := range l.Parts {
+			a := packArgs{w: w.data.address + handle(int64(e)*w.matrixBytes()),
+				rows: int32(l.Outputs(part)), in: int32(w.in), transposed: truth(l.Transposed), gated: truth(w.gated), row0: int32(row0),
+				paddedIn: int32(w.paddedIn), paddedRows: int32(w.paddedRows), group: int32(w.group)}
+			if w.gated {
+				a.row0 = int32(part)
 			}
+			if w.dtype == kernels.I8 {
+				a.scale = w.scale.address + handle(4*e*w.groups()*w.paddedRows)
+				if a.group == 0 {
+					a.group = a.in
+				}
+			}
+			row0 += l.Outputs(part)
+			if len(m.Data) == 0 {
+				continue
+			}
+			more, err := d.packChunks(m, w.dtype, a)
+			if err != nil {
+				return err
+			}
+			chunks = append(chunks, more...)
 		}
-	})
+	}
+	return d.uploads.run(chunks)
 }
 
-func (s *Stream) pack(w *weights, expert int, source kernels.DType, a packArgs) {
-	if a.rows == 0 || a.in == 0 {
-		return
-	}
-	key := kernelKey{program{file: "pack.cu", a: w.dtype, b: source}, "pack"}
-	if w.dtype == kernels.I8 {
-		a.scale = w.scale.address + handle(4*expert*w.groups()*w.paddedRows)
-		if a.group == 0 {
-			a.group = a.in
+// packChunks is the chunks of one part; a is what they have in common.
+func (d *Device) packChunks(m kernels.Matrix, dtype kernels.DType, a packArgs) (chunks []chunk, err error) {
+	file := program{file: "pack.cu", a: dtype, b: m.DType}
+	for _, name := range []string{"pack", "quantize"} {
+		if _, err := d.programs.kernel(d.ctx, kernelKey{file, name}); err != nil {
+			return nil, err
 		}
-		q := key
-		q.name = "quantize"
-		enqueue(s, opPack, q, grid{x: ceilDiv(int(a.rows)*int(a.in/a.group)*32, 256), threads: 256}, &a)
 	}
-	enqueue(s, opPack, key, grid{x: ceilDiv(int(a.rows)*ceilDiv(int(a.in), 2), 256), threads: 256}, &a)
+	step := 1
+	if a.transposed != 0 { // a row of m is an input: a chunk has whole pairs of them, or whole groups
+		step = 2
+		if dtype == kernels.I8 {
+			step = int(a.group)
+		}
+	}
+	for _, r := range d.uploads.rows(m, step) {
+		if a.transposed != 0 {
+			a.firstIn, a.in = int32(r.from), int32(r.to-r.from)
+		} else {
+			a.firstRow, a.rows = int32(r.from), int32(r.to-r.from)
+		}
+		chunks = append(chunks, chunk{from: r.data, put: a.put(file)})
+	}
+	return chunks, nil
+}
+
+// put enqueues the packing of the rows and inputs that a tells of.
+func (a packArgs) put(file program) func(*Stream, handle) {
+	return func(s *Stream, source handle) {
+		a.source = source
+		if file.a == kernels.I8 {
+			enqueue(s, opPack, kernelKey{file, "quantize"}, grid{x: ceilDiv(int(a.rows)*int(a.in/a.group)*32, 256), threads: 256}, &a)
+		}
+		enqueue(s, opPack, kernelKey{file, "pack"}, grid{x: ceilDiv(int(a.rows)*ceilDiv(int(a.in), 2), 256), threads: 256}, &a)
+	}
 }

@@ -64,6 +64,36 @@ func (d *Device) PeakRead() (float64, error) {
 	return d.peaks[none], nil
 }
 
+// PeakUpload measures the bytes that the bus brings in a second from pinned memory to the GPU, in pieces as weights have
+// them. The first call takes some milliseconds, later ones nothing.
+func (d *Device) PeakUpload() (float64, error) {
+	const bus = kernels.I32 // which has no products
+	if p, known := d.peaks[bus]; known {
+		return p, nil
+	}
+	const pieces = 32
+	to, err := d.Alloc("a copy that tells the bus's bandwidth", kernels.F32, pieces, chunkBytes/4)
+	if err != nil {
+		return 0, err
+	}
+	defer to.Mem.Free()
+	from, _, err := hostAlloc(d.ctx, chunkBytes)
+	if err != nil {
+		return 0, err
+	}
+	seconds, err := d.best(func(s *Stream) {
+		for i := range pieces {
+			s.copyRows(opPeak, copyRecord{dst: uint64(address(to.RowRange(i, i+1))), src: hostAddress(from), srcHost: 1,
+				width: chunkBytes, height: 1, dstPitch: chunkBytes, srcPitch: chunkBytes})
+		}
+	})
+	if err = errors.Join(err, hostFree(d.ctx, from)); err != nil {
+		return 0, err
+	}
+	d.peaks[bus] = pieces * chunkBytes / seconds
+	return d.peaks[bus], nil
+}
+
 // best is the seconds that ops take on the GPU, by events, the best of some times.
 func (d *Device) best(ops func(*Stream)) (seconds float64, err error) {
 	s, err := d.newStream()

@@ -48,7 +48,7 @@ type grid struct {
 // enqueue records the launch of a kernel with one struct of arguments, a multiple of 8 bytes long.
 func enqueue[T any](s *Stream, op opNumber, k kernelKey, g grid, args *T) {
 	g.x, g.y, g.z = max(g.x, 1), max(g.y, 1), max(g.z, 1)
-	f, err := s.dev.programs.kernel(k)
+	f, err := s.dev.programs.kernel(s.dev.ctx, k)
 	if err != nil {
 		s.fail("%s: %w", op, err)
 		return
@@ -80,7 +80,11 @@ func (s *Stream) flush() {
 		s.queue = s.queue[:0]
 		return
 	}
-	op, err := s.submit()
+	op := uint32(opPack)
+	err := s.dev.uploads.settle()
+	if err == nil {
+		op, err = s.submit()
+	}
 	if err != nil {
 		s.fail("%s: %w", opNumber(op), err)
 	}

@@ -1,0 +1,245 @@
+package cuda
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
+
+// pretended is programs that are compiled by nobody, but seem to be, and counted.
+func pretended(dir string, compiled *atomic.Int64) *programs {
+	p := cachedPrograms(card{major: 8}, 13000, dir)
+	p.compile = func(program) ([]byte, error) {
+		compiled.Add(1)
+		return []byte("machine code"), nil
+	}
+	return p
+}
+
+// TestCompilingIsTold: what is waited for while it is compiled is told of, what is there or found in the cache is not.
+func TestCompilingIsTold(t *testing.T) {
+	dir, compiled := t.TempDir(), atomic.Int64{}
+	for _, again := range []bool{false, true} {
+		var told, want []string
+		p := pretended(dir, &compiled)
+		held := make(chan struct{})
+		pretend := p.compile
+		p.compile = func(g program) ([]byte, error) { <-held; return pretend(g) }
+		p.begin = func(file string) func() {
+			told = append(told, "begin "+file)
+			held <- struct{}{} // not compiled before it is told
+			return func() { told = append(told, "end "+file) }
+		}
+		for _, file := range []string{"select.cu", "score.cu", "select.cu"} {
+			if err := p.wait(p.module(program{file: file}), file); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !again {
+			want = []string{"begin select.cu", "end select.cu", "begin score.cu", "end score.cu"}
+		}
+		if !slices.Equal(told, want) {
+			t.Errorf("%q, want %q", told, want)
+		}
+	}
+}
+
+// TestRanksCompileOnce: of ranks that start together each program is compiled by one, and all get it.
+func TestRanksCompileOnce(t *testing.T) {
+	dir, compiled := t.TempDir(), atomic.Int64{}
+	all := []program{{file: "select.cu"}, {file: "routing.cu"}, {file: "score.cu"}}
+	var loads atomic.Int64
+	var ranks sync.WaitGroup
+	for range 8 {
+		p := pretended(dir, &compiled)
+		p.load = func(image []byte) (handle, error) {
+			if string(image) != "machine code" {
+				t.Errorf("%q was loaded", image)
+			}
+			loads.Add(1)
+			return 1, nil
+		}
+		ranks.Go(func() {
+			p.prepare(all)
+			for _, g := range all {
+				if err := p.wait(p.module(g), g.file); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	ranks.Wait()
+	if c, n := compiled.Load(), loads.Load(); c != int64(len(all)) || n != int64(8*len(all)) {
+		t.Errorf("8 ranks of %d programs: %d compiled, %d loaded", len(all), c, n)
+	}
+	written := map[string]bool{}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		written[f.Name()] = true
+	}
+	if len(written) != len(all)+1 || !written["lock"] {
+		t.Errorf("the cache has %v", written)
+	}
+}
+
+// TestNothingIsCompiledForAClosedDevice: what waits for a core is given up.
+func TestNothingIsCompiledForAClosedDevice(t *testing.T) {
+	var compiled atomic.Int64
+	p := pretended(t.TempDir(), &compiled)
+	for range cap(p.cores) {
+		p.cores <- struct{}{}
+	}
+	m := p.module(program{file: "select.cu"})
+	if err := p.close(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.wait(m, "select.cu"); !errors.Is(err, errClosed) || compiled.Load() != 0 {
+		t.Errorf("%v, %d compiled", err, compiled.Load())
+	}
+}
+
+// TestPreparedPrograms: what is compiled ahead is what CI compiles, for all types and cards.
+func TestPreparedPrograms(t *testing.T) {
+	every := everyProgram()
+	for _, c := range []card{{major: 8}, {major: 9}} {
+		for _, w := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16, kernels.I8} {
+			for _, from := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16} {
+				seen := map[program]bool{}
+				for _, g := range (&Device{card: c}).needed(w, from) {
+					if !slices.Contains(every, g) {
+						t.Errorf("%v from %v on %s: %+v is compiled for nobody", w, from, c.arch(), g)
+					}
+					if seen[g] {
+						t.Errorf("%v from %v: %+v stands twice", w, from, g)
+					}
+					seen[g] = true
+				}
+			}
+		}
+	}
+}
+
+// holderVariable has this test's program hold a turn until it is killed.
+const holderVariable = "DSBATCH_TEST_HOLDS_TURN"
+
+// TestTurns: a second one waits until the first has ended, or the file is there, or the first was killed, or patience is
+// at its end.
+func TestTurns(t *testing.T) {
+	if path := os.Getenv(holderVariable); path != "" {
+		takeTurn(path, time.Hour)
+		fmt.Println("held")
+		select {}
+	}
+	path := filepath.Join(t.TempDir(), "k.cubin")
+	first := takeTurn(path, time.Hour)
+	second := make(chan turn)
+	go func() { second <- takeTurn(path, time.Hour) }()
+	other := takeTurn(path+"2", time.Hour) // another file's does not wait
+	other.end()
+	select {
+	case <-second:
+		t.Fatal("two have their turn at a time")
+	case <-time.After(5 * turnLook):
+	}
+	first.end()
+	held := <-second
+	takeTurn(path, time.Nanosecond).end() // out of patience
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	takeTurn(path, time.Hour).end() // it is there
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	held.end()
+
+	holder := exec.Command(os.Args[0], "-test.run", "^TestTurns$")
+	holder.Env = append(os.Environ(), holderVariable+"="+path)
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	go func() { second <- takeTurn(path, time.Hour) }()
+	select {
+	case <-second:
+		t.Error("another process has its turn too")
+	case <-time.After(5 * turnLook):
+	}
+	if killed := holder.Process.Kill(); killed != nil || err != nil || strings.TrimSpace(line) != "held" {
+		t.Fatalf("%q, %v, %v", line, err, killed)
+	}
+	_ = holder.Wait() // it was killed
+	(<-second).end()
+}
+
+// TestWriteAside: many ranks that start together write one file whole, and leave nothing else.
+func TestWriteAside(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	path, image := filepath.Join(dir, "k.cubin"), bytes.Repeat([]byte("image"), 1<<16)
+	var ranks sync.WaitGroup
+	for range 8 {
+		ranks.Go(func() {
+			for range 20 {
+				if err := writeAside(path, image); err != nil {
+					t.Error(err)
+				}
+				if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, image) {
+					t.Errorf("%d bytes, %v", len(b), err)
+				}
+			}
+		})
+	}
+	ranks.Wait()
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("%v, %v", left, err)
+	}
+}
+
+// TestCacheNames: what changes machine code changes the name of its file.
+func TestCacheNames(t *testing.T) {
+	h100 := &programs{arch: "sm_90a", driver: 13000, dir: "d"}
+	names := map[string]string{}
+	for what, g := range map[string]func() (string, error){
+		"gemm":         func() (string, error) { return h100.cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.BF16}) },
+		"another type": func() (string, error) { return h100.cached(program{file: "gemm.cu", a: kernels.F16, b: kernels.F16}) },
+		"another file": func() (string, error) { return h100.cached(program{file: "copy.cu", a: kernels.BF16, b: kernels.BF16}) },
+		"another card": func() (string, error) {
+			return (&programs{arch: "sm_80", driver: 13000, dir: "d"}).cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.BF16})
+		},
+		"another driver": func() (string, error) {
+			return (&programs{arch: "sm_90a", driver: 12080, dir: "d"}).cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.BF16})
+		},
+		"int8 by groups": func() (string, error) {
+			return h100.cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.I8, groups: true})
+		},
+		"int8 whole rows": func() (string, error) { return h100.cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.I8}) },
+	} {
+		name, err := g()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other, ok := names[name]; ok {
+			t.Errorf("%s and %s are both %s", what, other, name)
+		}
+		names[name] = what
+	}
+}
