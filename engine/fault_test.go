@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -196,16 +197,22 @@ func TestStagesOfCompiling(t *testing.T) {
 // compiles is a device that compiles its kernels when a stream is made.
 type compiles struct {
 	kernels.Device
-	begin func(file string) (done func())
+	begin    func(file string) (done func())
+	prepared [2]kernels.DType // what it was told of: weights, checkpoint
 }
 
 func newCompiles(d kernels.Device) kernels.Device { return &compiles{Device: d} }
 
 var kernelFiles = []string{"select.cu", "gemm.cu", "attention.cu", "sample.cu"}
 
+func (c *compiles) Prepare(w, from kernels.DType) { c.prepared = [2]kernels.DType{w, from} }
+
 func (c *compiles) OnCompile(begin func(file string) (done func())) { c.begin = begin }
 
 func (c *compiles) NewStream() (kernels.Stream, error) {
+	if c.prepared[0] == 0 || c.prepared[1] == 0 {
+		return nil, errors.New("nobody has told what will be needed")
+	}
 	for _, file := range kernelFiles {
 		c.begin(file)()
 	}
