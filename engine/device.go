@@ -30,10 +30,13 @@ func (e *Engine) ownProcessor() (processor, error) {
 		return e.processor()
 	}
 	best, err := cpu.Best()
-	if os.Getenv("DSBATCH_CPU") != "" { // forced
-		return processor{best, []cpu.Level{best}}, err
+	if err != nil {
+		return processor{}, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	return processor{best, cpu.Levels()}, err
+	if os.Getenv("DSBATCH_CPU") != "" { // forced
+		return processor{best, []cpu.Level{best}}, nil
+	}
+	return processor{best, cpu.Levels()}, nil
 }
 
 // What the ranks tell each other of their devices, by place.

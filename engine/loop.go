@@ -152,10 +152,8 @@ func (l *loop) agree(ctx context.Context, planned int) (comm.Votes, error) {
 		l.failed = l.committer.failed()
 	}
 	if l.run.output != nil && l.failed == nil {
-		select {
-		case <-l.run.output.Lost():
-			l.failed = fmt.Errorf("%s: %w; what was committed stays", l.job.Output, results.ErrLost)
-		default:
+		if err := l.run.output.Lost(); err != nil {
+			l.failed = fmt.Errorf("%w; what was committed stays", err)
 		}
 	}
 	mine[votePlan] = int64(planned)

@@ -50,12 +50,12 @@ func statusOf(err error) int {
 	case errors.As(err, &setting) && setting.File == "" && !errors.Is(err, engine.ErrRefused):
 		return statusUsage
 	case errors.As(err, &setting), errors.As(err, &size), errors.As(err, &mismatch),
-		errors.Is(err, engine.ErrRefused), errors.Is(err, comm.ErrUnlike),
+		errors.Is(err, results.ErrUnusable), errors.Is(err, engine.ErrRefused), errors.Is(err, comm.ErrUnlike),
 		errors.Is(err, model.ErrConfig), errors.Is(err, model.ErrTensor), errors.Is(err, policies.ErrInjection),
 		errors.Is(err, ckpt.ErrDamaged), errors.Is(err, ckpt.ErrUnsupported), errors.Is(err, ckpt.ErrMismatch),
 		errors.Is(err, ckpt.ErrTag), errors.Is(err, ckpt.ErrUnknown):
 		return statusConfig
-	case errors.Is(err, errNotWhole), errors.Is(err, dataset.ErrDamaged), errors.Is(err, dataset.ErrColumn):
+	case errors.Is(err, errNotWhole), errors.Is(err, results.ErrDamaged), errors.Is(err, dataset.ErrDamaged), errors.Is(err, dataset.ErrColumn):
 		return statusData
 	case errors.Is(err, dataset.ErrMissing), errors.Is(err, fs.ErrNotExist):
 		return statusNoInput

@@ -122,6 +122,55 @@ func TestOutputNotWritable(t *testing.T) {
 	t.Log(e.stderr)
 }
 
+// TestWrongVariables sets variables of the environment to what cannot be.
+func TestWrongVariables(t *testing.T) {
+	for _, c := range []struct {
+		name, value string
+		status      int
+		say         []string
+	}{
+		{"DSBATCH_CPU", "sse9", badConfig, []string{"DSBATCH_CPU", `"sse9"`, "use auto"}},
+		{"DSBATCH_A2A", "pigeons", badConfig, []string{"DSBATCH_A2A", `"pigeons"`, "use auto"}},
+		{"DSBATCH_END_TIME", "soon", badUsage, []string{"DSBATCH_END_TIME", "soon", "write seconds"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv(c.name, c.value)
+			refused(t, c.status, job(filepath.Join(t.TempDir(), "out")), c.say...)
+		})
+	}
+}
+
+// TestDamagedJobFile: an output whose job.json is not what was written is not touched.
+func TestDamagedJobFile(t *testing.T) {
+	output := filepath.Join(t.TempDir(), "out")
+	dsbatch(t, job(output)...).want(t, done)
+	name := filepath.Join(output, "_dsbatch", "job.json")
+	for _, c := range []struct {
+		content string
+		status  int
+		say     []string
+	}{
+		{`{"format": 1, "fing`, badData, []string{name, "damaged", "give another --output"}},
+		{``, badData, []string{name, "damaged"}},
+		{`{"format": 1, "samples": 1, "chunks": [[0, 5, 3]]}`, badData, []string{name, "damaged", "chunk 0"}},
+		{`{"format": 99}`, badConfig, []string{name, "format 99", "use the version that made it"}},
+	} {
+		replace(t, name, c.content)
+		before := folder(t, output)
+		for _, args := range [][]string{job(output), {"verify", output}, {"head", output}} {
+			e := dsbatch(t, args...).want(t, c.status)
+			for _, part := range c.say {
+				if !strings.Contains(e.stderr, part) {
+					t.Errorf("it does not say %q:\n%s", part, e.stderr)
+				}
+			}
+		}
+		if after := folder(t, output); after != before {
+			t.Errorf("files changed:\n%s\nbefore:\n%s", after, before)
+		}
+	}
+}
+
 // TestForeignFolderIsLeftAlone gives an output folder that holds somebody else's Parquet files.
 func TestForeignFolderIsLeftAlone(t *testing.T) {
 	folder := t.TempDir()
@@ -130,7 +179,7 @@ func TestForeignFolderIsLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	replace(t, filepath.Join(folder, "part-0000000.parquet"), string(text))
-	e := dsbatch(t, job(folder)...).want(t, failed)
+	e := dsbatch(t, job(folder)...).want(t, badConfig)
 	t.Log(e.stderr)
 	if !strings.Contains(e.stderr, "part-0000000.parquet") || !strings.Contains(e.stderr, "--output") {
 		t.Errorf("it does not name the file and the mend:\n%s", e.stderr)

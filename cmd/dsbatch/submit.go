@@ -76,9 +76,6 @@ func submitCommand() *cli.Command {
 				_, err := fmt.Fprint(c.App.Writer, s.Text())
 				return err
 			}
-			if err := os.MkdirAll(s.Log, 0o777); err != nil { // Slurm makes no folder for its log
-				return err
-			}
 			queued, err := s.Submit(c.Context)
 			if err == nil {
 				_, err = fmt.Fprintf(c.App.Writer, "job %d is queued; its log will be %s\n", queued.Job, queued.Log)

@@ -87,6 +87,9 @@ func TestSubmit(t *testing.T) {
 			if _, err := os.Stat(filepath.Join(output, "_dsbatch")); c.status == done && err != nil {
 				t.Errorf("there is no folder for the log: %v", err)
 			}
+			if _, err := os.Stat(output); c.status != done && err == nil {
+				t.Error("a job that is not queued leaves a folder behind")
+			}
 		})
 	}
 	text, err := os.ReadFile(filepath.Join(queue, "sbatch.got"))

@@ -235,7 +235,7 @@ func TestMemoryIsConstant(t *testing.T) {
 
 func TestIdentity(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.jsonl")
-	lines := jsonLines(prompts(10_000)) // 2 MB: sampled
+	lines := jsonLines(prompts(10_000)) // 2 MB: read as a whole
 	identity := func() string {
 		writeFile(t, path, lines)
 		return open(t, Columns{}, path).Files()[0].Identity
@@ -244,11 +244,26 @@ func TestIdentity(t *testing.T) {
 	if second := identity(); second != first {
 		t.Error("one content, two identities")
 	}
-	for _, at := range []int{20, len(lines) - 20, len(lines) / 15 * 4} {
-		lines[at] ^= 1
+	_, sampled, err := fingerprint(path, 10_000, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		byte    int
+		sampled bool
+	}{{20, true}, {len(lines) - 20, true}, {len(lines) / 15 * 4, true}, {100_000, false}} {
+		lines[c.byte] ^= 1
 		if identity() == first {
-			t.Errorf("byte %d of %d changed, the identity did not", at, len(lines))
+			t.Errorf("byte %d of %d changed, the identity did not", c.byte, len(lines))
 		}
-		lines[at] ^= 1
+		if _, now, err := fingerprint(path, 10_000, 0); err != nil || now == sampled == c.sampled {
+			t.Errorf("byte %d of %d changed: %v, the identity by samples changed: %v", c.byte, len(lines), err, now != sampled)
+		}
+		lines[c.byte] ^= 1
+	}
+	for files, want := range map[int]int64{1: 64 << 20, 8: 32 << 20, 10_000: 1 << 20} {
+		if most := wholeMost(files); most != want {
+			t.Errorf("of %d files those up to %d bytes are read as a whole, want %d", files, most, want)
+		}
 	}
 }

@@ -39,7 +39,7 @@ func OpenTogether(ctx context.Context, patterns []string, columns Columns, peers
 	for i, path := range paths {
 		parts[i] = partitions(path)
 	}
-	o := opener{columns: columns, names: names, whole: wholePartitions(parts), lines: lines}
+	o := opener{columns: columns, names: names, whole: wholePartitions(parts), lines: lines, wholeMost: wholeMost(len(paths))}
 	o.budget.Store(footerBudget)
 	opened := make([]openedFile, len(paths))
 	group, ctx := errgroup.WithContext(ctx)
@@ -141,6 +141,8 @@ type opener struct {
 	whole   map[string]bool
 	lines   map[int]*jsonlFile // the files of lines, by place
 	budget  atomic.Int64
+
+	wholeMost int64 // of a file that its identity is of as a whole
 }
 
 // openedFile is one file on its way into a Dataset.
@@ -165,7 +167,7 @@ func (o *opener) open(i int, path string, parts []partition) (f openedFile, err 
 		err = o.openColumns(path, format, parts, &f)
 	}
 	if err == nil {
-		f.bytes, f.identity, err = fingerprint(path, f.rows.rows())
+		f.bytes, f.identity, err = fingerprint(path, f.rows.rows(), o.wholeMost)
 	}
 	return f, named(path, err)
 }

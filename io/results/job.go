@@ -47,10 +47,11 @@ func readJob(fsys fileSystem, dir string) (*Job, error) {
 	d := json.NewDecoder(bytes.NewReader(content))
 	d.UseNumber()
 	if err := d.Decode(&f); err != nil {
-		return nil, fmt.Errorf("%s is damaged: %w; give another --output", name, err)
+		return nil, fmt.Errorf("%s is %w: %w; give another --output", name, ErrDamaged, err)
 	}
 	if f.Format != jobFormat {
-		return nil, fmt.Errorf("%s is of format %d, this dsbatch knows %d; use the version that made it, or another --output", name, f.Format, jobFormat)
+		return nil, fmt.Errorf("%s is %w: it is of format %d, this dsbatch knows %d; use the version that made it, or another --output",
+			name, ErrUnusable, f.Format, jobFormat)
 	}
 	job := &Job{f.Fingerprint, f.Columns, f.Samples, make([]Chunk, len(f.Chunks)), f.Versions}
 	first := int64(0)
@@ -58,8 +59,12 @@ func readJob(fsys fileSystem, dir string) (*Job, error) {
 		job.Chunks[i] = Chunk{i, int(c[0]), c[1], c[2], first}
 		first += job.Chunks[i].Rows()
 	}
-	if err := checkChunks(job.Chunks); err != nil || f.Samples < 1 {
-		return nil, fmt.Errorf("%s is damaged: %w, %d samples; give another --output", name, err, f.Samples)
+	err = checkChunks(job.Chunks)
+	if err == nil && f.Samples < 1 {
+		err = fmt.Errorf("%d samples", f.Samples)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s is %w: %w; give another --output", name, ErrDamaged, err)
 	}
 	return job, nil
 }

@@ -29,7 +29,8 @@ type lease struct {
 
 	stop chan struct{}  // closed by release
 	done sync.WaitGroup // the beating goroutine
-	lost chan struct{}  // closed when another has taken over, or when the beat could not be written for patience
+	lost chan struct{}  // closed when another has taken over, or when the beat could not be written for endurance
+	why  error          // once lost is closed
 }
 
 // leaseFile is the content, padded to leaseSize so that it can be written over in place.
@@ -204,10 +205,17 @@ func (l *lease) keepBeating() {
 		case <-tick.C:
 		}
 		// Whoever waits may take over after patience; be gone before, also where the disk does not answer.
-		if err := l.write(); err == nil {
+		err := l.write()
+		if err == nil {
 			last = time.Now()
 		}
-		if time.Since(last) > endurance*l.beat || errors.Is(fence(l.fs, l.dir, l.number), ErrLost) {
+		if taken := fence(l.fs, l.dir, l.number); errors.Is(taken, ErrLost) {
+			l.why = taken
+		} else if since := time.Since(last); since > endurance*l.beat && err != nil {
+			l.why = diskError(fmt.Sprintf("for %v the lease could not be written, without which another job may take the output over: cannot write",
+				since.Round(time.Second)), state(l.dir, leaseName(l.number)), err)
+		}
+		if l.why != nil {
 			close(l.lost)
 			return
 		}

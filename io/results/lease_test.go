@@ -3,6 +3,7 @@ package results
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -140,6 +141,9 @@ func TestLeaseTakenFromASleeper(t *testing.T) {
 		old.done.Go(func() { old.keepBeating() })
 		old.done.Add(1) // which keepBeating takes off
 		<-old.lost
+		if !errors.Is(old.why, ErrLost) {
+			t.Errorf("the old one is told %v", old.why)
+		}
 		if err := fence(d, "/out", old.number); !errors.Is(err, ErrLost) {
 			t.Errorf("the old start: %v", err)
 		}
@@ -203,6 +207,10 @@ func TestHolderGivesUpBeforeOthersTakeOver(t *testing.T) {
 		<-l.lost
 		if waited := time.Since(begun); waited >= patience*2*time.Second*3/4 {
 			t.Errorf("it held on for %v", waited)
+		}
+		if says := fmt.Sprint(l.why); errors.Is(l.why, ErrLost) || !strings.Contains(says, "lease-000001.json: ") ||
+			!strings.Contains(says, "could not be written") {
+			t.Errorf("it says %q", says)
 		}
 		l.close()
 	})

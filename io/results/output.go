@@ -128,7 +128,7 @@ func (out *Output) refuseForeign() error {
 	}
 	for _, name := range names {
 		if strings.HasSuffix(name, ".parquet") || name == successName {
-			return fmt.Errorf("%s holds %s, but no _dsbatch/job.json that tells what made it; give another --output", out.dir, name)
+			return fmt.Errorf("%s is %w: it holds %s, but no _dsbatch/job.json that tells what made it; give another --output", out.dir, ErrUnusable, name)
 		}
 	}
 	return nil
@@ -268,12 +268,18 @@ func (out *Output) Summary() Summary { return out.summary }
 // Job is what job.json says.
 func (out *Output) Job() *Job { return out.job }
 
-// Lost is closed when another job has taken the output over: stop then. Writers refuse to commit from that moment.
-func (out *Output) Lost() <-chan struct{} {
+// Lost is why this job may not write to the output any more, nil while it may: another job has taken it over (ErrLost), or
+// may soon, since the lease could not be written for a while. Stop then; writers refuse to commit once another has it.
+func (out *Output) Lost() error {
 	if out.finished {
 		return nil
 	}
-	return out.lease.lost
+	select {
+	case <-out.lease.lost:
+		return out.lease.why
+	default:
+		return nil
+	}
 }
 
 // Close gives the output back, so that the next start need not wait. A finished one it leaves alone.

@@ -87,6 +87,10 @@ func (o Options) withDefaults() Options {
 var (
 	ErrInUse = errors.New("the output is in use by another job")
 	ErrLost  = errors.New("another job has taken this output over")
+	// ErrDamaged marks a file of the output's own that is not what its format says, ErrUnusable a folder or format that
+	// this version cannot go on with.
+	ErrDamaged  = errors.New("damaged")
+	ErrUnusable = errors.New("not usable")
 )
 
 const stateFolder = "_dsbatch"
