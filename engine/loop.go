@@ -203,6 +203,7 @@ func (l *loop) take(f fed) {
 	}
 	c, e := f.chunk, l.engine
 	l.open[c.chunk.Index] = c
+	e.scheduler.turn()
 	l.rowsDone += int64(len(c.rows) - c.left)
 	if c.left == 0 {
 		l.whole(c)

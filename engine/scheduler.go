@@ -19,6 +19,8 @@ type scheduler struct {
 	// it instead of computing it again.
 	computing map[blockKey]int
 	arrivals  int64
+	window    int64 // that new arrivals belong to
+	opened    int64 // arrivals before it
 }
 
 // piece is a sequence's share of a step: its tokens [from, to).
@@ -37,8 +39,17 @@ func (s *scheduler) add(q *sequence) error {
 		return fmt.Errorf("it needs %d tokens of KV memory, and there is room for %d; raise --kv-memory or lower --max-new-tokens", need*blockTokens, have*blockTokens)
 	}
 	s.arrivals++
-	heap.Push(&s.waiting, waitingSequence{q, s.arrivals})
+	heap.Push(&s.waiting, waitingSequence{q, s.arrivals, s.window})
 	return nil
+}
+
+// turn is told that a chunk begins, and opens a window for it where the last one has filled a step. All of a window is
+// admitted before the next: else short rows, which longer ones of later chunks overtake, would wait for the end of the
+// job, and no chunk would be whole before it.
+func (s *scheduler) turn() {
+	if s.arrivals-s.opened >= int64(s.seqs) {
+		s.window, s.opened = s.window+1, s.arrivals
+	}
 }
 
 // idle tells whether nothing is left to do.
@@ -71,7 +82,7 @@ func (s *scheduler) next(lane int) []piece {
 	return pieces
 }
 
-// admit moves waiting sequences, the longest first, into a lane while there is room and memory for them. A lane takes its
+// admit moves waiting sequences, the longest of a window first, into a lane while there is room and memory for them. A lane takes its
 // share of what there is, so that no lane runs empty while another is full.
 func (s *scheduler) admit(lane int) {
 	var held []waitingSequence
@@ -179,13 +190,14 @@ func blocksFor(tokens int) int { return ceil(tokens, blockTokens) }
 
 func ceil(n, by int) int { return (n + by - 1) / by }
 
-// waitingQueue is a heap: the sequence with the most tokens ahead first, so that memory is fullest early and the job
-// ends with short ones; among equals the first come.
+// waitingQueue is a heap: the earliest window first, in it the sequence with the most tokens ahead, so that memory is
+// fullest early and the job ends with short ones; among equals the first come.
 type waitingQueue []waitingSequence
 
 type waitingSequence struct {
 	*sequence
 	arrival int64
+	window  int64
 }
 
 func (w waitingQueue) Len() int      { return len(w) }
@@ -198,6 +210,9 @@ func (w *waitingQueue) Pop() any {
 	return last
 }
 func (w waitingQueue) Less(i, j int) bool {
+	if w[i].window != w[j].window {
+		return w[i].window < w[j].window
+	}
 	if a, b := w[i].most(), w[j].most(); a != b {
 		return a > b
 	}
