@@ -63,6 +63,9 @@ func testSample(k *kit) {
 	for _, vocab := range []int{1, 3, 17, 129, 1000, 50257, 151936} {
 		for _, kind := range []string{"normal", "ties", "equal", "extreme", "one", "infinite"} {
 			rows := 40
+			if vocab > 1<<16 && kind != "normal" && kind != "ties" {
+				continue
+			}
 			switch {
 			case vocab > 1<<16:
 				rows = 2
