@@ -69,7 +69,8 @@ typedef struct gemm_kernel {
 struct gemm_task { /* the arguments of gemm_run */
     const gemm_kernel *kernel;
     const char *packed, *panels;
-    int64_t row_bytes, panel_bytes, rows, tiles, tile0, tile1, panel0, panel1;
+    const char *ahead; /* the first panels of what this thread will likely multiply next, or NULL */
+    int64_t ahead_panels, row_bytes, panel_bytes, rows, tiles, tile0, tile1, panel0, panel1;
     gemm_depth depth;
     gemm_output output;
 };
@@ -108,9 +109,10 @@ int64_t gemm_row_bytes(const gemm_kernel *kernel, int64_t k, int64_t group);
 void gemm_pack_rows(const gemm_kernel *kernel, void *packed, const float *x, int64_t stride, const int32_t *index,
                     int64_t div, int64_t rows, int64_t tile0, int64_t tile1, int64_t k, int64_t group);
 
-/* y for tiles [tile0, tile1) of rows rows and panels [panel0, panel1). panels is the matrix's first one, y its row 0. */
+/* y for tiles [tile0, tile1) of rows rows and panels [panel0, panel1). panels is the matrix's first one, y its row 0.
+ * ahead is as in gemm_task. */
 void gemm_run(const gemm_kernel *kernel, float *y, int64_t stride, const void *packed, const void *panels,
-              int64_t panel_bytes, const float *bias, int64_t rows, int64_t tile0, int64_t tile1, int64_t columns,
+              const void *ahead, int64_t ahead_panels, int64_t panel_bytes, const float *bias, int64_t rows, int64_t tile0, int64_t tile1, int64_t columns,
               int64_t panel0, int64_t panel1, int64_t k, int64_t group, int gated, int activation, int add);
 
 /* Fills columns [column, column+columns) of a zeroed panel from a matrix whose value (output i, input p) is

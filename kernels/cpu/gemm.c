@@ -60,11 +60,13 @@ void gemm_pack_rows(const gemm_kernel *kernel, void *packed, const float *x, int
     }
 }
 
-/* Blocks, so that x is read from L2 and not from L3 for every panel: at most 256 rows, as much of k as makes 512 KiB of
- * them, and 4 panels before the next of k. Sums rest in memory meanwhile, which changes no bit. */
-enum { BLOCK_ROWS = 256, BLOCK_BYTES = 512 << 10, BLOCK_PANELS = 4, BLOCK_MULTIPLE = 64 };
+/* Blocks, so that x is read from L2 and not from L3 for every panel: as many rows as make 256 KiB, but at least 96, and at
+ * most 256; as much of k as makes 256 KiB of them, and 4 panels before the next of k. Sums rest in memory meanwhile, which
+ * changes no bit. */
+enum { BLOCK_BYTES = 256 << 10, BLOCK_LEAST = 96, BLOCK_ROWS = 256, BLOCK_PANELS = 4, BLOCK_MULTIPLE = 64 };
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* All panels of a task for the rows of some tiles. */
 static void run_rows(const gemm_task *t, int64_t tile0, int64_t tile1) {
@@ -85,12 +87,13 @@ static void run_rows(const gemm_task *t, int64_t tile0, int64_t tile1) {
             if (block < k) d.padded = some;
             for (int64_t p = 0; p < count; p++) {
                 /* What is read next is fetched by all tiles together, each its share: this block of the next panel, else
-                 * the next block of the first one, else what the next panels begin with; none where the task ends. */
+                 * the next block of the first one, else what the next panels begin with, at its end the next task's. */
                 const char *next = w + (p + 1) * t->panel_bytes;
                 if (p + 1 == count) next = from + block < k ? w + units * line : next - (w - t->panels - panel * t->panel_bytes);
                 const int ends = p + 1 == count && from + block >= k && panel + count == t->panel1;
                 gemm_fetch f = {next, line / (tile1 - tile0)};
-                if (ends) f = (gemm_fetch){w, 0};
+                if (ends && t->ahead) f.from = t->ahead;
+                else if (ends) f.pace = 0;
                 for (int64_t tile = tile0; tile < tile1; tile++, f.from += f.pace * units) {
                     const int64_t row = gemm_tile_row(t, tile);
                     const int n = (int)(gemm_tile_row(t, tile + 1) - row);
@@ -111,11 +114,12 @@ static void run_rows(const gemm_task *t, int64_t tile0, int64_t tile1) {
 }
 
 void gemm_run(const gemm_kernel *kernel, float *y, int64_t stride, const void *packed, const void *panels,
-              int64_t panel_bytes, const float *bias, int64_t rows, int64_t tile0, int64_t tile1, int64_t columns,
+              const void *ahead, int64_t ahead_panels, int64_t panel_bytes, const float *bias, int64_t rows, int64_t tile0, int64_t tile1, int64_t columns,
               int64_t panel0, int64_t panel1, int64_t k, int64_t group, int gated, int activation, int add) {
     const gemm_depth d = gemm_depth_of(kernel, k, group);
     const gemm_task t = {
-        .kernel = kernel, .packed = packed, .panels = panels, .row_bytes = gemm_row_bytes(kernel, k, group),
+        .kernel = kernel, .packed = packed, .panels = panels, .ahead = ahead, .ahead_panels = ahead_panels,
+        .row_bytes = gemm_row_bytes(kernel, k, group),
         .panel_bytes = panel_bytes, .rows = rows, .tiles = tiles_of(kernel, rows), .tile0 = tile0, .tile1 = tile1,
         .panel0 = panel0, .panel1 = panel1, .depth = d,
         .output = {.y = y, .bias = bias, .stride = stride, .columns = columns, .gated = gated,
@@ -125,8 +129,9 @@ void gemm_run(const gemm_kernel *kernel, float *y, int64_t stride, const void *p
         kernel->run(&t);
         return;
     }
+    const int64_t most = smaller(larger(BLOCK_BYTES / larger(t.row_bytes, 1), BLOCK_LEAST), BLOCK_ROWS);
     for (int64_t tile = tile0, end; tile < tile1; tile = end) {
-        for (end = tile + 1; end < tile1 && gemm_tile_row(&t, end + 1) - gemm_tile_row(&t, tile) <= BLOCK_ROWS;) end++;
+        for (end = tile + 1; end < tile1 && gemm_tile_row(&t, end + 1) - gemm_tile_row(&t, tile) <= most;) end++;
         run_rows(&t, tile, end);
     }
 }

@@ -4,11 +4,12 @@
  *         the scale of each row; panel [steps][16][32 outputs][4 bytes], see cpu.h. k is padded to whole steps.
  * Tiles   four live ones, 2 sums, 1 of x, 1 of weights: where a neighbour on the core takes the renaming of tiles, a
  *         loop of eight falls to half the speed of this one (research: 437–468 against 793–911 GFLOP/s on two cores).
- *         Up to 16 rows: the two halves of a panel side by side; more: two halves of the rows, one half of a panel.
+ *         Up to 16 rows: the two halves of a panel side by side; more: two halves of the rows, one half of a panel; but
+ *         six tiles where 17 to 32 rows are all, since there the memory is the limit.
  * Order   an accumulator an output, k ascending. Sums rest in memory between blocks of k, which changes no bit. A group
  *         of int8 is exact; groups ascending, fused, in float32, then times the scale of the row.
- * Memory  above 16 rows, blocks of 8 steps of x (16 KiB, L1) meet 4 panels (64 KiB, L2), while all tiles together fetch
- *         the next ones; else panels stream once.
+ * Memory  one tile of rows: panels stream once. More: blocks of 8 steps of x (16 KiB, L1) meet 4 panels (L2), while all
+ *         tiles together fetch the next ones, at the end the next task's, into L2, and each the next steps into L1.
  * Speed   Sapphire Rapids, one core beside busy ones, N=K=2048, M=256: bf16 510–830 GFLOP/s, int8 1100–1600, where
  *         float32 has 160; M=64: 430–565; M<=16: 14 GB/s of weights. Two cores: bf16 890, int8 1590, M=1 20 to 22 GB/s.
  * Border  configuring, computing and releasing are one call, so no goroutine ever changes threads with live tiles. */
@@ -21,6 +22,7 @@
 #define INLINE static inline __attribute__((always_inline)) TARGET
 enum { STEP = 64, ROWS = 32, PANEL_STEP = 16 * GEMM_PANEL * 4, X_STEP = ROWS * STEP, BLOCK_STEPS = 8, BLOCK_PANELS = 4 };
 enum { SUMS = ROWS * GEMM_PANEL }; /* of one tile and one panel */
+enum { AHEAD = 8192, SOON = 2 };   /* bytes of a panel from memory, steps of one from L2, that are fetched ahead */
 
 /* Tiles as text: gcc 12's intrinsics tell the compiler of 8 of the 64 bytes of a configuration and of no memory at all. */
 #define TILE_LOAD(tile, from, stride)                                                                                  \
@@ -72,7 +74,7 @@ INLINE void few_rows(const int type, void *sums, const char *x, const char *w, i
             fetch(f);
             fetch(f);
         } else {
-            for (int line = 0; line < PANEL_STEP; line += 64) _mm_prefetch(w + 8192 + line, _MM_HINT_T0);
+            for (int line = 0; line < PANEL_STEP; line += 64) _mm_prefetch(w + AHEAD + line, _MM_HINT_T0);
         }
         TILE_LOAD(2, x, STEP);
         TILE_LOAD(3, w, 128);
@@ -84,10 +86,44 @@ INLINE void few_rows(const int type, void *sums, const char *x, const char *w, i
     TILE_STORE(1, (char *)sums + 64, 128);
 }
 
-/* The same for 17 to 32 rows, 16 outputs after the other 16. */
-INLINE void many_rows(const int type, void *sums, const char *x, const char *w, int64_t steps, int more, stream *f) {
+/* The same for 17 to 32 rows in one sweep, so that panels stream from memory as for few. */
+INLINE void sweep(const int type, void *sums, const char *x, const char *w, int64_t steps, int more) {
+    char *const top = sums, *const bottom = top + 16 * 128;
+    if (more) {
+        TILE_LOAD(0, top, 128);
+        TILE_LOAD(1, top + 64, 128);
+        TILE_LOAD(4, bottom, 128);
+        TILE_LOAD(5, bottom + 64, 128);
+    } else {
+        TILE_ZERO(0);
+        TILE_ZERO(1);
+        TILE_ZERO(4);
+        TILE_ZERO(5);
+    }
+    for (int64_t i = 0; i < steps; i++, x += X_STEP, w += PANEL_STEP) {
+        for (int line = 0; line < PANEL_STEP; line += 64) _mm_prefetch(w + AHEAD + line, _MM_HINT_T0);
+        TILE_LOAD(2, x, STEP);
+        TILE_LOAD(3, w, 128);
+        TILE_DOT(type, 0, 2, 3);
+        TILE_LOAD(2, x + 16 * STEP, STEP);
+        TILE_DOT(type, 4, 2, 3);
+        TILE_LOAD(3, w + 64, 128);
+        TILE_DOT(type, 5, 2, 3);
+        TILE_LOAD(2, x, STEP);
+        TILE_DOT(type, 1, 2, 3);
+    }
+    TILE_STORE(0, top, 128);
+    TILE_STORE(1, top + 64, 128);
+    TILE_STORE(4, bottom, 128);
+    TILE_STORE(5, bottom + 64, 128);
+}
+
+/* The same for 17 to 32 rows, 16 outputs after the other 16, of a panel that is in L2; then is where the next one is. */
+INLINE void many_rows(const int type, void *sums, const char *x, const char *w, int64_t steps, int more, stream *f,
+                      const char *then) {
     for (int half = 0; half < 128; half += 64) {
         char *const top = (char *)sums + half, *const bottom = top + 16 * 128;
+        const char *const after = half ? then : w + 64;
         if (more) {
             TILE_LOAD(0, top, 128);
             TILE_LOAD(1, bottom, 128);
@@ -96,6 +132,8 @@ INLINE void many_rows(const int type, void *sums, const char *x, const char *w, 
             TILE_ZERO(1);
         }
         for (int64_t i = 0; i < steps; i++) {
+            const char *const soon = i + SOON < steps ? w + (i + SOON) * PANEL_STEP + half : after + (i + SOON - steps) * PANEL_STEP;
+            for (int line = 0; line < 16; line++) _mm_prefetch(soon + line * 128, _MM_HINT_T0);
             fetch(f);
             TILE_LOAD(3, w + i * PANEL_STEP + half, 128);
             TILE_LOAD(2, x + i * X_STEP, STEP);
@@ -128,13 +166,13 @@ TARGET static void scale_rows(float *sums, const float *scale, int rows) {
 }
 
 /* All of k for one tile of rows and some adjacent panels, block by block. Where f is NULL the panels are not in the
- * cache yet, and many rows fetch the next of them by each, few what is ahead. */
+ * cache yet and stream whole. */
 INLINE void multiply(const int type, float (*sums)[SUMS], const char *x, const char *panels, int64_t count, int rows,
                      stream *f, const gemm_task *t) {
     int32_t dots[BLOCK_PANELS][SUMS] __attribute__((aligned(64)));
     const gemm_depth *const d = &t->depth;
     const int64_t steps = d->padded / (type == GEMM_BF16 ? 32 : 64);
-    const int64_t block = rows > 16 ? BLOCK_STEPS : steps; /* few rows: panels stream whole */
+    const int64_t block = rows > 16 && f ? BLOCK_STEPS : steps;
     const int64_t group_bytes = steps * PANEL_STEP + (type == GEMM_I8 ? 8 * GEMM_PANEL : 0);
     for (int64_t g = 0; g < d->groups; g++) {
         for (int64_t s = 0; s < steps; s += block) {
@@ -143,9 +181,10 @@ INLINE void multiply(const int type, float (*sums)[SUMS], const char *x, const c
             for (int64_t p = 0; p < count; p++) {
                 void *const to = type == GEMM_BF16 ? (void *)sums[p] : (void *)dots[p];
                 const char *const w = panels + p * t->panel_bytes + g * group_bytes + s * PANEL_STEP;
-                stream next = {w + t->panel_bytes, p + 1 < count ? w + t->panel_bytes + n * PANEL_STEP : NULL, PANEL_STEP / 2};
-                if (rows > 16) many_rows(type, to, from, w, n, s > 0, f ? f : &next);
-                else few_rows(type, to, from, w, n, s > 0, f);
+                const char *const then = p + 1 < count ? w + t->panel_bytes : panels + g * group_bytes + (s + n) * PANEL_STEP;
+                if (rows <= 16) few_rows(type, to, from, w, n, s > 0, f);
+                else if (!f) sweep(type, to, from, w, n, s > 0);
+                else many_rows(type, to, from, w, n, s > 0, f, then);
             }
         }
         for (int64_t p = 0; type == GEMM_I8 && p < count; p++) {
@@ -160,19 +199,19 @@ INLINE void multiply(const int type, float (*sums)[SUMS], const char *x, const c
 
 INLINE void run(const int type, const gemm_task *t) {
     float sums[BLOCK_PANELS][SUMS] __attribute__((aligned(64)));
-    configure(4);
     const int64_t tiles = t->tile1 - t->tile0, chunk = tiles == 1 ? 1 : BLOCK_PANELS;
+    const int pace = (int)(PANEL_STEP / 2 / tiles + 63) / 64 * 64; /* all tiles together fetch as much as they read */
+    configure(tiles == 1 ? 6 : 4);
     for (int64_t panel = t->panel0; panel < t->panel1; panel += chunk) {
         const int64_t left = t->panel1 - panel, count = left < chunk ? left : chunk;
-        const char *const panels = t->panels + panel * t->panel_bytes, *const next = panels + count * t->panel_bytes;
-        const int alone = panel == t->panel0 && count > 1; /* the first tile has to fetch this chunk itself, */
-        const int pace = (int)(PANEL_STEP / 2 / (tiles - alone) + 63) / 64 * 64; /* the others together the next one */
-        stream f = {next, next + (left - count < chunk ? left - count : chunk) * t->panel_bytes, pace};
+        const char *const panels = t->panels + panel * t->panel_bytes;
+        const char *const next = left > count ? panels + count * t->panel_bytes : t->ahead;
+        const int64_t then = left > count ? left - count : t->ahead ? t->ahead_panels : 0;
+        stream f = {next, next + (then < chunk ? then : chunk) * t->panel_bytes, pace};
         for (int64_t tile = t->tile0; tile < t->tile1; tile++) {
             const int64_t row = gemm_tile_row(t, tile);
             const int rows = (int)(gemm_tile_row(t, tile + 1) - row);
-            const int cold = rows > 16 ? alone && tile == t->tile0 : tiles == 1;
-            multiply(type, sums, gemm_tile_packed(t, tile), panels, count, rows, cold ? NULL : &f, t);
+            multiply(type, sums, gemm_tile_packed(t, tile), panels, count, rows, tiles == 1 ? NULL : &f, t);
             for (int64_t p = 0; p < count; p++) t->kernel->finish(&t->output, sums[p], rows, row, panel + p);
         }
     }

@@ -17,6 +17,8 @@
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 #define TILE 12
+#define UNITS 4 /* of k in a round of a loop */
+#define EACH_UNIT _Pragma("GCC unroll 4") for (int u = 0; u < UNITS; u++)
 #define EACH_ROW _Pragma("GCC unroll 12") for (int r = 0; r < rows; r++)
 
 /* One copy of a loop for each number of rows, so that the accumulators are registers. */
@@ -43,10 +45,16 @@
  * leave the memory no rest anyhow, and there it only costs. */
 INLINE void fetch(const int rows, gemm_fetch *f) {
     if (rows < 4) return;
-    _mm_prefetch(f->from, _MM_HINT_T1);
-    _mm_prefetch(f->from + (f->pace > 64 ? 64 : 0), _MM_HINT_T1);
-    f->from += f->pace;
+#pragma GCC unroll 1
+    for (int64_t line = 0; line < UNITS * f->pace; line += 64) _mm_prefetch(f->from + line, _MM_HINT_T1);
+    f->from += UNITS * f->pace;
 }
+
+/* gcc 12 moves registers around these intrinsics, in rounds of several units to the stack, so they are written as they
+ * stand. */
+#define FMA(sum, x, w) __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w))
+#define FMA_OF(sum, x, w) __asm__("vfmadd231ps %1%{1to16%}, %2, %0" : "+v"(sum) : "m"(x), "v"(w)) /* of one x in memory */
+#define DOT(sum, u8, s8) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u8), "v"(s8))
 
 INLINE void store_sums(const int rows, float *sums, const __m512 *lo, const __m512 *hi) {
     EACH_ROW {
@@ -63,14 +71,16 @@ INLINE void multiply_f(const int rows, const int half, float *sums, const float 
         lo[r] = more ? _mm512_load_ps(sums + 32 * r) : _mm512_setzero_ps();
         hi[r] = more ? _mm512_load_ps(sums + 32 * r + 16) : _mm512_setzero_ps();
     }
-    for (int64_t p = 0; p < k; p++, x += rows, w += half ? 64 : 128) {
+    for (int64_t p = 0; p < k; p += UNITS) {
         fetch(rows, &f);
-        const __m512 w0 = half ? _mm512_cvtph_ps(_mm256_load_si256((const void *)w)) : _mm512_load_ps(w);
-        const __m512 w1 = half ? _mm512_cvtph_ps(_mm256_load_si256((const void *)(w + 32))) : _mm512_load_ps(w + 64);
-        EACH_ROW {
-            const __m512 v = _mm512_set1_ps(x[r]);
-            lo[r] = _mm512_fmadd_ps(v, w0, lo[r]);
-            hi[r] = _mm512_fmadd_ps(v, w1, hi[r]);
+        EACH_UNIT {
+            const __m512 w0 = half ? _mm512_cvtph_ps(_mm256_load_si256((const void *)w)) : _mm512_load_ps(w);
+            const __m512 w1 = half ? _mm512_cvtph_ps(_mm256_load_si256((const void *)(w + 32))) : _mm512_load_ps(w + 64);
+            EACH_ROW {
+                FMA_OF(lo[r], x[r], w0);
+                FMA_OF(hi[r], x[r], w1);
+            }
+            x += rows, w += half ? 64 : 128;
         }
     }
     store_sums(rows, sums, lo, hi);
@@ -93,22 +103,25 @@ INLINE void multiply_widened(const int rows, float *sums, const float *x, const 
         lo[r] = more ? _mm512_load_ps(sums + 32 * r) : _mm512_setzero_ps();
         hi[r] = more ? _mm512_load_ps(sums + 32 * r + 16) : _mm512_setzero_ps();
     }
-    for (int64_t p = 0; p < k; p += 2, x += 2 * rows, w += 128) {
+    for (int64_t p = 0; p < k; p += 2 * UNITS) {
         fetch(rows, &f);
-        const __m512i pair0 = _mm512_load_si512(w), pair1 = _mm512_load_si512(w + 64);
-        const __m512 even0 = _mm512_castsi512_ps(_mm512_slli_epi32(pair0, 16));
-        const __m512 even1 = _mm512_castsi512_ps(_mm512_slli_epi32(pair1, 16));
-        EACH_ROW {
-            const __m512 v = _mm512_set1_ps(x[r]);
-            lo[r] = _mm512_fmadd_ps(v, even0, lo[r]);
-            hi[r] = _mm512_fmadd_ps(v, even1, hi[r]);
-        }
-        const __m512 odd0 = _mm512_castsi512_ps(_mm512_and_si512(pair0, high));
-        const __m512 odd1 = _mm512_castsi512_ps(_mm512_and_si512(pair1, high));
-        EACH_ROW {
-            const __m512 v = _mm512_set1_ps(x[rows + r]);
-            lo[r] = _mm512_fmadd_ps(v, odd0, lo[r]);
-            hi[r] = _mm512_fmadd_ps(v, odd1, hi[r]);
+        EACH_UNIT {
+            const __m512i pair0 = _mm512_load_si512(w), pair1 = _mm512_load_si512(w + 64);
+            const __m512 even0 = _mm512_castsi512_ps(_mm512_slli_epi32(pair0, 16));
+            const __m512 even1 = _mm512_castsi512_ps(_mm512_slli_epi32(pair1, 16));
+            EACH_ROW {
+                const __m512 v = _mm512_set1_ps(x[r]);
+                FMA(lo[r], v, even0);
+                FMA(hi[r], v, even1);
+            }
+            const __m512 odd0 = _mm512_castsi512_ps(_mm512_and_si512(pair0, high));
+            const __m512 odd1 = _mm512_castsi512_ps(_mm512_and_si512(pair1, high));
+            EACH_ROW {
+                const __m512 v = _mm512_set1_ps(x[rows + r]);
+                FMA(lo[r], v, odd0);
+                FMA(hi[r], v, odd1);
+            }
+            x += 2 * rows, w += 128;
         }
     }
     store_sums(rows, sums, lo, hi);
@@ -126,13 +139,16 @@ INLINE void multiply_pairs(const int rows, float *sums, const float *x, const ch
         lo[r] = more ? _mm512_load_ps(sums + 32 * r) : _mm512_setzero_ps();
         hi[r] = more ? _mm512_load_ps(sums + 32 * r + 16) : _mm512_setzero_ps();
     }
-    for (int64_t p = 0; p < k; p += 2, x += rows, w += 128) {
+    for (int64_t p = 0; p < k; p += 2 * UNITS) {
         fetch(rows, &f);
-        const __m512bh w0 = (__m512bh)_mm512_load_si512(w), w1 = (__m512bh)_mm512_load_si512(w + 64);
-        EACH_ROW {
-            const __m512bh v = (__m512bh)_mm512_set1_ps(x[r]);
-            lo[r] = _mm512_dpbf16_ps(lo[r], v, w0);
-            hi[r] = _mm512_dpbf16_ps(hi[r], v, w1);
+        EACH_UNIT {
+            const __m512bh w0 = (__m512bh)_mm512_load_si512(w), w1 = (__m512bh)_mm512_load_si512(w + 64);
+            EACH_ROW {
+                const __m512bh v = (__m512bh)_mm512_set1_ps(x[r]);
+                lo[r] = _mm512_dpbf16_ps(lo[r], v, w0);
+                hi[r] = _mm512_dpbf16_ps(hi[r], v, w1);
+            }
+            x += rows, w += 128;
         }
     }
     store_sums(rows, sums, lo, hi);
@@ -142,10 +158,7 @@ MULTIPLY(multiply_bf16) {
     ROWS_1_TO_12(multiply_pairs, sums, x, w, d->padded, more, f)
 }
 
-/* int8 quads: x is u8 = value + 128, which the panel's offsets take back. gcc 12 moves registers around the
- * intrinsic, so it is written as it stands. */
-#define DOT(sum, u8, s8) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u8), "v"(s8))
-
+/* int8 quads: x is u8 = value + 128, which the panel's offsets take back. */
 INLINE void multiply_quads(const int rows, float *sums, const char *x, const char *w, const gemm_depth *d, gemm_fetch f) {
     const float *const row_scale = (const float *)(x + d->groups * d->padded * rows);
     EACH_ROW {
@@ -159,13 +172,16 @@ INLINE void multiply_quads(const int rows, float *sums, const char *x, const cha
             lo[r] = _mm512_load_si512(end + 128);
             hi[r] = _mm512_load_si512(end + 192);
         }
-        for (; w < end; x += 4 * rows, w += 128) {
+        while (w < end) {
             fetch(rows, &f);
-            const __m512i w0 = _mm512_load_si512(w), w1 = _mm512_load_si512(w + 64);
-            EACH_ROW {
-                const __m512i v = _mm512_set1_epi32(((const int32_t *)x)[r]);
-                DOT(lo[r], v, w0);
-                DOT(hi[r], v, w1);
+            EACH_UNIT {
+                const __m512i w0 = _mm512_load_si512(w), w1 = _mm512_load_si512(w + 64);
+                EACH_ROW {
+                    const __m512i v = _mm512_set1_epi32(((const int32_t *)x)[r]);
+                    DOT(lo[r], v, w0);
+                    DOT(hi[r], v, w1);
+                }
+                x += 4 * rows, w += 128;
             }
         }
         const __m512 s0 = _mm512_load_ps(end), s1 = _mm512_load_ps(end + 64);
@@ -189,18 +205,18 @@ MULTIPLY(multiply_i8) {
 }
 
 const gemm_kernel gemm_avx512[4] = {
-    [GEMM_F32] = {.type = GEMM_F32, .tile_rows = TILE, .step = 1, .x_bytes = 4, .pack = gemm_rows_f32_avx512,
+    [GEMM_F32] = {.type = GEMM_F32, .tile_rows = TILE, .step = UNITS, .x_bytes = 4, .pack = gemm_rows_f32_avx512,
                   .multiply = multiply_f32, .finish = gemm_finish_avx512},
-    [GEMM_BF16] = {.type = GEMM_BF16, .tile_rows = TILE, .step = 2, .x_bytes = 4, .pack = gemm_rows_f32_avx512,
+    [GEMM_BF16] = {.type = GEMM_BF16, .tile_rows = TILE, .step = 2 * UNITS, .x_bytes = 4, .pack = gemm_rows_f32_avx512,
                    .multiply = multiply_bf16_widened, .finish = gemm_finish_avx512},
-    [GEMM_F16] = {.type = GEMM_F16, .tile_rows = TILE, .step = 1, .x_bytes = 4, .pack = gemm_rows_f32_avx512,
+    [GEMM_F16] = {.type = GEMM_F16, .tile_rows = TILE, .step = UNITS, .x_bytes = 4, .pack = gemm_rows_f32_avx512,
                   .multiply = multiply_f16, .finish = gemm_finish_avx512},
-    [GEMM_I8] = {.type = GEMM_I8, .tile_rows = TILE, .step = 4, .x_bytes = 1, .pack = gemm_rows_u8_avx512,
+    [GEMM_I8] = {.type = GEMM_I8, .tile_rows = TILE, .step = 4 * UNITS, .x_bytes = 1, .pack = gemm_rows_u8_avx512,
                  .multiply = multiply_i8, .finish = gemm_finish_avx512}, /* with VNNI; without it AVX2's */
 };
 
 const gemm_kernel gemm_avx512_bf16 = {
-    .type = GEMM_BF16, .tile_rows = TILE, .step = 2, .x_bytes = 2, .pack = gemm_rows_bf16_avx512,
+    .type = GEMM_BF16, .tile_rows = TILE, .step = 2 * UNITS, .x_bytes = 2, .pack = gemm_rows_bf16_avx512,
     .multiply = multiply_bf16, .finish = gemm_finish_avx512,
 };
 #endif

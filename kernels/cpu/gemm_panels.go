@@ -28,6 +28,7 @@ type panelGemm struct {
 	packs    []packTask
 	products []productTask
 	unpacked atomic.Int64
+	threads  int
 }
 
 func (p *panelGemm) free() {
@@ -57,6 +58,9 @@ const (
 
 // packedMost bounds the packed rows of a chunk: several of them are read from L3 for every panel.
 const packedMost = 8 << 20
+
+// taskPacked bounds the packed rows of a task: they should stay in L2 while its panels pass, of which there is one reader.
+const taskPacked = 1 << 20
 
 // productTime is the nanoseconds of one product and sum.
 func productTime(d kernels.DType) float64 {
@@ -97,7 +101,8 @@ func (s *Stream) runPanels(g *gemm) {
 			}
 			p.packed = packed
 		}
-		cost := p.cut(g, s.dev.pool.threads)
+		p.threads = s.dev.pool.threads
+		cost := p.cut(g)
 		p.unpacked.Store(int64(len(p.packs)))
 		tasks := len(p.packs) + len(p.products)
 		if cost > taskTime {
@@ -120,7 +125,7 @@ func (p *panelGemm) addSegment(g *gemm, expert, row, rows, at int) int {
 }
 
 // cut makes the tasks of a chunk and returns the nanoseconds that they take one thread.
-func (p *panelGemm) cut(g *gemm, threads int) (cost float64) {
+func (p *panelGemm) cut(g *gemm) (cost float64) {
 	p.packs, p.products = p.packs[:0], p.products[:0]
 	w := g.w.panels
 	panelTime := func(rows int) float64 {
@@ -131,8 +136,8 @@ func (p *panelGemm) cut(g *gemm, threads int) (cost float64) {
 		total += panelTime(s.rows) * float64(w.panels)
 	}
 	target := total // one thread has nobody to share with
-	if threads > 1 {
-		target = max(taskTime, total/float64(threads*tasksThread))
+	if p.threads > 1 {
+		target = max(taskTime, total/float64(p.threads*tasksThread))
 	}
 	tilePack := packTime * float64(g.w.in*int(w.kernel.tile_rows))
 	for i, s := range p.segments {
@@ -147,6 +152,9 @@ func (p *panelGemm) cut(g *gemm, threads int) (cost float64) {
 			down = parts(s.tiles, panels*float64(s.tiles))
 		}
 		across := parts(w.panels, panels)
+		if n := min(s.tiles, (w.packedBytes(s.rows)+taskPacked-1)/taskPacked); n > down {
+			across, down = (across*down+n-1)/n, n
+		}
 		for j := range across {
 			for r := range down {
 				p.products = append(p.products, productTask{
@@ -174,7 +182,7 @@ func (g *gemm) runTask(task int) {
 	for p.unpacked.Load() != 0 {
 		runtime.Gosched()
 	}
-	g.multiply(p.products[task-len(p.packs)])
+	g.multiply(task - len(p.packs))
 }
 
 func (g *gemm) pack(t packTask) {
@@ -194,7 +202,8 @@ func (g *gemm) pack(t packTask) {
 		C.int64_t(s.rows), C.int64_t(t.tile0), C.int64_t(t.tile1), C.int64_t(g.w.in), C.int64_t(g.w.group))
 }
 
-func (g *gemm) multiply(t productTask) {
+func (g *gemm) multiply(task int) {
+	t := g.panel.products[task]
 	s, w := g.panel.segments[t.segment], g.w.panels
 	y := view[float32](g.y)
 	first := s.expert * w.panels
@@ -206,10 +215,26 @@ func (g *gemm) multiply(t productTask) {
 	if w.panelBytes > 0 {
 		panels = unsafe.Pointer(&w.memory.data[first*w.panelBytes])
 	}
+	ahead, aheadPanels := g.ahead(task)
 	C.gemm_run(w.kernel, (*C.float)(unsafe.Pointer(&y.data[s.row*y.stride])), C.int64_t(y.stride), g.packedAt(s), panels,
-		C.int64_t(w.panelBytes), bias, C.int64_t(s.rows), C.int64_t(t.tile0), C.int64_t(t.tile1), C.int64_t(g.w.out),
+		ahead, C.int64_t(aheadPanels), C.int64_t(w.panelBytes), bias, C.int64_t(s.rows), C.int64_t(t.tile0), C.int64_t(t.tile1), C.int64_t(g.w.out),
 		C.int64_t(t.panel0), C.int64_t(t.panel1), C.int64_t(g.w.in), C.int64_t(g.w.group),
 		truth(g.w.gated), C.int(g.e.Act), truth(g.e.Add))
+}
+
+// ahead is where the panels of the task lie that the same thread will likely take next, and how many they are, so that
+// they are fetched meanwhile; nil where they are the same ones or there are none.
+func (g *gemm) ahead(task int) (panels unsafe.Pointer, n int) {
+	p, w := &g.panel, g.w.panels
+	if task+p.threads >= len(p.products) || w.panelBytes == 0 {
+		return nil, 0
+	}
+	t, next := p.products[task], p.products[task+p.threads]
+	first := p.segments[next.segment].expert*w.panels + next.panel0
+	if first == p.segments[t.segment].expert*w.panels+t.panel0 {
+		return nil, 0
+	}
+	return unsafe.Pointer(&w.memory.data[first*w.panelBytes]), next.panel1 - next.panel0
 }
 
 func (g *gemm) packedAt(s segment) unsafe.Pointer {
