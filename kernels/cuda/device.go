@@ -76,6 +76,10 @@ type Device struct {
 	graphs   bool
 	trace    *trace                    // nil: none
 	peaks    map[kernels.DType]float64 // as measured; of none: bytes
+	forced   struct {                  // in tests
+		tiling string // of 16-bit weights, whatever suits; "": what suits
+		width  int    // of the tiles of one that stays; 0: what suits
+	}
 }
 
 var _ kernels.CompilingDevice = (*Device)(nil)

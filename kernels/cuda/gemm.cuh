@@ -12,13 +12,80 @@ struct gemm_args {
     int* fault;
     int experts, rows, tokens, div; // rows of y, of x
     int in, out, padded_in, padded_rows;
-    int gated, act, add, group, aligned, y_f32, op, pad;
+    int gated, act, add, group, aligned, y_f32, op;
+    int most; // tokens of a tile, where the kernel leaves the choice
 };
 
 enum { depth = 64 }; // inputs a stage
 
 template <class T> struct packed { enum { bytes = 2 }; };
 template <> struct packed<i8> { enum { bytes = 1 }; };
+
+// The sums of ROWS packed rows of an expert, from row on, on their way through shared memory to y, by THREADS threads of
+// which this is one. A token's sums are together, ROWS + 4 floats apart from the next one's.
+template <int ROWS, int THREADS> struct sums_to_y {
+    enum { stride = ROWS + 4 };
+
+    const gemm_args& a;
+    float* shared;
+    int thread, expert, row;
+
+    // The sums of rows at·16 … by tokens token … of a tensor core tile. Nothing is done to them here, where the code is
+    // repeated for every tile.
+    void put(const float (&c)[4], int at, int token) const {
+        const int lane = threadIdx.x % 32;
+        float* out = shared + (token + lane % 4 * 2) * stride + at * 16 + lane / 4;
+        out[0] = c[0], out[stride] = c[1], out[8] = c[2], out[stride + 8] = c[3];
+    }
+
+    // 8 finished sums of a token from the at-th row on, but for the activation.
+    void take(float (&v)[8], int token, int at) const {
+        const float4* from = (const float4*)(shared + token * stride + at);
+        const float4 x = from[0], y = from[1];
+        v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w, v[4] = y.x, v[5] = y.y, v[6] = y.z, v[7] = y.w;
+        const i64 place = (i64)expert * a.padded_rows + row + at;
+        if (a.scale != nullptr && a.group == 0) {
+#pragma unroll
+            for (int j = 0; j < 8; j++) v[j] *= a.scale[place + j];
+        }
+        if (a.bias != nullptr) {
+#pragma unroll
+            for (int j = 0; j < 8; j++) v[j] += a.bias[place + j];
+        }
+    }
+
+    // Rows first … first + count - 1 of y from what was put for the tokens 0 … count - 1, whole.
+    template <class Y> void write_rows(int first, int count) const {
+        enum { chunks = ROWS / 8 }; // of 8 packed rows, a power of two
+        static_assert((chunks & (chunks - 1)) == 0 && THREADS % chunks == 0, "a thread stays with its columns");
+        const int per = chunks >> a.gated, at = thread % per * 8, column = (row >> a.gated) + at, n = a.out - column;
+        if (n <= 0) return;
+#pragma unroll 1
+        for (int token = thread / per; token < count; token += THREADS / per) {
+            float v[8];
+            take(v, token, at << a.gated);
+            activate8(a.act, v);
+            if (a.gated) {
+                float up[8];
+                take(up, token, (at << 1) + 8);
+#pragma unroll
+                for (int j = 0; j < 8; j++) v[j] *= up[j];
+            }
+            Y* y = row_of<Y>(a.y, first + token) + column;
+            if (a.add) {
+                float old[8];
+                load8(old, y, n);
+#pragma unroll
+                for (int j = 0; j < 8; j++) v[j] += old[j];
+            }
+            store8(y, v, n);
+        }
+    }
+    void write(int first, int count) const {
+        if (a.y_f32) write_rows<float>(first, count);
+        else write_rows<A>(first, count);
+    }
+};
 
 // A block of BLOCKS·64 packed rows by TOKENS tokens, STAGES stages of 64 inputs, THREADS threads. A stage is the rows'
 // weights as pack.cu leaves them, then the tokens, gathered, 128 bytes each, in 16-byte pieces exchanged by the token's
@@ -44,7 +111,7 @@ template <int BLOCKS, int TOKENS, int STAGES, int THREADS> struct gemm_block {
 
     // Finds the block's work; false where there is none.
     bool find() {
-        t = find_tile<TOKENS>(a.offsets, a.experts, a.rows, blockIdx.y);
+        t = find_tile(a.offsets, a.experts, a.rows, TOKENS, blockIdx.y);
         w = (const char*)a.w + ((i64)t.expert * (a.padded_rows / 64) + blockIdx.x * BLOCKS) * steps() * weight_bytes;
         return t.rows > 0;
     }
@@ -95,60 +162,10 @@ template <int BLOCKS, int TOKENS, int STAGES, int THREADS> struct gemm_block {
         }
     }
 
-    // The sums of rows at·16 … by tokens token … of a tensor core tile, on their way through shared memory. Nothing is
-    // done to them here, where the code is repeated for every tile.
-    void put(const float (&c)[4], int at, int token) {
-        const int lane = threadIdx.x % 32, stride = BLOCKS * 64 + 4;
-        float* out = (float*)shared + (token + lane % 4 * 2) * stride + at * 16 + lane / 4;
-        out[0] = c[0], out[stride] = c[1], out[8] = c[2], out[stride + 8] = c[3];
-    }
-
-    // 8 finished sums of a token from packed row on, but for the activation.
-    void take(float (&v)[8], int token, int row) {
-        const float4* from = (const float4*)((const float*)shared + token * (BLOCKS * 64 + 4) + row);
-        const float4 x = from[0], y = from[1];
-        v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w, v[4] = y.x, v[5] = y.y, v[6] = y.z, v[7] = y.w;
-        const i64 place = (i64)t.expert * a.padded_rows + first_row() + row;
-        if (a.scale != nullptr && a.group == 0) {
-#pragma unroll
-            for (int j = 0; j < 8; j++) v[j] *= a.scale[place + j];
-        }
-        if (a.bias != nullptr) {
-#pragma unroll
-            for (int j = 0; j < 8; j++) v[j] += a.bias[place + j];
-        }
-    }
-
-    // Rows of y from what was put, whole.
-    template <class Y> void write_rows() {
-        enum { chunks = BLOCKS * 8 }; // of 8 packed rows, a power of two
-        static_assert((chunks & (chunks - 1)) == 0 && THREADS % chunks == 0, "a thread stays with its columns");
-        const int per = chunks >> a.gated, at = threadIdx.x % per * 8, column = blockIdx.x * per * 8 + at, n = a.out - column;
-        if (n <= 0) return;
-#pragma unroll 1
-        for (int token = threadIdx.x / per; token < t.rows; token += THREADS / per) {
-            float v[8];
-            take(v, token, at << a.gated);
-            activate8(a.act, v);
-            if (a.gated) {
-                float up[8];
-                take(up, token, (at << 1) + 8);
-#pragma unroll
-                for (int j = 0; j < 8; j++) v[j] *= up[j];
-            }
-            Y* y = row_of<Y>(a.y, t.first + token) + column;
-            if (a.add) {
-                float old[8];
-                load8(old, y, n);
-#pragma unroll
-                for (int j = 0; j < 8; j++) v[j] += old[j];
-            }
-            store8(y, v, n);
-        }
-    }
+    sums_to_y<BLOCKS * 64, THREADS> sums() const { return {a, (float*)shared, (int)threadIdx.x, t.expert, first_row()}; }
+    void put(const float (&c)[4], int at, int token) { sums().put(c, at, token); }
     void write() {
         __syncthreads();
-        if (a.y_f32) write_rows<float>();
-        else write_rows<A>();
+        sums().write(t.first, t.rows);
     }
 };

@@ -9,8 +9,7 @@ type gemmArgs struct {
 	experts, rows, tokens, div      int32
 	in, out, paddedIn, paddedRows   int32
 	gated, act, add, group, aligned int32
-	yF32, op                        int32
-	_                               int32
+	yF32, op, most                  int32
 }
 
 // Linear implements kernels.Stream.
@@ -71,6 +70,12 @@ func (s *Stream) checkGemm(op opNumber, y, x kernels.Tensor, w kernels.Weights, 
 	return p
 }
 
+// Where Hopper's kernels of 16-bit weights are.
+const (
+	sm90File        = "sm90_gemm.cu"
+	sm90StayingFile = "sm90_gemm_tiles.cu"
+)
+
 // tiling is one of the kernels of gemm.cu, sm90_gemm.cu or sm90_gemm_i8.cu.
 type tiling struct {
 	name         string
@@ -97,9 +102,48 @@ var sm90Tilings = [...]tiling{
 	{"gemm_128", 256, 128, 256, 4 * ((256+128)*stage + 8)},
 }
 
+// The one of sm90_gemm_tiles.cu, whose blocks take tile after tile, each of so many tokens at most or of half as many; beside
+// stages and barriers there is room for sums on their way.
+var stayingTiling = tiling{"gemm_256", 256, 128, 384, 4*((256+128)*stage+32) + 2*32*(128+4)*4}
+
+// stays tells whether stayingTiling is faster than the others for so many rows of y, as an H100 and an H200 have shown. All
+// give the same bits.
+func (s *Stream) stays(w *weights, rows, experts int) bool {
+	t := stayingTiling
+	if f := s.dev.forced.tiling; f != "" {
+		return f == t.name
+	}
+	if experts == 1 && rows <= 64 || rows < 32*experts {
+		return false
+	}
+	return ceilDiv(w.paddedRows, t.rows)*tiles(rows, t.tokens/2, experts) >= s.dev.card.processors/2
+}
+
+// width is how many tokens a tile of t has at most, so that the last turn of the multiprocessors is not a short one.
+func (s *Stream) width(t tiling, w *weights, rows, experts int) int {
+	if n := s.dev.forced.width; n > 0 {
+		return n
+	}
+	if experts > 1 {
+		return t.tokens
+	}
+	turns := func(n int) int {
+		return ceilDiv(ceilDiv(w.paddedRows, t.rows)*ceilDiv(rows, n), s.dev.card.processors)
+	}
+	if half := t.tokens / 2; turns(half)*(t.rows+half) < turns(t.tokens)*(t.rows+t.tokens) { // bytes of a stage
+		return half
+	}
+	return t.tokens
+}
+
 // tilingFor is the kernel for so many rows of y, spread over experts: the tile that an expert's share fills, unless
 // its blocks are then too few to keep the GPU busy. All give the same bits.
 func (s *Stream) tilingFor(tilings []tiling, w *weights, rows int) tiling {
+	for _, t := range tilings {
+		if t.name == s.dev.forced.tiling {
+			return t
+		}
+	}
 	last := len(tilings) - 1
 	if w.group > 0 {
 		last-- // sums by group take twice the registers
@@ -164,6 +208,12 @@ func (s *Stream) gemm(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Ep
 		return
 	}
 	p, choice := s.dev.gemmFor(x.DType, w.dtype, w.group)
+	if t := stayingTiling; p.file == sm90File && a.aligned == 1 && s.stays(w, y.Rows, experts) {
+		p.file, a.most = sm90StayingFile, int32(s.width(t, w, y.Rows, experts))
+		n := ceilDiv(w.paddedRows, t.rows) * tiles(y.Rows, int(a.most), experts)
+		enqueue(s, op, kernelKey{p, t.name}, grid{x: min(n, s.dev.card.processors), threads: t.threads, shared: t.shared}, &a)
+		return
+	}
 	t := s.tilingFor(choice, w, y.Rows)
 	enqueue(s, op, kernelKey{p, t.name}, grid{x: ceilDiv(w.paddedRows, t.rows), y: tiles(y.Rows, t.tokens, experts),
 		threads: t.threads, shared: t.shared}, &a)
@@ -175,7 +225,7 @@ func (d *Device) gemmFor(x, w kernels.DType, group int) (program, []tiling) {
 	switch {
 	case d.card.arch() != "sm_90a":
 	case w != kernels.I8:
-		p.file = "sm90_gemm.cu"
+		p.file = sm90File
 		return p, sm90Tilings[:]
 	case group%32 == 0:
 		p.file = "sm90_gemm_i8.cu"

@@ -75,7 +75,7 @@ template <bool WHOLE> void add_products(float (&sum)[32], const float* w, const 
 
 extern "C" __global__ void __launch_bounds__(128, 4) gemm_f32(const gemm_args a) {
     after_earlier();
-    const tile t = find_tile<tokens_of_warp>(a.offsets, a.experts, a.rows, blockIdx.y);
+    const tile t = find_tile(a.offsets, a.experts, a.rows, tokens_of_warp, blockIdx.y);
     const int lane = threadIdx.x % 32, row4 = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * 4;
     if (t.rows <= 0 || row4 >= a.padded_rows) return;
     const float* w = (const float*)a.w + ((i64)t.expert * a.padded_rows + row4) * a.padded_in;

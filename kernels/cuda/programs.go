@@ -243,6 +243,11 @@ func (d *Device) needed(w, from kernels.DType) []program {
 		products, _ := d.gemmFor(act, w, 0)
 		all = []program{products, {file: "attention_mma.cu", a: act}, {file: "gemm_f32.cu", a: act, b: f32}}
 	}
+	if all[0].file == sm90File {
+		many := all[0]
+		many.file = sm90StayingFile
+		all = append([]program{many}, all...)
+	}
 	all = append(all, program{file: "sample.cu"}, program{file: "norm.cu", a: act}, program{file: "gate.cu"},
 		program{file: "pack.cu", a: w, b: from}, program{file: "combine.cu", a: act}, program{file: "rope.cu", a: act, b: act},
 		program{file: "select.cu"}, program{file: "score.cu"}, program{file: "embed.cu", a: act, b: from}, program{file: "routing.cu"})

@@ -8,14 +8,14 @@ struct tile {
     int rows;  // none: nothing to do
 };
 
-// The index-th tile of at most SIZE rows, none of which crosses from one expert to the next. All threads of a warp call.
-template <int SIZE> tile find_tile(const int* offsets, int experts, int rows, int index) {
-    if (offsets == nullptr) return {0, index * SIZE, min(SIZE, rows - index * SIZE)};
+// The index-th tile of at most size rows, none of which crosses from one expert to the next. All threads of a warp call.
+inline tile find_tile(const int* offsets, int experts, int rows, int size, int index) {
+    if (offsets == nullptr) return {0, index * size, min(size, rows - index * size)};
     const int lane = threadIdx.x % 32;
     for (int base = 0, e0 = 0; e0 < experts; e0 += 32) {
         const int e = e0 + lane;
         const int from = e < experts ? offsets[e] : 0, to = e < experts ? offsets[e + 1] : 0;
-        const int mine = (to - from + SIZE - 1) / SIZE;
+        const int mine = (to - from + size - 1) / size;
         int sum = mine;
 #pragma unroll
         for (int o = 1; o < 32; o <<= 1) {
@@ -25,8 +25,8 @@ template <int SIZE> tile find_tile(const int* offsets, int experts, int rows, in
         const u32 over = __ballot_sync(0xffffffffu, base + sum > index);
         if (over != 0) {
             const int at = __ffs(over) - 1;
-            const int first = from + (index - base - (sum - mine)) * SIZE;
-            tile t = {e, first, min(SIZE, to - first)};
+            const int first = from + (index - base - (sum - mine)) * size;
+            tile t = {e, first, min(size, to - first)};
             t.expert = __shfl_sync(0xffffffffu, t.expert, at);
             t.first = __shfl_sync(0xffffffffu, t.first, at);
             t.rows = __shfl_sync(0xffffffffu, t.rows, at);
@@ -35,6 +35,14 @@ template <int SIZE> tile find_tile(const int* offsets, int experts, int rows, in
         base += __shfl_sync(0xffffffffu, sum, 31);
     }
     return {0, 0, 0};
+}
+
+// How many tiles there are. All threads of a warp call.
+inline int count_tiles(const int* offsets, int experts, int rows, int size) {
+    if (offsets == nullptr) return (rows + size - 1) / size;
+    int mine = 0;
+    for (int e = threadIdx.x % 32; e < experts; e += 32) mine += (offsets[e + 1] - offsets[e] + size - 1) / size;
+    return warp_sum(mine);
 }
 
 // What a linear op does with a sum; the numbers are kernels.Activation's.
