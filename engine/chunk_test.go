@@ -21,8 +21,12 @@ func TestDefaultChunks(t *testing.T) {
 	for _, c := range []struct{ limit, size, chunks int64 }{{0, 69, 1015}, {1000, 64, 16}} {
 		j := newJob(t, func(j *config.Job) { j.Input, j.Limit = []string{input}, c.limit })
 		stop := &Stop{}
-		stop.Request("test") // what is asked for here is settled before the first step
-		if _, err := runRanks(t, 2, j, RunOptions{Stop: stop}); !errors.Is(err, ErrStopped) {
+		stopped := func(_ int, phase string) { // what is asked for here is settled before the first step
+			if phase == "prefill" {
+				stop.Request("test")
+			}
+		}
+		if _, err := runRanks(t, 2, j, RunOptions{Stop: stop, Phase: stopped}); !errors.Is(err, ErrStopped) {
 			t.Fatal(err)
 		}
 		made, err := results.Peek(j.Output)
