@@ -169,8 +169,12 @@ func (t *empiComm) close(status int) error {
 			t.abort(1, &Error{Op: "close", Rank: t.rank, Host: processorName(), Peer: -1, Err: fmt.Errorf("this rank was done, "+
 				"and the others have not ended within %v: one was stopped, or its host cannot be reached", finalPatience)})
 		})
-		if kind, _ := Launched(); kind == "mpirun" && status != 0 && quiet() && t.barrier(context.Background()) == nil && t.rank == 0 {
-			endJob(status) // all have done their work
+		if kind, _ := Launched(); kind == "mpirun" && status != 0 && quiet() && t.barrier(context.Background()) == nil {
+			if t.rank == 0 { // all have done their work
+				endJob(status)
+			}
+			// Rank 0's launcher ends the others. Were they in MPI_Finalize then, its server for it would now and then crash.
+			time.Sleep(2 * finalPatience)
 		}
 		empi.Finalize()
 		late.Stop()
