@@ -1,137 +1,116 @@
 // Paged attention on the tensor cores, activations and cache of one 16-bit type A, heads of up to DIM values.
-// Shapes  as in attention.cu; start [seqs+1] first token of each sequence.
-// Order   KV in tiles of 64 positions of the sequence, ascending, by online softmax in float32; a tile's weights are
-//         rounded to A before they meet V and before they are summed, both on the tensor cores, 16 positions a step.
-//         Both kernels do the same sums in the same order, so a token has the same bits alone or in a prompt.
+// Shapes  as in attention.cuh. Order: as there, whichever kernel a token comes to.
 // Tiles   prefill: 64 tokens of one head, 16 a warp; for sequences with several tokens in the step, one after the other.
 //         decode: one token, up to 16 query heads of one KV head; warps share a tile's positions, then its dimensions.
+//         A long context's pieces go to several blocks, whose results combine brings together.
 // Launch  128 threads, two stages of K and V by cp.async. prefill x: tiles of tokens, y: heads; decode x: sequences (or
-//         tokens where each has one), y: KV heads, z: sixteens of its query heads.
+//         tokens where each has one), y: KV heads and sixteens of their query heads, z: shares of the context; combine x:
+//         sequences, y: heads, DIM threads.
 // Bound   memory for decode, tensor cores for long prompts. Checked by optest.Attention.
-#include "mma.cuh"
+#include "attention.cuh"
 
-struct attention_args {
-    mat out, q, blocks;
-    const void* cache;
-    const int *position, *seq, *start, *context;
-    int* fault;
-    int tokens, seqs, heads, kv_heads, dim, block_tokens, cache_blocks, window;
-    float scale; // with log₂e
-    int op;
-};
-
-enum { tile_tokens = 64, threads = 128 };
+enum { threads = 128 };
 
 template <int DIM> struct attention {
     enum { row_bytes = DIM * 2, tile_bytes = tile_tokens * row_bytes, stage_bytes = 2 * tile_bytes, pieces = DIM / 8 };
 
     const attention_args& a;
-    char* shared; // two stages of K, then V
+    u32 stages; // two of K, then V: their place in shared memory
     int kv_head;
     const int* blocks; // of the sequence at hand
     int lo, hi;        // positions that any row at hand sees
 
     static u32 place(int row, int piece) { return row * row_bytes + ((piece & ~7 | (piece ^ row) & 7) << 4); }
 
-    // Begins to load a tile; positions that nobody sees become zeros.
-    void load(int tile) {
-        char* to = shared + tile % 2 * stage_bytes;
-        const i64 head = (i64)a.block_tokens * a.dim;
-#pragma unroll 4
-        for (int i = threadIdx.x; i < tile_tokens * pieces; i += threads) {
-            const int row = i / pieces, piece = i % pieces, p = tile * tile_tokens + row;
-            const A* k = (const A*)a.cache;
-            int valid = 0;
-            if (p >= lo && p < hi && piece * 8 < a.dim) {
-                const int block = blocks[p / a.block_tokens];
-                if (block >= 0 && block < a.cache_blocks) {
-                    k += ((i64)block * a.kv_heads + kv_head) * 2 * head + (i64)(p % a.block_tokens) * a.dim + piece * 8;
-                    valid = 16;
-                } else {
-                    note_fault(a.fault, a.op, block, p);
-                }
-            }
-            copy16(shared_address(to + place(row, piece)), k, valid);
-            copy16(shared_address(to + tile_bytes + place(row, piece)), k + (valid ? head : 0), valid);
+    // The row of the cache that this lane finds for its warp's 16 positions of a tile.
+    int find(int tile) const {
+        return cache_row(a, blocks, kv_head, tile * tile_tokens + threadIdx.x / 32 * 16 + threadIdx.x % 16, lo, hi);
+    }
+
+    // Begins to load a tile whose rows were found: a row of K and its row of V by 2·pieces lanes at once.
+    void load(int tile, int found) {
+        enum { at_once = 32 / (2 * pieces) };
+        const int lane = threadIdx.x % 32, piece = lane % pieces, v = lane / pieces % 2, sub = lane / (2 * pieces);
+        const u32 to = stages + tile % 2 * stage_bytes + v * tile_bytes;
+        const A* from = (const A*)a.cache + (i64)v * a.block_tokens * a.dim + piece * 8;
+#pragma unroll
+        for (int i = 0; i < 16; i += at_once) {
+            const int at = __shfl_sync(0xffffffffu, found, i + sub);
+            const bool valid = at >= 0 && piece * 8 < a.dim;
+            copy16(to + place(threadIdx.x / 32 * 16 + i + sub, piece), valid ? from + (i64)at * a.dim : (const A*)a.cache, valid ? 16 : 0);
         }
     }
 
-    // A row of q, or of zeros, as rows of the A operand: lane 4g+t has rows g and g+8.
-    static void load_query(u32 (&f)[DIM / 16][4], const attention_args& a, const A* q0, const A* q1) {
-        const int t = threadIdx.x % 4;
+    // 16 inputs of two rows of q, or of zeros, as the A operand: lane 4g+t has rows g and g+8.
+    static uint4 query(const attention_args& a, const A* q0, const A* q1, int step) {
+        u32 f[4];
 #pragma unroll
-        for (int s = 0; s < DIM / 16; s++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const A* q = i % 2 ? q1 : q0;
-                const int d = s * 16 + i / 2 * 8 + t * 2;
-                u32 lo = 0, hi = 0;
-                if (q != nullptr && d < a.dim) lo = q[d].bits, hi = q[d + 1].bits;
-                f[s][i] = lo | hi << 16;
-            }
+        for (int i = 0; i < 4; i++) {
+            const A* q = i % 2 ? q1 : q0;
+            const int d = step * 16 + i / 2 * 8 + threadIdx.x % 4 * 2;
+            u32 lo = 0, hi = 0;
+            if (q != nullptr && d < a.dim) lo = q[d].bits, hi = q[d + 1].bits;
+            f[i] = lo | hi << 16;
+        }
+        return make_uint4(f[0], f[1], f[2], f[3]);
     }
 
-    // Logits of 16 rows at positions n·8 … of a tile, for N pairs of eights.
-    template <int N> static void logits(float (&s)[2 * N][4], const u32 (&q)[DIM / 16][4], const char* k, int first) {
+    // Logits of 16 rows, whose q is query(step), at positions first … of a tile, for N pairs of eights.
+    template <int N, class QUERY> static void logits(float (&s)[2 * N][4], QUERY query, u32 k, int first) {
         const int lane = threadIdx.x % 32;
 #pragma unroll
-        for (int n = 0; n < N; n++) {
+        for (int n = 0; n < 2 * N; n++) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
 #pragma unroll
-            for (int i = 0; i < 4; i++) s[2 * n][i] = s[2 * n + 1][i] = 0;
+        for (int d = 0; d < DIM / 16; d++) {
+            const uint4 q = query(d);
+            const u32 rows[4] = {q.x, q.y, q.z, q.w};
 #pragma unroll
-            for (int d = 0; d < DIM / 16; d++) {
+            for (int n = 0; n < N; n++) {
                 u32 b[4];
-                load_matrices(b, shared_address(k + place(first + n * 16 + lane % 8 + (lane >> 4) * 8, d * 2 + (lane >> 3 & 1))));
-                mma<A>(s[2 * n], q[d], b[0], b[1]);
-                mma<A>(s[2 * n + 1], q[d], b[2], b[3]);
+                load_matrices(b, k + place(first + n * 16 + lane % 8 + (lane >> 4) * 8, d * 2 + (lane >> 3 & 1)));
+                mma<A>(s[2 * n], rows, b[0], b[1]);
+                mma<A>(s[2 * n + 1], rows, b[2], b[3]);
             }
         }
     }
 
     // o [16, 16·N] += p [16, 64] · V at dimensions first …; sum += p · 1.
-    template <int N> static void weigh(float (&o)[2 * N][4], float (&sum)[4], const u32 (&p)[4][4], const char* v, int first) {
+    template <int N> static void weigh(float (&o)[2 * N][4], float (&sum)[4], const u32 (&p)[4][4], u32 v, int first) {
         const int lane = threadIdx.x % 32;
         const u32 ones = pair_of<A>(1, 1);
+        sum[1] = sum[3] = 0; // twins of the others, of no use: no register need keep them
 #pragma unroll
         for (int s = 0; s < 4; s++) {
             mma<A>(sum, p[s], ones, ones);
 #pragma unroll
             for (int n = 0; n < N; n++) {
                 u32 b[4];
-                load_transposed(b, shared_address(v + place(s * 16 + lane % 8 + (lane >> 3 & 1) * 8, first / 8 + n * 2 + (lane >> 4))));
+                load_transposed(b, v + place(s * 16 + lane % 8 + (lane >> 3 & 1) * 8, first / 8 + n * 2 + (lane >> 4)));
                 mma<A>(o[2 * n], p[s], b[0], b[1]);
                 mma<A>(o[2 * n + 1], p[s], b[2], b[3]);
             }
         }
     }
 
-    // What one row sees of its sequence.
-    static void span(const attention_args& a, i64 token, int seq, int& lo, int& hi) {
-        const int last = a.position[token] + 1;
-        hi = a.context != nullptr ? a.context[seq] : last;
-        lo = a.window > 0 ? max(0, last - a.window) : 0;
-    }
-
-    static float quad_max(float x) {
-        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-        return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-    }
-
-    // The new maximum of a row, and what its sums so far are multiplied by.
-    static float raise(float& top, float found) {
-        const float higher = fmaxf(top, found), base = higher == -infinity ? 0.0f : higher;
-        const float keep = exp2f(top - base);
-        top = higher;
-        return keep;
-    }
-    static float weight(float s, float top) { return exp2f(s - (top == -infinity ? 0.0f : top)); }
-
     template <int N> static void scale_rows(float (&o)[N][4], float keep0, float keep1) {
 #pragma unroll
         for (int n = 0; n < N; n++) o[n][0] *= keep0, o[n][1] *= keep0, o[n][2] *= keep1, o[n][3] *= keep1;
     }
 
-    template <int N> static void store(const float (&o)[N][4], A* y0, A* y1, float sum0, float sum1, int first, int dim) {
+    // A piece's sums come to those of the pieces before.
+    template <int N> static void fold(float (&all)[N][4], const float (&o)[N][4], const row_sum& row0, const row_sum& row1) {
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) all[n][i] = (i < 2 ? row0 : row1).folded(all[n][i], o[n][i]);
+    }
+
+    template <int N> static void clear(float (&o)[N][4]) {
+#pragma unroll
+        for (int n = 0; n < N; n++) o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0;
+    }
+
+    template <int N> static void store(const float (&o)[N][4], A* y0, A* y1, const row_sum& row0, const row_sum& row1, int first, int dim) {
         const int t = threadIdx.x % 4;
 #pragma unroll
         for (int n = 0; n < N; n++)
@@ -139,8 +118,7 @@ template <int DIM> struct attention {
             for (int i = 0; i < 4; i++) {
                 const int d = first + n * 8 + t * 2 + i % 2;
                 A* y = i < 2 ? y0 : y1;
-                const float sum = i < 2 ? sum0 : sum1;
-                if (y != nullptr && d < dim) y[d] = from_float<A>(sum > 0 ? o[n][i] / sum : 0.0f);
+                if (y != nullptr && d < dim) y[d] = from_float<A>((i < 2 ? row0 : row1).result(o[n][i]));
             }
     }
 
@@ -158,16 +136,13 @@ template <int DIM> struct attention {
     // Tokens [from, to) of sequence s, which stand in a tile from first on.
     void prefill_rows(int head, int s, int from, int to, int first) {
         const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
-        i64 token[2] = {first + row, first + row + 8};
-        bool is[2];
-        int l[2], h[2];
+        const int token[2] = {first + row, first + row + 8};
+        auto is = [&](int i) { return token[i] >= from && token[i] < to; };
+        int l[2] = {}, h[2] = {};
         lo = 1 << 30, hi = 0;
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            is[i] = token[i] >= from && token[i] < to;
-            l[i] = h[i] = 0;
-            if (is[i]) span(a, token[i], s, l[i], h[i]);
-        }
+        for (int i = 0; i < 2; i++)
+            if (is(i)) span(a, token[i], s, l[i], h[i]);
         for (int t = from + (int)threadIdx.x % tile_tokens; t < to; t += tile_tokens) { // at most one a thread
             int x, y;
             span(a, t, s, x, y);
@@ -181,29 +156,36 @@ template <int DIM> struct attention {
         __syncthreads();
         lo = low, hi = high;
         blocks = row_of<int>(a.blocks, s);
-        u32 q[DIM / 16][4];
-        load_query(q, a, is[0] ? row_of<A>(a.q, token[0]) + head * a.dim : nullptr, is[1] ? row_of<A>(a.q, token[1]) + head * a.dim : nullptr);
-        float o[DIM / 8][4] = {}, sum[4] = {}, top[2] = {-infinity, -infinity};
+        __shared__ uint4 queries[DIM / 16][threads]; // a thread's own: registers are short
+        auto row_at = [&](const mat& m, int i) { return is(i) ? row_of<A>(m, token[i]) + head * a.dim : nullptr; };
+#pragma unroll
+        for (int d = 0; d < DIM / 16; d++) queries[d][threadIdx.x] = query(a, row_at(a.q, 0), row_at(a.q, 1), d);
+        float o[DIM / 8][4] = {}, sum[4] = {}, top[2] = {-infinity, -infinity}, all[DIM / 8][4] = {};
+        row_sum rows[2];
+        rows[0].begin(), rows[1].begin();
         const int begin = lo / tile_tokens, tiles = (hi + tile_tokens - 1) / tile_tokens;
-        const bool busy = __any_sync(0xffffffffu, is[0] || is[1]);
-        if (begin < tiles) load(begin);
+        const bool busy = __any_sync(0xffffffffu, is(0) || is(1));
+        int found = find(begin);
+        if (begin < tiles) load(begin, found);
         commit();
+        found = find(begin + 1);
         for (int tile = begin; tile < tiles; tile++) {
             wait<0>();
             __syncthreads();
-            if (tile + 1 < tiles) load(tile + 1);
+            if (tile + 1 < tiles) load(tile + 1, found);
             commit();
+            found = find(tile + 2); // by the time that it is needed
             if (!busy) continue;
-            const char* k = shared + tile % 2 * stage_bytes;
+            const u32 k = stages + tile % 2 * stage_bytes;
             float w[8][4];
-            logits<4>(w, q, k, 0);
+            logits<4>(w, [&](int d) { return queries[d][threadIdx.x]; }, k, 0);
             float most[2] = {-infinity, -infinity};
 #pragma unroll
             for (int n = 0; n < 8; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int p = tile * tile_tokens + n * 8 + lane % 4 * 2 + i % 2;
-                    w[n][i] = p >= l[i / 2] && p < h[i / 2] ? w[n][i] * a.scale : -infinity;
+                    w[n][i] = p >= l[i / 2] && p < h[i / 2] ? scaled(w[n][i], a.scale) : -infinity;
                     most[i / 2] = fmaxf(most[i / 2], w[n][i]);
                 }
             const float keep0 = raise(top[0], quad_max(most[0])), keep1 = raise(top[1], quad_max(most[1]));
@@ -218,47 +200,59 @@ template <int DIM> struct attention {
                     p[s][i] = pair_of<A>(weight(x[0], top[i % 2]), weight(x[1], top[i % 2]));
                 }
             weigh<DIM / 16>(o, sum, p, k + tile_bytes, 0);
+            if ((tile + 1) % piece_tiles == 0 || tile + 1 == tiles) {
+                rows[0].fold(top[0], sum[0]), rows[1].fold(top[1], sum[2]);
+                fold(all, o, rows[0], rows[1]);
+                clear(o);
+                sum[0] = sum[2] = 0, top[0] = top[1] = -infinity;
+            }
         }
         wait<0>();
         __syncthreads(); // before the next sequence overwrites the stages
-        store(o, is[0] ? row_of<A>(a.out, token[0]) + head * a.dim : nullptr, is[1] ? row_of<A>(a.out, token[1]) + head * a.dim : nullptr,
-              sum[0], sum[2], 0, a.dim);
+        store(all, row_at(a.out, 0), row_at(a.out, 1), rows[0], rows[1], 0, a.dim);
     }
 
     void decode() {
-        int token = blockIdx.x;
-        if (a.tokens != a.seqs) { // sequences with several tokens are prefill's
-            token = a.start[blockIdx.x];
-            if (a.start[blockIdx.x + 1] - token != 1) return;
-        }
+        const i64 token = alone(a, blockIdx.x);
+        if (token < 0) return; // prefill's
         const int s = a.seq[token], lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = a.heads / a.kv_heads;
         kv_head = blockIdx.y;
-        const int r0 = blockIdx.z * 16 + lane / 4, r1 = r0 + 8; // of the group
+        const int r0 = blockIdx.z % ((group + 15) / 16) * 16 + lane / 4, r1 = r0 + 8; // of the group
+        const int part = blockIdx.z / ((group + 15) / 16);
         span(a, token, s, lo, hi);
+        const int begin = max(lo / tile_tokens, (lo / piece_tokens + part * a.run) * piece_tiles);
+        if (part > 0 && begin * tile_tokens >= hi) return;
         blocks = row_of<int>(a.blocks, s);
+        int found = find(begin);
+        if (begin * tile_tokens < hi) load(begin, found);
+        commit();
+        found = find(begin + 1);
+        const share mine = share_of(a, blockIdx.x, lo, hi, part); // while that comes
+        const int tiles = min((hi + tile_tokens - 1) / tile_tokens, mine.to * piece_tiles);
         auto of = [&](const mat& m, int r) { return r < group ? row_of<A>(m, token) + (kv_head * group + r) * a.dim : nullptr; };
-        u32 q[DIM / 16][4];
-        load_query(q, a, of(a.q, r0), of(a.q, r1));
-        float o[DIM / 32][4] = {}, sum[4] = {}, top[2] = {-infinity, -infinity};
+        uint4 q[DIM / 16];
+#pragma unroll
+        for (int d = 0; d < DIM / 16; d++) q[d] = query(a, of(a.q, r0), of(a.q, r1), d);
+        float o[DIM / 32][4] = {}, sum[4] = {}, top[2] = {-infinity, -infinity}, all[DIM / 32][4] = {};
+        row_sum rows[2];
+        rows[0].begin(), rows[1].begin();
         __shared__ float most_of[2][4][16];
         __shared__ __align__(128) char weights[16 * 128]; // [16][64], swizzled
-        const int begin = lo / tile_tokens, tiles = (hi + tile_tokens - 1) / tile_tokens;
-        if (begin < tiles) load(begin);
-        commit();
         for (int tile = begin; tile < tiles; tile++) {
             wait<0>();
             __syncthreads();
-            if (tile + 1 < tiles) load(tile + 1);
+            if (tile + 1 < tiles) load(tile + 1, found);
             commit();
-            const char* k = shared + tile % 2 * stage_bytes;
+            found = find(tile + 2); // by the time that it is needed
+            const u32 k = stages + tile % 2 * stage_bytes;
             float w[2][4], most[2] = {-infinity, -infinity};
-            logits<1>(w, q, k, warp * 16);
+            logits<1>(w, [&](int d) { return q[d]; }, k, warp * 16);
 #pragma unroll
             for (int n = 0; n < 2; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int p = tile * tile_tokens + warp * 16 + n * 8 + lane % 4 * 2 + i % 2;
-                    w[n][i] = p >= lo && p < hi ? w[n][i] * a.scale : -infinity;
+                    w[n][i] = p >= lo && p < hi ? scaled(w[n][i], a.scale) : -infinity;
                     most[i / 2] = fmaxf(most[i / 2], w[n][i]);
                 }
             most[0] = quad_max(most[0]), most[1] = quad_max(most[1]);
@@ -289,22 +283,81 @@ template <int DIM> struct attention {
                 load_matrices(p[s], shared_address(weights + r * 128 + (((s * 2 + (lane >> 4)) ^ r % 8) << 4)));
             }
             weigh<DIM / 64>(o, sum, p, k + tile_bytes, warp * (DIM / 4));
+            if ((tile + 1) % piece_tiles != 0 && tile + 1 < tiles) continue;
+            if (part > 0) { // a piece for itself
+                keep_part(mine.slot + tile / piece_tiles - mine.from, r0, r1, o, top[0], top[1], sum[0], sum[2]);
+            } else {
+                rows[0].fold(top[0], sum[0]), rows[1].fold(top[1], sum[2]);
+                fold(all, o, rows[0], rows[1]);
+            }
+            clear(o);
+            sum[0] = sum[2] = 0, top[0] = top[1] = -infinity;
         }
-        store(o, of(a.out, r0), of(a.out, r1), sum[0], sum[2], warp * (DIM / 4), a.dim);
+        if (part > 0) return;
+        if (mine.slot < 0)
+            store(all, of(a.out, r0), of(a.out, r1), rows[0], rows[1], warp * (DIM / 4), a.dim);
+        else
+            keep_part(mine.slot, r0, r1, all, rows[0].top, rows[1].top, rows[0].mass, rows[1].mass);
+    }
+
+    // Keeps for combine what this warp has of two rows' sums.
+    template <int N> void keep_part(int slot, int r0, int r1, const float (&o)[N][4], float top0, float top1, float mass0, float mass1) {
+        const int t = threadIdx.x % 4, warp = threadIdx.x / 32, group = a.heads / a.kv_heads;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int r = i == 0 ? r0 : r1;
+            if (r >= group) continue;
+            const i64 at = (i64)slot * a.heads + kv_head * group + r;
+#pragma unroll
+            for (int n = 0; n < N; n++)
+                *(float2*)(a.partials + at * DIM + warp * (DIM / 4) + n * 8 + t * 2) = make_float2(o[n][2 * i], o[n][2 * i + 1]);
+            if (threadIdx.x % 4 == 0 && warp == 0) masses()[at] = i == 0 ? make_float2(top0, mass0) : make_float2(top1, mass1);
+        }
+    }
+    float2* masses() const { return (float2*)(a.partials + (i64)a.slots * a.heads * DIM); }
+
+    // The pieces of tokens whose context several blocks walked, in their order.
+    void combine() {
+        const i64 token = alone(a, blockIdx.x);
+        if (token < 0) return;
+        span(a, token, a.seq[token], lo, hi);
+        const share first = share_of(a, blockIdx.x, lo, hi, 0);
+        if (first.slot < 0) return;
+        const int head = blockIdx.y, d = threadIdx.x;
+        enum { ahead = 16 }; // pieces that are read at once
+        row_sum row;
+        row.begin();
+        float all = 0;
+        for (int i = 0; i < first.slots; i += ahead) {
+            float o[ahead];
+            float2 m[ahead];
+#pragma unroll
+            for (int j = 0; j < ahead; j++)
+                if (i + j < first.slots) {
+                    const i64 at = (i64)(first.slot + i + j) * a.heads + head;
+                    o[j] = a.partials[at * DIM + d], m[j] = masses()[at];
+                }
+#pragma unroll
+            for (int j = 0; j < ahead; j++)
+                if (i + j < first.slots) {
+                    row.fold(m[j].x, m[j].y);
+                    all = row.folded(all, o[j]);
+                }
+        }
+        if (d < a.dim) row_of<A>(a.out, token)[head * a.dim + d] = from_float<A>(row.result(all));
     }
 };
 
-#define KERNELS(dim)                                                                                                   \
-    extern "C" __global__ void __launch_bounds__(threads) prefill_##dim(const attention_args a) {                      \
+#define KERNEL(name, dim, threads)                                                                                     \
+    extern "C" __global__ void __launch_bounds__(threads) name##_##dim(const attention_args a) {                       \
         extern __shared__ __align__(128) char shared[];                                                                \
         after_earlier();                                                                                               \
-        attention<dim>{a, shared}.prefill();                                                                           \
-    }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(threads) decode_##dim(const attention_args a) {                       \
-        extern __shared__ __align__(128) char shared[];                                                                \
-        after_earlier();                                                                                               \
-        attention<dim>{a, shared}.decode();                                                                            \
+        attention<dim>{a, shared_address(shared)}.name();                                                                              \
     }
 
-KERNELS(64)
-KERNELS(128)
+KERNEL(prefill, 64, threads)
+KERNEL(prefill, 128, threads)
+KERNEL(decode, 64, threads)
+KERNEL(decode, 128, threads)
+KERNEL(combine, 64, 64)
+KERNEL(combine, 128, 128)

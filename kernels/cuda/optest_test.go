@@ -25,3 +25,14 @@ func open(t testing.TB, o Options) *Device {
 }
 
 func TestOps(t *testing.T) { optest.Run(t, open(t, Options{}), tolerances) }
+
+// TestOpsOfOlderCards runs on any card the kernels that cards before Hopper have.
+func TestOpsOfOlderCards(t *testing.T) {
+	d := open(t, Options{})
+	if d.card.arch() != "sm_90a" {
+		t.Skip("TestOps has run them")
+	}
+	d.card.major, d.card.minor = 8, 0
+	d.programs.arch = "sm_90" // which this card can run, and has nothing of its own
+	optest.Run(t, d, tolerances)
+}

@@ -242,6 +242,9 @@ func (d *Device) needed(w, from kernels.DType) []program {
 	if act != f32 {
 		products, _ := d.gemmFor(act, w, 0)
 		all = []program{products, {file: "attention_mma.cu", a: act}, {file: "gemm_f32.cu", a: act, b: f32}}
+		if d.card.arch() == "sm_90a" {
+			all = append(all, program{file: "sm90_attention.cu", a: act})
+		}
 	}
 	if all[0].file == sm90File {
 		many := all[0]

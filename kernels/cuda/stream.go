@@ -25,6 +25,8 @@ type Stream struct {
 	flushes int
 	frees   int    // the pool's, when the replays were good
 	peers   *peers // with which exchanges are under way, or nil
+
+	partials *memory // of attention over long contexts; nil until one comes
 }
 
 var _ kernels.Stream = (*Stream)(nil)
@@ -75,6 +77,9 @@ func (s *Stream) Close() error {
 		if r.graph != 0 {
 			errs = append(errs, graphFree(s.dev.ctx, r.graph))
 		}
+	}
+	if s.partials != nil {
+		s.partials.Free()
 	}
 	errs = append(errs, s.stage.close(), streamFree(s.dev.ctx, s.handle))
 	s.handle, s.replays = 0, nil

@@ -3,6 +3,7 @@ package optest
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/dsbatch/dsbatch/kernels"
 )
@@ -18,7 +19,8 @@ type conversation struct {
 
 type sequence struct {
 	length  int
-	q, k, v []float64 // [length, heads·dim] and [length, kvHeads·dim]
+	q, k, v []float64    // [length, heads·dim] and [length, kvHeads·dim]
+	kept    [2][]float64 // k and v as the cache holds them
 	blocks  []int32
 }
 
@@ -92,6 +94,12 @@ func (k *kit) conversation(c attentionCase, act, cacheType kernels.DType) *conve
 		for _, x := range [][]float64{s.q, s.k, s.v} {
 			for i := range x {
 				x[i] = roundTo(act, x[i])
+			}
+		}
+		for i, x := range [][]float64{s.k, s.v} {
+			s.kept[i] = slices.Clone(x)
+			for j := range x {
+				s.kept[i][j] = roundTo(cacheType, x[j])
 			}
 		}
 		v.seqs = append(v.seqs, s)
@@ -168,6 +176,17 @@ func (v *conversation) tokens(step []chunk) (n int) {
 }
 
 const layerUsed = 1 // of the caches here
+
+// remember stores the chunks' K and V.
+func (v *conversation) remember(k *kit, c kernels.Cache, step []chunk) {
+	k.Helper()
+	b := k.batch(v, step)
+	_, kk, vv := v.gather(step)
+	narrow := v.spec.KVHeads * v.spec.HeadDim
+	kb := k.floats(v.act, b.Tokens, narrow, kk)
+	k.stream.Store(c, layerUsed, kb.Tensor, kb.Tensor, k.floats(v.act, b.Tokens, narrow, vv).Tensor, b, nil)
+	k.sync()
+}
 
 // step stores the chunks' K and V and attends.
 func (v *conversation) step(k *kit, c kernels.Cache, step []chunk) []byte {
@@ -272,33 +291,35 @@ func (k *kit) fillCache(c kernels.Cache, act kernels.DType, value float64) {
 
 // byDefinition is the rows of each sequence, and the largest magnitude of V.
 func (v *conversation) byDefinition() (rows [][]float64, scale float64) {
-	heads, dim, group := v.spec.Heads, v.spec.HeadDim, v.spec.Heads/v.spec.KVHeads
-	for _, s := range v.seqs {
-		kk, vv := make([]float64, len(s.k)), make([]float64, len(s.v))
-		for i := range kk {
-			kk[i], vv[i] = roundTo(v.cacheOf.DType, s.k[i]), roundTo(v.cacheOf.DType, s.v[i])
-		}
-		out := make([]float64, s.length*heads*dim)
+	for i, s := range v.seqs {
+		var out []float64
 		for t := range s.length {
-			lo, hi := 0, t+1
-			if !v.spec.Causal {
-				hi = s.length
-			}
-			if v.spec.Window > 0 {
-				lo = max(0, t+1-v.spec.Window)
-			}
-			for h := range heads {
-				at := func(x []float64, p int) []float64 {
-					return x[(p*v.spec.KVHeads+h/group)*dim:][:dim]
-				}
-				attendByDefinition(out[(t*heads+h)*dim:][:dim], s.q[(t*heads+h)*dim:][:dim], float64(v.spec.Scale), lo, hi,
-					func(p int) []float64 { return at(kk, p) }, func(p int) []float64 { return at(vv, p) })
-			}
+			out = append(out, v.rowByDefinition(i, t)...)
 		}
 		rows = append(rows, out)
-		scale = max(scale, largestOf(vv...))
+		scale = max(scale, largestOf(s.kept[1]...))
 	}
 	return rows, scale
+}
+
+// rowByDefinition is that of token t of a sequence.
+func (v *conversation) rowByDefinition(seq, t int) []float64 {
+	heads, dim, group, s := v.spec.Heads, v.spec.HeadDim, v.spec.Heads/v.spec.KVHeads, v.seqs[seq]
+	lo, hi := 0, t+1
+	if !v.spec.Causal {
+		hi = s.length
+	}
+	if v.spec.Window > 0 {
+		lo = max(0, t+1-v.spec.Window)
+	}
+	out := make([]float64, heads*dim)
+	for h := range heads {
+		at := func(x []float64) func(p int) []float64 {
+			return func(p int) []float64 { return x[(p*v.spec.KVHeads+h/group)*dim:][:dim] }
+		}
+		attendByDefinition(out[h*dim:][:dim], s.q[(t*heads+h)*dim:][:dim], float64(v.spec.Scale), lo, hi, at(s.kept[0]), at(s.kept[1]))
+	}
+	return out
 }
 
 func attendByDefinition(out, q []float64, scale float64, lo, hi int, k, v func(int) []float64) {

@@ -1,0 +1,122 @@
+// What the kernels of attention on tensor cores share, and with it the order of sums that gives a token the same bits in
+// all of them: alone or in a prompt, walked by one block or by several.
+// Shapes  out, q [tokens, heads·dim] of A; the cache's layer of A: [block][kv head]{K [tokens of a block][dim], V the same};
+//         position, seq [tokens]; start [seqs+1] first token of each sequence; blocks [seqs, most blocks]; context [seqs]
+//         or none (causal).
+// Order   the positions of a sequence come in pieces of 512 and tiles of 64, both counted from its first one. A tile's
+//         logits: dimensions ascending, 16 a step. A piece: its tiles ascending, by online softmax in float32; a tile's
+//         weights are rounded to A before they meet V and before they are summed, both on the tensor cores, 16 positions a
+//         step. A token: its pieces ascending, each started from nothing and added to those before by fold.
+#pragma once
+#include "mma.cuh"
+
+struct attention_args {
+    mat out, q, blocks;
+    const void* cache;
+    const int *position, *seq, *start, *context;
+    int* fault;
+    float* partials; // of tokens whose context several blocks share: [slots][heads][DIM] sums, then [slots][heads] maxima and masses
+    int tokens, seqs, heads, kv_heads, dim, block_tokens, cache_blocks, window;
+    float scale; // with log₂e
+    int op;
+    int slots; // that partials has
+    int run;   // pieces that one of a token's blocks walks at most
+    int parts; // blocks of a token
+    int pad;
+};
+
+enum { tile_tokens = 64, piece_tokens = 512, piece_tiles = piece_tokens / tile_tokens };
+
+// What a token sees of its sequence.
+inline void span(const attention_args& a, i64 token, int seq, int& lo, int& hi) {
+    const int last = a.position[token] + 1;
+    hi = a.context != nullptr ? a.context[seq] : last;
+    lo = a.window > 0 ? max(0, last - a.window) : 0;
+}
+
+// Where position p of a sequence with these blocks lies, counted in rows of the layer's cache, K's of that head; V's is
+// block_tokens rows on. -1: the step does not look at it, and it counts as zeros.
+inline int cache_row(const attention_args& a, const int* blocks, int kv_head, int p, int lo, int hi) {
+    if (p < lo || p >= hi) return -1;
+    const int block = blocks[p / a.block_tokens];
+    if (block >= 0 && block < a.cache_blocks) return (block * a.kv_heads + kv_head) * 2 * a.block_tokens + p % a.block_tokens;
+    note_fault(a.fault, a.op, block, p);
+    return -1;
+}
+
+// Sums and products that no compiler may fuse, in one kernel and not in the other.
+inline float scaled(float logit, float scale) { return __fmul_rn(logit, scale); }
+inline float power2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+// 2^(s - top); with nothing seen yet, 0.
+inline float weight(float s, float top) { return power2(__fadd_rn(s, top == -infinity ? 0.0f : -top)); }
+
+// The new maximum of a row, and what its sums so far are multiplied by.
+inline float raise(float& top, float found) {
+    const float before = top;
+    top = fmaxf(top, found);
+    return weight(before, top);
+}
+
+// A row's sums over some pieces, and how those of the next piece come to them.
+struct row_sum {
+    float top, mass;
+    float keep, share; // of fold: what the sums so far and those of the piece are multiplied by
+
+    void begin() { top = -infinity, mass = 0; }
+    void fold(float piece_top, float piece_mass) {
+        keep = raise(top, piece_top), share = weight(piece_top, top);
+        mass = folded(mass, piece_mass);
+    }
+    float folded(float sum, float piece) const { return fmaf(piece, share, __fmul_rn(sum, keep)); }
+    float result(float sum) const { return mass == 0 ? 0.0f : sum / mass + 0.0f; } // never -0
+};
+
+inline float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+// The only token of a sequence in the step; -1 where it has several, or none: those are prefill's.
+inline i64 alone(const attention_args& a, int seq) {
+    if (a.tokens == a.seqs) return seq;
+    const int token = a.start[seq];
+    return a.start[seq + 1] - token == 1 ? token : -1;
+}
+
+// Where a token's context is shared among blocks, its first one walks the first `run` pieces and leaves one result, the
+// others walk as many and leave one for each, so that the results of all are its pieces' in order.
+struct share {
+    int from, to;    // pieces
+    int slot, slots; // of the results: this block's first one, the token's number; -1, 0: none, one block walks all
+};
+
+// How many results the blocks of a sequence leave; 0: it has one block.
+inline int results(const attention_args& a, int lo, int hi) {
+    const int pieces = hi > lo ? (hi - 1) / piece_tokens - lo / piece_tokens + 1 : 0;
+    return pieces > a.run && pieces <= a.run * a.parts ? pieces - a.run + 1 : 0;
+}
+
+// A part of the context of sequence seq, whose only token sees [lo, hi). Results that find no slot are not shared work
+// but one block's: bits are the same. All threads of the block call.
+inline share share_of(const attention_args& a, int seq, int lo, int hi, int part) {
+    const int first = lo / piece_tokens, end = (hi + piece_tokens - 1) / piece_tokens, slots = results(a, lo, hi);
+    const share nothing = {0, 0, -1, 0}, whole = {first, end, -1, 0};
+    if (slots == 0) return part == 0 ? whole : nothing;
+    if (first + part * a.run >= end) return nothing;
+    int before = 0; // results of the sequences before
+    for (int i = threadIdx.x; i < seq; i += blockDim.x) {
+        const i64 token = alone(a, i);
+        if (token < 0) continue;
+        int l, h;
+        span(a, token, a.seq[token], l, h);
+        before += results(a, l, h);
+    }
+    before = block_sum(before);
+    if (before + slots > a.slots) return part == 0 ? whole : nothing;
+    const int from = first + part * a.run;
+    return {from, min(from + a.run, end), part == 0 ? before : before + 1 + (part - 1) * a.run, slots};
+}
