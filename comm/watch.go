@@ -54,6 +54,8 @@ type Watcher struct {
 	op     string             // the last of them
 	heard  TaskState          // the main task of the predecessor, as its last beat told
 	busy   time.Time          // when any rank was last known to work
+	looked time.Time          // at the clock, at least once a period
+	woke   time.Time          // when a look came far too late; zero: never
 	ending bool               // this rank or one before it has closed its watcher, so that busy isn't known any more
 	closed bool
 }
@@ -88,7 +90,7 @@ func Watch(ctx context.Context, w mpi.World, o WatchOptions) (*Watcher, error) {
 	sharers := sharers(all)
 	o.Timeout = time.Duration(float64(o.Timeout) * max(1, sharers/crowd))
 	now := time.Now()
-	x := &Watcher{line: line, options: o, sharers: sharers, quit: make(chan struct{}), busy: now, beside: map[*Task]struct{}{}}
+	x := &Watcher{line: line, options: o, sharers: sharers, quit: make(chan struct{}), busy: now, looked: now, beside: map[*Task]struct{}{}}
 	x.main = Task{watcher: x, state: TaskState{Phase: "start", Begun: now, Moved: now}}
 	for seat := range slices.Chunk(all, seatBytes) {
 		x.hosts = append(x.hosts, string(bytes.TrimRight(seat[:nameBytes], "\x00")))
@@ -211,17 +213,17 @@ func (x *Watcher) watchMyself() {
 	defer tick.Stop()
 	// how long news of a busy rank may take around the ring
 	lag := time.Duration(x.world.Size()) * 2 * x.period()
-	looked := time.Now()
+	var forgiven time.Time
 	for {
 		select {
 		case <-x.quit:
 			return
 		case <-tick.C:
 		}
-		if slept := time.Since(looked) > x.limit()/2; slept { // stopped and woken: whatever was at work slept too
+		if w := x.woken(); w.After(forgiven) { // whatever was at work slept too
+			forgiven = w
 			x.forgive()
 		}
-		looked = time.Now()
 		x.followMain()
 		s, b := x.Status(), x.beat()
 		if s.Waits == "" {
@@ -238,6 +240,19 @@ func (x *Watcher) watchMyself() {
 			return
 		}
 	}
+}
+
+// woken is when this process was last woken after it had been stopped, as far as its looks at the clock tell; zero: never.
+// Such a rank must not take others for silent, or itself for stuck: it is its own watch that stood still.
+func (x *Watcher) woken() time.Time {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	now := time.Now()
+	if now.Sub(x.looked) > x.limit()/2 {
+		x.woke = now
+	}
+	x.looked = now
+	return x.woke
 }
 
 // forgive gives all tasks their time anew.
@@ -288,6 +303,10 @@ func (x *Watcher) listen() {
 		err := x.line.Recv(ctx, last, 0, buffer)
 		cancel()
 		if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, mpi.ErrEnded) {
+			if x.woken().After(heard) {
+				heard = time.Now()
+				continue
+			}
 			x.abort(last, known.task, "", ErrSilent, "silent", time.Since(heard))
 			return
 		}

@@ -287,3 +287,21 @@ func TestBeat(t *testing.T) {
 		t.Errorf("long words become %+v", long)
 	}
 }
+
+// TestASleeperAccusesNobody: a process that was stopped for longer than a rank may be silent finds itself at fault first, and
+// hears of its predecessor anew.
+func TestASleeperAccusesNobody(t *testing.T) {
+	begin := time.Now()
+	x := &Watcher{options: WatchOptions{Timeout: 4 * time.Minute}, looked: begin}
+	if w := x.woken(); !w.IsZero() {
+		t.Errorf("awake all the time, it woke at %v", w)
+	}
+	x.looked = begin.Add(-2 * time.Minute) // stopped since
+	w := x.woken()
+	if w.Before(begin) {
+		t.Errorf("stopped for two minutes, it woke at %v", w)
+	}
+	if again := x.woken(); !again.Equal(w) {
+		t.Errorf("it woke at %v, and once more at %v", w, again)
+	}
+}
