@@ -348,14 +348,15 @@ template <int DIM> struct attention {
     }
 };
 
-#define KERNEL(name, dim, threads)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(threads) name##_##dim(const attention_args a) {                       \
+// The bounds are threads of a block and, where ptxas would rather spill than take more registers, blocks of a multiprocessor.
+#define KERNEL(name, dim, ...)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name##_##dim(const attention_args a) {                   \
         extern __shared__ __align__(128) char shared[];                                                                \
         after_earlier();                                                                                               \
-        attention<dim>{a, shared_address(shared)}.name();                                                                              \
+        attention<dim>{a, shared_address(shared)}.name();                                                              \
     }
 
-KERNEL(prefill, 64, threads)
+KERNEL(prefill, 64, threads, 2)
 KERNEL(prefill, 128, threads)
 KERNEL(decode, 64, threads)
 KERNEL(decode, 128, threads)
