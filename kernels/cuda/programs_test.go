@@ -141,9 +141,10 @@ const holderVariable = "DSBATCH_TEST_HOLDS_TURN"
 // at its end.
 func TestTurns(t *testing.T) {
 	if path := os.Getenv(holderVariable); path != "" {
-		takeTurn(path, time.Hour)
+		held := takeTurn(path, time.Hour)
 		fmt.Println("held")
-		select {}
+		time.Sleep(time.Hour)
+		held.end() // kept until then: a file that nobody knows any more is closed, and its lock gone
 	}
 	path := filepath.Join(t.TempDir(), "k.cubin")
 	first := takeTurn(path, time.Hour)
@@ -181,7 +182,7 @@ func TestTurns(t *testing.T) {
 	go func() { second <- takeTurn(path, time.Hour) }()
 	select {
 	case <-second:
-		t.Error("another process has its turn too")
+		t.Fatal("another process has its turn too")
 	case <-time.After(5 * turnLook):
 	}
 	if killed := holder.Process.Kill(); killed != nil || err != nil || strings.TrimSpace(line) != "held" {
