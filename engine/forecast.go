@@ -12,6 +12,7 @@ import (
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/io/results"
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/cuda"
 	"github.com/dsbatch/dsbatch/model"
 	"github.com/dsbatch/dsbatch/mpi"
 	"github.com/dsbatch/dsbatch/plan"
@@ -41,6 +42,7 @@ type Hosts struct {
 	Ranks   int
 	Nodes   int    // that the ranks are on, in runs; 0: one
 	Memory  int64  // bytes that a rank may take; 0: not known, and taken to be enough
+	Here    bool   // all ranks are on this host, and share the memory that it has free
 	GPU     bool   // memory is planned as on one; none need be here
 	Version string // of the program, for an output that was begun; "": any
 }
@@ -61,6 +63,9 @@ func Foresee(ctx context.Context, job *config.Job, h Hosts) (*Forecast, error) {
 	f := &Forecast{Ranks: make([]RankForecast, h.Ranks)}
 	wrap := func(d kernels.Device) kernels.Device {
 		return planned{Device: d, memory: cmp.Or(h.Memory, enough) * int64(h.Ranks), gpu: h.GPU} // all ranks of this process share it
+	}
+	if h.Here {
+		wrap = nil
 	}
 	first := &Engine{job: &asked, world: comm.Imagine(0, h.Ranks), wrap: wrap, foreseen: true}
 	err := first.inspect()
@@ -83,6 +88,23 @@ func Foresee(ctx context.Context, job *config.Job, h Hosts) (*Forecast, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// crowd is how many ranks in one process are foreseen before they are begun: each would look at model and input for
+// itself, on its share of the cores, and a thousand would take a minute to find that they have no room.
+const crowd = 32
+
+// foreseeCrowd refuses at once what a crowd of ranks on the CPUs of this process would find out together. All ranks call it.
+func (r *run) foreseeCrowd(ctx context.Context) (err error) {
+	if r.job.Ranks < crowd {
+		return nil
+	}
+	if r.world.Rank() == 0 {
+		if gpus, failed := cuda.Count(); r.job.Device == "cpu" || failed != nil || gpus == 0 {
+			_, err = Foresee(ctx, r.job, Hosts{Ranks: r.job.Ranks, Nodes: r.job.FakeNodes, Here: true, Version: r.options.Version})
+		}
+	}
+	return together(ctx, r.world, err)
 }
 
 // foresee lays out one rank, and what concerns all of them on rank 0. The engine's checkpoint stays open.

@@ -5,9 +5,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/kernels/cpu"
 	"github.com/dsbatch/dsbatch/mpi"
 	"github.com/dsbatch/dsbatch/plan"
 )
@@ -119,6 +121,20 @@ func TestForecastOfManyRanks(t *testing.T) {
 	slices.Sort(looked)
 	if n := len(slices.Compact(looked)); n > 64 || len(f.Ranks) != 4096 || f.Ranks[4095] != f.Ranks[looked[0]] {
 		t.Errorf("%d ranks of %d are looked at; the last is %+v", n, len(f.Ranks), f.Ranks[4095])
+	}
+}
+
+// TestACrowdIsRefusedAtOnce: many ranks of one process that have no room are refused before each has opened the model.
+func TestACrowdIsRefusedAtOnce(t *testing.T) {
+	var opened atomic.Int64
+	o := RunOptions{processor: func() (processor, error) { // asked for when a rank has opened its model
+		opened.Add(1)
+		return processor{cpu.Reference, []cpu.Level{cpu.Reference}}, nil
+	}}
+	job := newJob(t, func(j *config.Job) { j.Ranks, j.KVMemory, j.Device = crowd, 64<<10, "cpu" })
+	_, err := runRanks(t, job.Ranks, job, o)
+	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "the KV cache gets 64 KiB") || opened.Load() > 0 {
+		t.Errorf("%v, and %d ranks have opened the model", err, opened.Load())
 	}
 }
 

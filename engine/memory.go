@@ -80,12 +80,12 @@ func (e *Engine) plan() (stepSize, error) {
 	arithmetic := fmt.Sprintf("weights %v, workspace of %d tokens %v, tokens of other ranks %v, of %v that the rank may take",
 		about(weights), z.tokens, about(workspace), about(exchange), about(e.room))
 	if z.blocks < least {
-		return z, fmt.Errorf("%w: the KV cache gets %v, which holds %d tokens of %v each; one row of %d tokens needs %v (%s); raise --kv-memory, lower max_out_tokens, --max-seqs or --max-batch-tokens, or spread the model over more ranks",
+		return z, fmt.Errorf("%w: the KV cache gets %v, which holds %d tokens of %v each; one row of %d tokens needs %v (%s); raise --kv-memory, lower max_out_tokens, --max-seqs or --max-batch-tokens, or spread the model over more GPUs or hosts",
 			ErrRefused, about(max(budget, 0)), z.blocks*blockTokens, about(block/blockTokens), e.window,
 			about(int64(least)*block), arithmetic)
 	}
 	if kv := int64(z.blocks) * block; kv > max(left, 0) {
-		return z, fmt.Errorf("%w: --kv-memory %v is more than is left (%s); lower it or --max-batch-tokens, or spread the model over more ranks",
+		return z, fmt.Errorf("%w: --kv-memory %v is more than is left (%s); lower it or --max-batch-tokens, or spread the model over more GPUs or hosts",
 			ErrRefused, about(budget), arithmetic)
 	}
 	return z, nil

@@ -118,6 +118,9 @@ func (r *run) do(ctx context.Context) (results.Summary, error) {
 	if err := r.startedAlike(ctx); err != nil {
 		return results.Summary{}, err
 	}
+	if err := r.foreseeCrowd(ctx); err != nil {
+		return results.Summary{}, err
+	}
 	if err := r.prepare(ctx); err != nil {
 		return results.Summary{}, err
 	}
