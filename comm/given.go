@@ -61,7 +61,7 @@ func givenEP(s Sizes, stage, experts int) ([][]int, error) {
 		return nil, &GroupError{"ep_group", fmt.Sprintf("groups of %s, and ep_size is %d; make them equal", count(ep, "rank"), s.EP)}
 	}
 	if experts < 1 || experts%ep != 0 {
-		return nil, &GroupError{"ep_group", fmt.Sprintf("%s cannot be spread evenly over groups of %s", count(experts, "expert"), count(ep, "rank"))}
+		return nil, &GroupError{"ep_group", fmt.Sprintf("%s cannot be spread evenly over groups of %s; use groups of %s, or leave it out", count(experts, "expert"), count(ep, "rank"), either(divisors(experts)))}
 	}
 	return groups, nil
 }

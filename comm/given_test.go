@@ -66,13 +66,13 @@ func TestGivenGroupsThatCannotBe(t *testing.T) {
 		{Sizes{World: 4, PP: 2, TPGroups: table{{0, 1}, {3, 2}}},
 			"tp_group: rank 0 hands its tokens to rank 2 of the next stage, and they are numbers 0 and 1 of their groups; make the groups of all stages alike"},
 		{Sizes{World: 4, EP: 4, EPGroups: table{{0, 1}, {2, 3}}, Experts: experts}, "ep_group: groups of 2 ranks, and ep_size is 4; make them equal"},
-		{Sizes{World: 3, EPGroups: table{{0, 1, 2}}, Experts: experts}, "ep_group: 4 experts cannot be spread evenly over groups of 3 ranks"},
+		{Sizes{World: 3, EPGroups: table{{0, 1, 2}}, Experts: experts}, "ep_group: 4 experts cannot be spread evenly over groups of 3 ranks; use groups of 1, 2 or 4, or leave it out"},
 		{Sizes{World: 2, EPGroups: table{{0, 1}}}, "ep_size 2: the model has no experts; use 1"},
 		{Sizes{World: 4, EP: 2, ESGroups: table{{0, 1}, {2, 3}}, Experts: experts},
 			"ep_mp_group: ranks 0 and 1 of group [0 1] are numbers 0 and 1 of their ep groups and hold different experts; only ranks with the same experts can slice them"},
 		{Sizes{World: 4, EP: 2, ESGroups: table{{0, 2}, {3, 1}}, Experts: experts},
 			"ep_mp_group: ranks 0 and 1 share the ep group [0 1] and hold slices 0 and 1; tokens that reach one must find the same slice on all"},
-		{Sizes{World: 4, EP: 4, ESGroups: table{{0, 1}, {2, 3}}, Experts: experts}, "es 2: an expert held by 1 rank cannot be cut into 2 slices; use 1"},
+		{Sizes{World: 4, EP: 4, ESGroups: table{{0, 1}, {2, 3}}, Experts: experts}, "es 2: with ep 4 an expert is held by 1 rank, and cannot be cut into 2 slices; use 1"},
 	} {
 		_, err := Ranks(c.sizes)
 		var group *GroupError

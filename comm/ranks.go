@@ -178,7 +178,7 @@ func expertRanks(l *Layout, s Sizes, experts int, counts []int) (ExpertRanks, er
 		e.ES = holders
 	}
 	if e.ES < 1 || holders%e.ES != 0 {
-		return e, &SizeError{"es", e.ES, fmt.Sprintf("an expert held by %s cannot be cut into %s", count(holders, "rank"), count(e.ES, "slice")), divisors(holders)}
+		return e, &SizeError{"es", e.ES, fmt.Sprintf("with ep %d an expert is held by %s, and cannot be cut into %s", e.EP, count(holders, "rank"), count(e.ES, "slice")), divisors(holders)}
 	}
 	for stageOf := range l.PP {
 		var mine [][]int // ep groups of this stage

@@ -132,8 +132,8 @@ func TestImpossibleSizes(t *testing.T) {
 		{Sizes{World: 8, TP: 3}, "tp_size 3: 8 ranks cannot be divided into groups of 3; use 1, 2, 4 or 8"},
 		{Sizes{World: 6, PP: 4}, "pp 4: 6 ranks cannot be cut into 4 stages of equal size; use 1, 2, 3 or 6"},
 		{Sizes{World: 8, TP: 8, PP: 2}, "tp_size 8: 4 ranks cannot be divided into groups of 8; use 1, 2 or 4"},
-		{Sizes{World: 8, ES: 4, Experts: []int{4}}, "es 4: an expert held by 2 ranks cannot be cut into 4 slices; use 1 or 2"},
-		{Sizes{World: 4, ES: 2, Experts: []int{4}}, "es 2: an expert held by 1 rank cannot be cut into 2 slices; use 1"},
+		{Sizes{World: 8, ES: 4, Experts: []int{4}}, "es 4: with ep 4 an expert is held by 2 ranks, and cannot be cut into 4 slices; use 1 or 2"},
+		{Sizes{World: 4, ES: 2, Experts: []int{4}}, "es 2: with ep 4 an expert is held by 1 rank, and cannot be cut into 2 slices; use 1"},
 		{Sizes{}, "world 0: a job has 1 rank or more"},
 		{Sizes{World: 1, Experts: []int{0}}, "experts 0: an MoE layer has 1 expert or more"},
 	} {

@@ -63,20 +63,20 @@ func (e *Engine) inferenceFits() error {
 	}
 	experts, residual := expertCounts(c)
 	if want := in.MoE.Enabled; want != nil && *want != (len(experts) > 0) {
-		refuse("moe.enabled %v: the checkpoint has %d MoE layers", *want, len(experts))
+		refuse("moe.enabled %v: the checkpoint has %d MoE layers; leave it out", *want, len(experts))
 	}
 	if want := in.MoE.Experts; len(want) > 0 && !slices.Equal(want, experts) && !(len(want) == 1 && allEqual(experts, want[0])) {
-		refuse("moe.moe_experts %v: the checkpoint's MoE layers have %v experts", want, experts)
+		refuse("moe.moe_experts %v: the checkpoint's MoE layers have %v experts; write that, or leave it out", want, experts)
 	}
 	if want := in.MoE.Type; want != "" && (want == "residual") != residual {
-		refuse("moe.type %s: the checkpoint's MoE layers are of the other type", want)
+		refuse("moe.type %s: the checkpoint's MoE layers are not of that type; leave it out", want)
 	}
 	have := 1.0 // a Hugging Face model is whole
 	if n, cut := e.checkpoint.Config().Values["tensor_model_parallel_size"].(float64); cut {
 		have = n
 	}
 	if want := in.TrainingMPSize; want > 0 && float64(want) != have {
-		refuse("training_mp_size %d: the checkpoint's tensors are in %v slices", want, have)
+		refuse("training_mp_size %d: the checkpoint's tensors are in %v slices; write that, or leave it out", want, have)
 	}
 	return errors.Join(errs...)
 }

@@ -23,13 +23,15 @@ func (r *run) describe() {
 	spec := e.steps.cache.Spec()
 	r.record.SetMemory(e.model.Bytes(), spec.Bytes(), spec.Blocks)
 	r.record.AddBytes(stats.WeightBytes, e.checkpoint.BytesRead())
-	var layers, experts []int
+	var layers, experts, ep []int
 	for layer, m := range e.shape.MoE {
-		if m.Gate.Experts > 0 {
-			layers, experts = append(layers, layer), append(experts, m.Gate.Experts)
+		for _, x := range e.layout.Experts {
+			if x.Experts == m.Gate.Experts {
+				layers, experts, ep = append(layers, layer), append(experts, x.Experts), append(ep, x.EP)
+			}
 		}
 	}
-	r.record.SetLayers(layers, experts)
+	r.record.SetLayers(layers, experts, ep)
 }
 
 // machine tells the recorder what the rank runs on.

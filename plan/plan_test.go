@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/kernels"
@@ -68,7 +69,7 @@ func TestMachines(t *testing.T) {
 }
 
 func TestPlace(t *testing.T) {
-	layers := []Tokens{{1, []int64{9, 8, 1, 1}}, {3, []int64{10, 10, 10, 10, 1, 1, 1, 1}}}
+	layers := []Tokens{{1, 0, []int64{9, 8, 1, 1}}, {3, 0, []int64{10, 10, 10, 10, 1, 1, 1, 1}}}
 	p, evened, err := Place(layers, 2, 0, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +89,15 @@ func TestPlace(t *testing.T) {
 	if err != nil || evened[0].Held != 4 || evened[0].After != 1 || evened[1].Held != 7 {
 		t.Errorf("%+v, %v", evened, err)
 	}
-	for _, replicas := range []int{-1, 5} {
+	layers[0].EP, layers[1].EP = 1, 4 // as in the run
+	p, _, err = Place(layers, 2, 0, 0)
+	if err != nil || len(p.Layers[0].Ranks) != 1 || len(p.Layers[1].Ranks) != 4 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if _, _, err := Place(layers, 2, 1, 1); err == nil || !strings.Contains(err.Error(), "--gpus") {
+		t.Errorf("copies on ranks that hold all: %v", err)
+	}
+	for _, replicas := range []int{-1, 7} {
 		if _, _, err := Place(layers, 2, 0, replicas); err == nil {
 			t.Errorf("%d replicas on each rank", replicas)
 		}

@@ -2,8 +2,9 @@ package stats
 
 // Layer is one MoE layer's load.
 type Layer struct {
-	Layer  int     `json:"layer"`  // of the model, from 0
-	Tokens []int64 `json:"tokens"` // [experts] slots: choices of each expert by this rank's tokens; by all, in a Report
+	Layer  int     `json:"layer"`        // of the model, from 0
+	EP     int     `json:"ep,omitempty"` // ranks that share its experts
+	Tokens []int64 `json:"tokens"`       // [experts] slots: choices of each expert by this rank's tokens; by all, in a Report
 	// Computed is the slots that experts of this rank computed, also for tokens of other ranks.
 	Computed int64 `json:"computed,omitempty"`
 	// Dropped is the choices that an expert's capacity left out.

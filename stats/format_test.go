@@ -64,7 +64,7 @@ func TestCeiling(t *testing.T) {
 // TestHeatmap reads the picture back: a pixel an expert, none where a layer has fewer.
 func TestHeatmap(t *testing.T) {
 	r := New(0)
-	r.SetLayers([]int{1, 3}, []int{2, 4})
+	r.SetLayers([]int{1, 3}, []int{2, 4}, []int{2, 2})
 	r.AddExperts(0, []int32{1, 1}, 0, 0)
 	r.AddExperts(1, []int32{16, 0, 0, 0}, 0, 0)
 	m, err := newHeatmap(Merge(Job{}, []Snapshot{r.Snapshot()}).Layers)

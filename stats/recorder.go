@@ -68,16 +68,16 @@ func (r *Recorder) SetMemory(weights, kv int64, blocks int) {
 	r.snap.Weights, r.snap.KV, r.snap.KVBlocks = weights, kv, blocks
 }
 
-// SetLayers tells the model's MoE layers: their numbers in the model and their experts.
-func (r *Recorder) SetLayers(layers, experts []int) {
+// SetLayers tells the model's MoE layers: their numbers in the model, their experts, and the ranks that share these.
+func (r *Recorder) SetLayers(layers, experts, ep []int) {
 	if r == nil {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.snap.Layers = make([]Layer, min(len(layers), len(experts)))
+	r.snap.Layers = make([]Layer, min(len(layers), len(experts), len(ep)))
 	for i := range r.snap.Layers {
-		r.snap.Layers[i] = Layer{Layer: layers[i], Tokens: make([]int64, experts[i])}
+		r.snap.Layers[i] = Layer{Layer: layers[i], EP: ep[i], Tokens: make([]int64, experts[i])}
 	}
 }
 

@@ -23,7 +23,7 @@ func TestRecorder(t *testing.T) {
 	r := newAt(3, c.now)
 	r.SetMachine(Machine{Host: "a", Peak: Ceilings{FLOPs: 100, Bytes: 10}})
 	r.SetMemory(7, 8, 50)
-	r.SetLayers([]int{1, 3}, []int{2, 4})
+	r.SetLayers([]int{1, 3}, []int{2, 4}, []int{1, 2})
 	end := r.Phase(Load)
 	c.add(2 * time.Second)
 	end()
@@ -52,7 +52,7 @@ func TestRecorder(t *testing.T) {
 		Decode:  Work{Steps: 1, Seconds: 2, OutputTokens: 2, Rows: 2, MaxRows: 2, FLOPs: 10, Bytes: 15, Bound: 1.5, ComputeBound: 0.1, MemoryBound: 1.5},
 		Bytes:   Bytes{Input: 1, WireUseful: 5, WireSent: 6},
 		Weights: 7, KV: 8, KVBlocks: 50, KVPeak: 9,
-		Layers: []Layer{{Layer: 1, Tokens: []int64{3, 3}, Computed: 6, Dropped: 1, StepMax: 5, StepMean: 3}, {Layer: 3, Tokens: []int64{0, 0, 0, 8}, Computed: 8, StepMax: 8, StepMean: 2}},
+		Layers: []Layer{{Layer: 1, EP: 1, Tokens: []int64{3, 3}, Computed: 6, Dropped: 1, StepMax: 5, StepMean: 3}, {Layer: 3, EP: 2, Tokens: []int64{0, 0, 0, 8}, Computed: 8, StepMax: 8, StepMean: 2}},
 		Series: s.Series,
 	}
 	if d := cmp.Diff(want, s); d != "" {
@@ -83,7 +83,7 @@ func TestNilRecorder(t *testing.T) {
 	r.AddExperts(0, nil, 0, 0)
 	r.AddRows(1)
 	r.AddBadRow(BadRow{})
-	r.SetLayers(nil, nil)
+	r.SetLayers(nil, nil, nil)
 	r.SetMachine(Machine{})
 	r.SetMemory(0, 0, 0)
 	if !reflect.DeepEqual(r.Snapshot(), Snapshot{}) {
@@ -132,10 +132,10 @@ func TestMergeIsOneRecorder(t *testing.T) {
 		one, all := newAt(0, c.now), make([]*Recorder, ranks)
 		for i := range all {
 			all[i] = newAt(i, c.now)
-			all[i].SetLayers([]int{0, 2}, []int{4, 8})
+			all[i].SetLayers([]int{0, 2}, []int{4, 8}, []int{4, 4})
 			c.add(time.Duration(rapid.IntRange(0, 20).Draw(t, "late")) * time.Millisecond)
 		}
-		one.SetLayers([]int{0, 2}, []int{4, 8})
+		one.SetLayers([]int{0, 2}, []int{4, 8}, []int{4, 4})
 		for range rapid.IntRange(0, 60).Draw(t, "steps") {
 			r := all[rapid.IntRange(0, ranks-1).Draw(t, "rank")]
 			d := time.Duration(rapid.IntRange(1, 4000).Draw(t, "ms")) * time.Millisecond
@@ -227,7 +227,7 @@ func TestBadRowsAreCountedByKind(t *testing.T) {
 
 func TestRecorderFromManyGoroutines(t *testing.T) {
 	r := New(0)
-	r.SetLayers([]int{0}, []int{2})
+	r.SetLayers([]int{0}, []int{2}, []int{1})
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -265,7 +265,7 @@ func BenchmarkPhase(b *testing.B) {
 
 func BenchmarkExperts(b *testing.B) {
 	r := New(0)
-	r.SetLayers([]int{0}, []int{64})
+	r.SetLayers([]int{0}, []int{64}, []int{1})
 	tokens := make([]int32, 64)
 	for b.Loop() {
 		r.AddExperts(0, tokens, 64, 0)

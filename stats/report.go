@@ -178,7 +178,7 @@ func (r *Report) add(s *Snapshot) {
 	}
 	for i := range s.Layers {
 		if i == len(r.Layers) {
-			r.Layers = append(r.Layers, LayerLoad{Layer: Layer{Layer: s.Layers[i].Layer}})
+			r.Layers = append(r.Layers, LayerLoad{Layer: Layer{Layer: s.Layers[i].Layer, EP: s.Layers[i].EP}})
 		}
 		r.Layers[i].merge(s.Layers[i])
 		rank.Slots += s.Layers[i].Computed

@@ -43,7 +43,7 @@ func (j job) report(about Job) Report {
 				experts[i] = max(j.experts/2, 1)
 			}
 		}
-		r.SetLayers(layers, experts)
+		r.SetLayers(layers, experts, experts)
 		end := r.Phase(Load)
 		c.add(j.load)
 		end()

@@ -226,8 +226,13 @@ func writePlacement(c *cli.Context, values config.Values, f planFlags) error {
 		return err
 	}
 	var layers []plan.Tokens
+	asThere := !c.IsSet("gpus") && !job.Given("pp")
 	for i := range report.Layers {
-		layers = append(layers, plan.Tokens{Layer: report.Layers[i].Layer.Layer, Experts: report.Layers[i].Tokens})
+		x := plan.Tokens{Layer: report.Layers[i].Layer.Layer, Experts: report.Layers[i].Tokens}
+		if asThere {
+			x.EP = report.Layers[i].EP
+		}
+		layers = append(layers, x)
 	}
 	if len(layers) == 0 {
 		return usageErrorf("%s: no layer with experts ran there", args[0])

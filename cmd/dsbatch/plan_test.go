@@ -59,6 +59,12 @@ func TestPlanPlacement(t *testing.T) {
 	placed := filepath.Join(t.TempDir(), "placed")
 	dsbatch(t, append(job(placed), "--ranks", "4", "--expert-placement", filepath.Join(output, "placement.json"))...).want(t, done)
 	dsbatch(t, "diff", output, placed).want(t, done)
+	again := filepath.Join(t.TempDir(), "again") // where nothing else is said a placement is for the layout of the run itself
+	staged := []string{"--ranks", "4", "--pp", "2", "--ep", "1"}
+	dsbatch(t, append(job(again), staged...)...).want(t, done)
+	dsbatch(t, "plan", "--placement", "from", again).want(t, done)
+	staged = append(staged, "--expert-placement", filepath.Join(again, "placement.json"))
+	dsbatch(t, append(job(filepath.Join(t.TempDir(), "staged")), staged...)...).want(t, done)
 	dsbatch(t, "plan", "--placement", "x.json").want(t, badUsage)
 	dsbatch(t, "plan", "--placement", "x.json", "from", "/nowhere").want(t, noInput)
 	dsbatch(t, "plan", "--placement", "x.json", "from", output, "--ep", "3").want(t, badUsage)
