@@ -107,6 +107,8 @@ func (e *Engine) readChunk(ctx context.Context, rows *dataset.Dataset, saved *re
 	if i != n {
 		return nil, fmt.Errorf("%w: %s ends after %d of the %d rows of chunk %d", dataset.ErrDamaged, rows.Files()[chunk.File].Path, i, n, chunk.Index)
 	}
+	f := &rows.Files()[chunk.File]
+	record.AddBytes(stats.InputBytes, int64(float64(f.Bytes)*float64(n)/float64(f.Rows)))
 	return c, nil
 }
 

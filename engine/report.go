@@ -149,6 +149,7 @@ func (r *run) report(ctx context.Context, ended error) error {
 	}
 	r.record.AddBytes(stats.WireUseful, traffic.Bytes)
 	r.record.AddBytes(stats.WireSent, traffic.Sent)
+	r.record.AddBytes(stats.OutputBytes, r.writer.Written())
 	mine, err := json.Marshal(r.record.Snapshot())
 	if err != nil {
 		return err

@@ -13,7 +13,7 @@ type Traffic int
 
 // The kinds of traffic.
 const (
-	InputBytes  Traffic = iota // read from input files
+	InputBytes  Traffic = iota // of input files, the share of the rows that were read
 	OutputBytes                // written to part files
 	WeightBytes                // read from checkpoints
 	WireUseful                 // payload that ranks exchanged

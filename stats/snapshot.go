@@ -29,7 +29,7 @@ type Snapshot struct {
 
 // Bytes is the traffic of a rank, or of all.
 type Bytes struct {
-	Input      int64 `json:"input"`       // read from input files
+	Input      int64 `json:"input"`       // of input files, the share of the rows that were read
 	Output     int64 `json:"output"`      // written to part files
 	Weights    int64 `json:"weights"`     // read from checkpoints
 	WireUseful int64 `json:"wire_useful"` // payload exchanged between ranks

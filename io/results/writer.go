@@ -33,6 +33,7 @@ type Writer struct {
 	mu      sync.Mutex // guards what follows
 	commits handle     // nil when closed
 	lines   int        // written so far
+	written int64      // bytes of the parts that they name
 	broken  error      // once a commit line could not be written, none is any more
 }
 
@@ -278,7 +279,15 @@ func (w *Writer) append(c commitLine) (err error) {
 		return err
 	}
 	w.lines++
+	w.written += c.Bytes
 	return w.commits.Sync()
+}
+
+// Written is the bytes of the parts that this writer has committed.
+func (w *Writer) Written() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.written
 }
 
 // SaveOpen keeps the rows of a chunk that are finished when a job stops before the chunk is whole, in any order; with
