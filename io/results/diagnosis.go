@@ -3,6 +3,7 @@ package results
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 type Diagnosis struct {
 	Dir    string
 	Report         // what is committed, by the commit lines alone
+	Open   int64   // rows, with --n samples of rows, that are finished in chunks that are not whole
 	Start  int     // 0: none has begun
 	Phases []Phase // of its ranks that have told, by rank
 	fates  []fate  // of theirs
@@ -26,6 +28,9 @@ func Diagnose(ctx context.Context, dir string, o Options) (*Diagnosis, error) {
 	d := &Diagnosis{Dir: dir}
 	var err error
 	if d.Report, err = Verify(ctx, dir, VerifyOptions{Quick: true, fs: o.fs}); err != nil {
+		return nil, err
+	}
+	if d.Open, err = countOpen(ctx, o.fs, dir); err != nil {
 		return nil, err
 	}
 	lease, _, err := newestStart(o.fs, dir)
@@ -46,6 +51,26 @@ func Diagnose(ctx context.Context, dir string, o Options) (*Diagnosis, error) {
 	}
 	d.Start, d.now = lease, time.Now()
 	return d, nil
+}
+
+// countOpen counts what the files of open rows say that they hold. What cannot be read is done again, and not counted.
+func countOpen(ctx context.Context, fsys fileSystem, dir string) (rows int64, err error) {
+	names, err := fsys.ReadDir(filepath.Join(dir, stateFolder))
+	if err != nil {
+		return 0, err
+	}
+	for _, name := range names {
+		if _, ok := numbers(name, "open-", ".parquet", 1); !ok {
+			continue
+		}
+		if t, err := openTable(ctx, fsys, state(dir, name)); err == nil {
+			rows += t.rows
+			if err := t.close(); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return rows, nil
 }
 
 // heartbeat tells the fate of the job that holds lease number of dir. One that was given back is dead.
@@ -86,6 +111,9 @@ func heartbeat(ctx context.Context, dir string, number int, o Options) (fate, er
 // Lines say it in sentences: what is committed, what each rank was doing, where and since when, and what to do next.
 func (d *Diagnosis) Lines() []string {
 	lines := []string{fmt.Sprintf("%s: %d of %d rows are committed, in %d parts", d.Dir, d.Rows, d.Expected, d.Chunks)}
+	if d.Open > 0 && !d.Finished {
+		lines[0] += fmt.Sprintf(", and %d more are finished in chunks that are not whole yet (samples of rows, with --n)", d.Open)
+	}
 	if d.Start > 0 && !d.Finished {
 		lines[0] += fmt.Sprintf("; its start number %d %s", d.Start, map[fate]string{
 			alive: "runs", asleep: "was put to sleep", dead: "has ended", unknown: "has not been heard of for some seconds",

@@ -132,3 +132,11 @@ func TestPeek(t *testing.T) {
 		t.Errorf("%s %+v", diff, got)
 	}
 }
+
+// TestJoinOfARankElsewhere: a rank that does not see the output that rank 0 has made says so, not that an input is missing.
+func TestJoinOfARankElsewhere(t *testing.T) {
+	_, err := Join(t.Context(), filepath.Join(t.TempDir(), "out"), 1, 3, Layout{Task: Generate}, Options{})
+	if !errors.Is(err, ErrUnusable) || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "rank 3 does not see") {
+		t.Error(err)
+	}
+}

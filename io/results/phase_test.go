@@ -126,7 +126,7 @@ func TestDiagnosisFromElsewhere(t *testing.T) {
 				}
 			}
 		}
-		says("start number 2 runs", "rank 1 (nid001, process 4711): in phase decode", "beside that in phase commit, chunk 3",
+		says("start number 2 runs", "and 1 more are finished in chunks that are not whole yet", "rank 1 (nid001, process 4711): in phase decode", "beside that in phase commit, chunk 3",
 			"asked to stop (signal: terminated)", "can be asked on nid001 only", "rank 0: has told nothing", "next: wait for it")
 		l.close() // it dies
 		says("has not been heard of", "next: see that its ranks have ended on their hosts, and start the same command again")

@@ -57,7 +57,10 @@ func Join(_ context.Context, dir string, start, rank int, layout Layout, o Optio
 		dir: dir, start: start, rank: rank, options: o.withDefaults(),
 		columns: columns, own: own, schema: schema, samples: layout.samples(),
 	}
-	if w.commits, err = w.options.fs.Create(w.commitsName(), true); err != nil {
+	if w.commits, err = w.options.fs.Create(w.commitsName(), true); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is %w: rank %d does not see the folder that rank 0 has made there; give an --output that all ranks see, on a shared file system and by its whole path",
+			dir, ErrUnusable, rank)
+	} else if err != nil {
 		return nil, diskError("cannot make", w.commitsName(), err)
 	}
 	if err := w.options.fs.SyncDir(filepath.Join(dir, stateFolder)); err != nil {
