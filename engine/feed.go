@@ -78,7 +78,7 @@ func (e *Engine) readChunk(ctx context.Context, rows *dataset.Dataset, saved *re
 		finished[r.Row] = append(finished[r.Row], r)
 	}
 	n := int(chunk.Rows())
-	c := &chunkState{chunk: chunk, rows: make([]*rowState, n), records: make([][]results.Record, n), left: n}
+	c := &chunkState{chunk: chunk, left: n} // grows with the rows that come: their number is the file's word
 	i := 0
 	for in, err := range rows.Read(ctx, chunk.File, chunk.From, chunk.To) {
 		if err != nil {
@@ -90,14 +90,16 @@ func (e *Engine) readChunk(ctx context.Context, rows *dataset.Dataset, saved *re
 		}
 		end()
 		tokenize := record.Phase(stats.Tokenize)
-		if records := finished[in.Number]; len(records) == e.samples() {
+		var row *rowState
+		records := finished[in.Number]
+		if len(records) == e.samples() {
 			slices.SortFunc(records, func(a, b results.Record) int { return int(a.Sample - b.Sample) })
-			c.records[i], c.left = records, c.left-1
+			c.left--
 		} else {
-			row := e.newRow(in)
+			records, row = nil, e.newRow(in)
 			row.chunk, row.index = c, i
-			c.rows[i] = row
 		}
+		c.rows, c.records = append(c.rows, row), append(c.records, records)
 		tokenize()
 		end = record.Phase(stats.Read)
 		task.Progress()

@@ -9,7 +9,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow/memory"
 )
 
-// rows builds the array of the next rows of a column.
+// rows builds the array of the next rows of a column, which all its leaves have ready.
 func (n *node) rows(rows int) (arrow.Array, error) {
 	b := array.NewBuilder(memory.DefaultAllocator, n.typ)
 	defer b.Release()
@@ -19,9 +19,6 @@ func (n *node) rows(rows int) (arrow.Array, error) {
 			return nil, err
 		}
 		return b.NewArray(), nil
-	}
-	if err := n.leaves(func(l *node) error { return l.leaf.fill(rows) }); err != nil {
-		return nil, err
 	}
 	for range rows {
 		if err := n.assemble(b); err != nil {

@@ -99,6 +99,31 @@ func others(files [][]column, columns Columns, names [roles]string) (out []Carry
 	return out
 }
 
+// bytesOf is about what the rows of an array take, of buffers that may hold others too.
+func bytesOf(a arrow.Array) (n int64) {
+	switch a := a.(type) {
+	case interface{ ValueBytes() []byte }: // texts and binaries
+		return int64(len(a.ValueBytes())) + 8*int64(a.(arrow.Array).Len())
+	case array.ListLike:
+		if a.Len() == 0 {
+			return 0
+		}
+		from, _ := a.ValueOffsets(0)
+		_, to := a.ValueOffsets(a.Len() - 1)
+		part := array.NewSlice(a.ListValues(), from, to)
+		defer part.Release()
+		return bytesOf(part) + 8*int64(a.Len())
+	case *array.Struct:
+		for i := range a.NumField() {
+			n += bytesOf(a.Field(i))
+		}
+		return n
+	case *array.FixedSizeBinary:
+		return int64(a.Len()) * int64(a.DataType().(*arrow.FixedSizeBinaryType).ByteWidth)
+	}
+	return 8 * int64(a.Len())
+}
+
 // widths of integers, by kind and bytes.
 var (
 	signed = []arrow.DataType{arrow.PrimitiveTypes.Int8, arrow.PrimitiveTypes.Int16, arrow.PrimitiveTypes.Int32,

@@ -127,8 +127,11 @@ func (d *Dataset) Read(ctx context.Context, file int, from, to int64) iter.Seq2[
 	}
 }
 
+// maxCarried bounds the carried columns of a chunk: writing them takes some four times as much.
+const maxCarried = 1 << 30
+
 // Carry returns the carried columns of the rows from..to-1 of a file; the caller releases it. Bad rows are in it with
-// what they have. The rows of a chunk are held at once: choose from and to accordingly.
+// what they have. The rows of a chunk are held at once, and more than maxCarried of them is refused.
 func (d *Dataset) Carry(ctx context.Context, file int, from, to int64) (_ arrow.Record, err error) {
 	c, err := d.take(file, from, to, true)
 	if err != nil {
@@ -136,6 +139,7 @@ func (d *Dataset) Carry(ctx context.Context, file int, from, to int64) (_ arrow.
 	}
 	defer func() { d.leave(file, c, err) }()
 	var records []arrow.Record
+	var held int64
 	defer func() {
 		for _, r := range records {
 			r.Release()
@@ -150,6 +154,14 @@ func (d *Dataset) Carry(ctx context.Context, file int, from, to int64) (_ arrow.
 			return nil, err
 		}
 		records = append(records, r)
+		for _, column := range r.Columns() {
+			held += bytesOf(column)
+		}
+		if held > maxCarried {
+			err = refuse(ErrUsage, "%s: the rows %d to %d of a chunk have more than %d MiB in the columns that are carried; set a smaller --chunk-rows, or carry fewer columns",
+				d.files[file].Path, d.files[file].First+from, d.files[file].First+to-1, maxCarried>>20)
+			return nil, err
+		}
 	}
 	return d.joined(records, to-from)
 }

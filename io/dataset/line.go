@@ -14,7 +14,7 @@ import (
 )
 
 // maxLine bounds the bytes of a JSON line; a longer one is a bad row, and is never held.
-const maxLine = 64 << 20
+const maxLine = maxValue
 
 const lineBuffer = 256 << 10
 

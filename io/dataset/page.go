@@ -37,6 +37,7 @@ type pages struct {
 
 	packed, plain []byte // memory of the page at the place
 	page          file.Page
+	prefixed      bool // its values may repeat the beginnings of those before them
 	hasDictionary bool
 	err           error
 	skipped       *pageHeader          // a header that was read and not used yet
@@ -45,6 +46,13 @@ type pages struct {
 
 // maxPageValues bounds the values of a page: v18 takes four bytes for each before it decodes some encodings.
 const maxPageValues = 1 << 26
+
+// A value of DELTA_BYTE_ARRAY can be as long as its page and take a few bits there: v18 takes memory for all values of a
+// batch at their full length, so pages and batches are smaller.
+const (
+	maxPrefixedPage = 64 << 20
+	prefixedBatch   = 8
+)
 
 var _ file.PageReader = (*pages)(nil)
 
@@ -245,6 +253,10 @@ func (p *pages) dataV2(h *pageHeader) (file.Page, error) {
 
 // checkValues looks at what v18's decoders would take memory for before they decode: the block size of delta encodings.
 func (p *pages) checkValues(h *pageHeader, data []byte) error {
+	p.prefixed = parquet.Encoding(h.encoding) == parquet.Encodings.DeltaByteArray
+	if p.prefixed && len(data) > maxPrefixedPage {
+		return fmt.Errorf("it holds %d bytes; none larger than %d is read of this encoding: write it with another", len(data), maxPrefixedPage)
+	}
 	switch parquet.Encoding(h.encoding) {
 	case parquet.Encodings.DeltaBinaryPacked, parquet.Encodings.DeltaByteArray, parquet.Encodings.DeltaLengthByteArray:
 	default:

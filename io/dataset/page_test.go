@@ -50,8 +50,15 @@ func readChunk(b []byte, c chunk, skip int64, rows int) (arrow.Array, error) {
 		return nil, err
 	}
 	builder := array.NewStringBuilder(memory.DefaultAllocator)
-	if err := l.flat(builder, rows); err != nil {
-		return nil, err
+	for rows > 0 {
+		n, err := l.ready(rows)
+		if err == nil {
+			err = l.flat(builder, n)
+		}
+		if err != nil {
+			return nil, err
+		}
+		rows -= n
 	}
 	return builder.NewArray(), l.end()
 }

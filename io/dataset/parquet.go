@@ -247,7 +247,6 @@ type parquetScan struct {
 	nodes    []*node
 	fields   *arrow.Schema
 	inflater inflater
-	pace     pace
 	row      int64 // file-local, of the next row
 	group    int   // that is open, -1 at first
 }
@@ -294,7 +293,10 @@ func (s *parquetScan) next(limit int64) (arrow.Record, int, error) {
 		}
 	}
 	left := s.heads[s.group+1] - s.row
-	rows := min(limit, left, s.pace.rows())
+	rows, err := s.ready(int(min(limit, left, batchMost)))
+	if err != nil {
+		return nil, s.group, err
+	}
 	arrays := make([]arrow.Array, 0, len(s.nodes))
 	defer func() {
 		for _, a := range arrays {
@@ -303,7 +305,7 @@ func (s *parquetScan) next(limit int64) (arrow.Record, int, error) {
 	}()
 	for _, n := range s.nodes {
 		a, err := s.column(n, rows)
-		if err == nil && rows == left {
+		if err == nil && int64(rows) == left {
 			err = n.leaves(func(l *node) error { return l.leaf.end() })
 		}
 		if err != nil {
@@ -311,15 +313,29 @@ func (s *parquetScan) next(limit int64) (arrow.Record, int, error) {
 		}
 		arrays = append(arrays, a)
 	}
-	rec := array.NewRecord(s.fields, arrays, rows)
-	s.pace.saw(rows, size(rec))
-	s.row += rows
-	return rec, s.group, nil
+	s.row += int64(rows)
+	return array.NewRecord(s.fields, arrays, int64(rows)), s.group, nil
 }
 
-func (s *parquetScan) column(n *node, rows int64) (a arrow.Array, err error) {
+// ready is how many of the next rows all columns have decoded, at least one.
+func (s *parquetScan) ready(rows int) (int, error) {
+	for _, n := range s.nodes {
+		rows = min(rows, n.atOnce())
+		err := n.leaves(func(l *node) error {
+			r, err := l.leaf.ready(rows)
+			rows = min(rows, r)
+			return err
+		})
+		if err != nil {
+			return 0, s.place(n.name).damaged(err)
+		}
+	}
+	return rows, nil
+}
+
+func (s *parquetScan) column(n *node, rows int) (a arrow.Array, err error) {
 	defer guard(&err)
-	return n.rows(int(rows))
+	return n.rows(rows)
 }
 
 func (s *parquetScan) place(column string) place {

@@ -25,6 +25,8 @@ type node struct {
 	rep     int16 // list, map: of elements after the first
 	elemDef int16 // list, map: from which there is an element
 
+	room int // bytes that a null takes in an Arrow array, or more
+
 	column int  // leaf: its index among the file's primitive columns, else -1
 	leaf   leaf // leaf: set while a row group is read
 }
@@ -58,6 +60,12 @@ type typer struct {
 }
 
 const maxNesting = 32
+
+// maxValue bounds the text of a row, and what one null takes: far above what a model could use.
+const maxValue = 64 << 20
+
+// atOnce is how many rows of a column are assembled at once, even if all are null.
+func (n *node) atOnce() int { return min(max(batchBytes/n.room, 1), batchMost) }
 
 // columnNode types the top-level column n. Dictionaries and views become plain: they are ways to store a value.
 func (t *typer) columnNode(n schema.Node, hint arrow.DataType) (*node, error) {
@@ -94,7 +102,11 @@ func (t *typer) required(n schema.Node, hint arrow.DataType, def, rep int16) (*n
 	group, ok := n.(*schema.GroupNode)
 	if !ok {
 		typ, err := primitiveType(n.(*schema.PrimitiveNode), hint)
-		return &node{name: n.Name(), typ: typ, def: def, column: t.schema.ColumnIndexByNode(n)}, err
+		room := 8
+		if fixed, ok := typ.(*arrow.FixedSizeBinaryType); ok {
+			room = max(fixed.ByteWidth, room)
+		}
+		return &node{name: n.Name(), typ: typ, def: def, column: t.schema.ColumnIndexByNode(n), room: room}, err
 	}
 	switch group.LogicalType().(type) {
 	case schema.ListLogicalType:
@@ -123,6 +135,7 @@ func (t *typer) required(n schema.Node, hint arrow.DataType, def, rep int16) (*n
 			return nil, err
 		}
 		out.children = append(out.children, child)
+		out.room += child.room
 		fields = append(fields, arrow.Field{Name: child.name, Type: child.typ, Nullable: child.nullable})
 	}
 	out.typ = arrow.StructOf(fields...)
@@ -151,9 +164,9 @@ func (t *typer) list(group *schema.GroupNode, hint arrow.DataType, def, rep int1
 
 func listOf(name string, elem *node, hint arrow.DataType, def, rep, elemDef int16) *node {
 	field := arrow.Field{Name: "item", Type: elem.typ, Nullable: elem.nullable}
-	out := &node{name: name, def: def, rep: rep, elemDef: elemDef, children: []*node{elem}, column: -1, typ: arrow.ListOfField(field)}
-	if fixed, ok := hint.(*arrow.FixedSizeListType); ok && fixed.Len() > 0 && fixed.Len() <= 1<<20 {
-		out.typ = arrow.FixedSizeListOfField(fixed.Len(), field)
+	out := &node{name: name, def: def, rep: rep, elemDef: elemDef, children: []*node{elem}, column: -1, typ: arrow.ListOfField(field), room: 8}
+	if fixed, ok := hint.(*arrow.FixedSizeListType); ok && fixed.Len() > 0 && int64(fixed.Len())*int64(elem.room) <= maxValue {
+		out.typ, out.room = arrow.FixedSizeListOfField(fixed.Len(), field), int(fixed.Len())*elem.room
 	}
 	return out
 }
@@ -189,7 +202,7 @@ func (t *typer) mapping(group *schema.GroupNode, hint arrow.DataType, def, rep i
 	typ := arrow.MapOf(key.typ, value.typ)
 	typ.SetItemNullable(value.nullable)
 	return &node{name: group.Name(), def: def, rep: rep + 1, elemDef: def + 1, children: []*node{key, value},
-		column: -1, typ: typ}, nil
+		column: -1, typ: typ, room: 8}, nil
 }
 
 func primitiveType(n *schema.PrimitiveNode, hint arrow.DataType) (arrow.DataType, error) {
@@ -227,8 +240,8 @@ func primitiveType(n *schema.PrimitiveNode, hint arrow.DataType) (arrow.DataType
 		if _, ok := n.LogicalType().(schema.Float16LogicalType); ok && n.TypeLength() == 2 {
 			return arrow.FixedWidthTypes.Float16, nil
 		}
-		if n.TypeLength() < 0 || n.TypeLength() > maxBlock {
-			return nil, fmt.Errorf("has values of %d bytes", n.TypeLength())
+		if n.TypeLength() < 0 || n.TypeLength() > maxValue {
+			return nil, fmt.Errorf("has values of %d bytes; none of more than %d is read", n.TypeLength(), maxValue)
 		}
 		return &arrow.FixedSizeBinaryType{ByteWidth: n.TypeLength()}, nil
 	}

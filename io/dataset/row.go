@@ -109,6 +109,9 @@ func text(a arrow.Array, i int) (string, error) {
 	default:
 		return "", fmt.Errorf("has the type %v", a.DataType())
 	}
+	if len(s) > maxValue {
+		return "", fmt.Errorf("has %d bytes, more than %d MiB; split it", len(s), maxValue>>20)
+	}
 	if !utf8.ValidString(s) {
 		return "", errUTF8
 	}

@@ -18,8 +18,10 @@ type pattern interface {
 type span struct{ begin, end int }
 
 // A regex that is not known can be one that takes exponential time, or a stack as deep as the text is long. Neither
-// bound is met by regexes that were made for cutting texts; what meets one is an error of Encode.
+// bound is met by regexes that were made for cutting texts; what meets one is an error of Encode. Compiling takes time and
+// memory by a regex's length; the longest in use has some 1500 bytes.
 const (
+	longestRegex = 16 << 10
 	longestMatch = time.Minute
 	deepestStack = 1 << 22 // numbers
 )
@@ -46,6 +48,9 @@ func compileRegex(regex string) (pattern, error) {
 	}
 	if simple, ok := parseRun(regex); ok {
 		return simple, nil
+	}
+	if len(regex) > longestRegex {
+		return nil, fmt.Errorf("a regex of %d bytes; none longer than %d is used", len(regex), longestRegex)
 	}
 	dialect, err := regexp2Dialect(regex)
 	if err != nil {

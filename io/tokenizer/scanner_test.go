@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/dlclark/regexp2/v2"
 	"pgregory.net/rapid"
@@ -140,7 +141,7 @@ func TestOniguruma(t *testing.T) {
 	}
 	for regex, want := range map[string]string{
 		`(a`: "not closed", `a)`: "not opened", `[a`: "not closed", `\1`: `\1`, `\bx`: `\b`, `[[:alpha:]]x`: "bracket class",
-		`[a&&b]x`: "&&", `(?<n>a)`: "not supported", `\p{Nobody}`: "not known", `*a`: "repeats nothing", `|*`: "repeats nothing",
+		strings.Repeat("a|b", 1<<13): "a regex of 24576 bytes", `[a&&b]x`: "&&", `(?<n>a)`: "not supported", `\p{Nobody}`: "not known", `*a`: "repeats nothing", `|*`: "repeats nothing",
 		`[^\x{0}-\x{10FFFF}]x`: "no character", `\`: "nothing behind", `[z-a]x`: "range", `\x{110000}`: "no character", `a**`: "a**",
 	} {
 		if _, err := compileRegex(regex); err == nil || !strings.Contains(err.Error(), want) {
@@ -179,4 +180,16 @@ func mustCompile(t interface{ Fatal(...any) }, dialect string) pattern {
 		t.Fatal(err)
 	}
 	return backtracking{regex}
+}
+
+// A regex that backtracks without end is stopped and told of.
+func TestRegexThatBlowsUp(t *testing.T) {
+	p, err := compileRegex(`(a|aa)+$`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.(backtracking).regex.MatchTimeout = 200 * time.Millisecond // of what would take years
+	if spans, err := p.matches(nil, strings.Repeat("a", 100)+"!"); err == nil || !strings.Contains(err.Error(), "timeout") {
+		t.Errorf("%d matches, %v", len(spans), err)
+	}
 }
