@@ -50,7 +50,7 @@ var Flags = []Flag{
 		Help: "at most `N` tokens generated a row", field: func(j *Job) any { return &j.MaxNewTokens }},
 	{Name: "temperature", Category: sampling, Default: "0", Range: "[0, )", Bits: true, Tasks: []Task{Generate},
 		Help: "`T` that logits are divided by; 0 takes the likeliest token", field: func(j *Job) any { return &j.Temperature }},
-	{Name: "top-k", Category: sampling, Default: "off", Zero: "off", Range: "[1, )", Bits: true, Tasks: []Task{Generate},
+	{Name: "top-k", Category: sampling, Default: "off", Zero: "off", Range: "[1, 2147483647]", Bits: true, Tasks: []Task{Generate},
 		Help: "draw among the `K` likeliest tokens", field: func(j *Job) any { return &j.TopK }},
 	{Name: "top-p", Category: sampling, Default: "1", Range: "(0, 1]", Bits: true, Tasks: []Task{Generate},
 		Help: "draw among the likeliest tokens that reach probability `P` together", field: func(j *Job) any { return &j.TopP }},

@@ -3,6 +3,7 @@ package dataset
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 )
 
@@ -65,7 +66,7 @@ type unread string
 
 func (u unread) Error() string { return string(u) }
 
-// damaged is the sentence for bytes that cannot be what was written, or are not read here.
+// damaged is the sentence for bytes that cannot be what was written, or are not read here, or that the system cannot read.
 func (p place) damaged(cause error) error {
 	var b strings.Builder
 	b.WriteString(p.file)
@@ -77,6 +78,10 @@ func (p place) damaged(cause error) error {
 	}
 	if p.column != "" {
 		fmt.Fprintf(&b, ": column %s", p.column)
+	}
+	var system *os.PathError
+	if errors.As(cause, &system) { // the bytes may be sound: this is no damage of theirs
+		return fmt.Errorf("%s: cannot be read (%w); see to its storage, and start again", b.String(), system.Err)
 	}
 	mend := "; the file is damaged: copy or write it again"
 	if u := unread(""); errors.As(cause, &u) {

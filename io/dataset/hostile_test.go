@@ -167,3 +167,22 @@ func inFooter(t *testing.T, path string, was, is int64) {
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(footer)))
 	writeFile(t, path, append(b, "PAR1"...))
 }
+
+// What the system cannot read is not called damage: the file may be sound, and is read when its storage is again.
+func TestFailingStorage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.parquet")
+	writeParquet(t, path, prompts(100), 10, compress.Codecs.Zstd)
+	p, err := openParquet(path, new(atomic.Int64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := p.scan([]int{0}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shut(s.(*parquetScan).f)
+	_, _, err = s.next(10)
+	if !errors.Is(err, os.ErrClosed) || errors.Is(err, ErrDamaged) || !strings.HasPrefix(err.Error(), path+": row group 0: from row 0: column prompt: cannot be read (") {
+		t.Error(err)
+	}
+}
