@@ -141,9 +141,20 @@ func (s seed) experts() float64 {
 
 func (s seed) dense() float64 {
 	h, n := float64(s.hidden), float64(s.layers)
+	return n*(4*h*h+4*h+4*h) + (n-float64(s.moe()))*(8*h*h+5*h) + float64(s.moe())*h*seedExperts + 2*h + s.embedding()
+}
+
+func (s seed) vocab() float64 {
 	multiple := 128 * s.tp
-	vocab := float64((seedVocab + multiple - 1) / multiple * multiple)
-	return n*(4*h*h+4*h+4*h) + (n-float64(s.moe()))*(8*h*h+5*h) + float64(s.moe())*h*seedExperts + (vocab+seedWindow+2)*h
+	return float64((seedVocab + multiple - 1) / multiple * multiple)
+}
+
+func (s seed) embedding() float64 { return (s.vocab() + seedWindow) * float64(s.hidden) }
+
+// held is what a GPU holds of the dense part: the input embedding whole, slices of the rest, and a slice of the output
+// embedding, which is made for products. (Norms and gates are whole too, and too small to be seen.)
+func (s seed) held() float64 {
+	return s.embedding() + (s.dense()-s.embedding()+s.vocab()*float64(s.hidden))/float64(s.tp)
 }
 
 // kv is the bytes of seedRows full rows for each GPU: a tp group has tp times as many, and each holds 1/tp of them.
@@ -159,11 +170,11 @@ func (s seed) load() Load {
 func seedsTable() string {
 	var lines [][]string
 	for _, s := range seeds {
-		weights := 2 * (s.dense()/float64(s.tp) + s.experts()/float64(s.gpus))
+		weights := 2 * (s.held() + s.experts()/float64(s.gpus))
 		ep := DefaultEP(seedExperts, s.gpus)
 		lines = append(lines, []string{
 			s.name, fmt.Sprint(s.gpus), fmt.Sprintf("tp %d, dp %d, ep %d", s.tp, s.gpus/s.tp, ep), fmt.Sprint(seedExperts / ep),
-			fmt.Sprintf("%.1f B", (s.dense()+s.experts())/1e9), gigabytes(2 * s.dense() / float64(s.tp)), gigabytes(2 * s.experts() / float64(s.gpus)),
+			fmt.Sprintf("%.1f B", (s.dense()+s.experts())/1e9), gigabytes(2 * s.held()), gigabytes(2 * s.experts() / float64(s.gpus)),
 			gigabytes(s.kv()), gigabytes(weights + s.kv()),
 		})
 	}
