@@ -114,6 +114,10 @@ func (e *Engine) readChunk(ctx context.Context, rows *dataset.Dataset, saved *re
 	return c, nil
 }
 
+// committers is how many chunks are committed at once. What a commit waits for is the disk, which takes several at a time;
+// at the end of a job many chunks become whole together.
+const committers = 4
+
 // committer commits whole chunks beside the steps.
 type committer struct {
 	whole chan *chunkState
@@ -126,17 +130,17 @@ type committer struct {
 func (e *Engine) commit(ctx context.Context, rows *dataset.Dataset, out *results.Writer, record *stats.Recorder,
 	begin beside) *committer {
 	c := &committer{whole: make(chan *chunkState, 16)}
-	c.done.Add(1)
-	go func() {
-		defer c.done.Done()
-		for chunk := range c.whole {
-			if c.failed() == nil {
-				c.fail(begin(phaseCommit, chunk.chunk.Index, func(*comm.Task) error {
-					return commitChunk(ctx, rows, out, chunk, record)
-				}))
+	for range committers {
+		c.done.Go(func() {
+			for chunk := range c.whole {
+				if c.failed() == nil {
+					c.fail(begin(phaseCommit, chunk.chunk.Index, func(*comm.Task) error {
+						return commitChunk(ctx, rows, out, chunk, record)
+					}))
+				}
 			}
-		}
-	}()
+		})
+	}
 	return c
 }
 

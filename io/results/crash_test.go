@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -109,6 +110,42 @@ func TestCommittedSurvives(t *testing.T) {
 		}
 		if diff := cmp.Diff([]bool{false, true, false, false}, out.Committed()); diff != "" {
 			t.Errorf("seed %d: %s", seed, diff)
+		}
+	}
+}
+
+// TestCommittedAtOnceSurvives: the same of chunks that one writer commits at once, wherever the power fails.
+func TestCommittedAtOnceSurvives(t *testing.T) {
+	job, ctx := newTestJob(), context.Background()
+	for k, died := 1, true; died; k++ {
+		d := newCrashDisk()
+		out, err := Create(ctx, "/out", job.fp, job.layout, job.chunks, testOptions(d))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := Join(ctx, "/out", out.Start(), 0, job.layout, testOptions(d))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.dieAt = d.ops + k
+		errs := make([]error, len(job.chunks))
+		var all sync.WaitGroup
+		for i, c := range job.chunks {
+			all.Go(func() { errs[i] = w.Commit(ctx, c, recordsOf(c), carryOf(c)) })
+		}
+		all.Wait()
+		died = d.dead
+		d = d.afterPowerFailure(rand.New(rand.NewPCG(uint64(k), 11)))
+		if out, err = Create(ctx, "/out", job.fp, job.layout, job.chunks, testOptions(d)); err != nil {
+			t.Fatal(err)
+		}
+		for i, committed := range out.Committed() {
+			if errs[i] == nil && !committed {
+				t.Errorf("operation %d: chunk %d was committed, and is to be done again", k, i)
+			}
+			if errs[i] != nil && !died {
+				t.Errorf("chunk %d: %v", i, errs[i])
+			}
 		}
 	}
 }

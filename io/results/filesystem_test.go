@@ -306,7 +306,7 @@ func (d *crashDisk) afterKill() *crashDisk {
 }
 
 // afterPowerFailure is the disk after the host died, too. What was not fsynced is there or not by chance: each name,
-// and of each file the fsynced bytes, all bytes, or as many as there were with the later ones zero.
+// and of each file the fsynced bytes, all bytes, or as many as there were with the later ones of those that were not fsynced zero.
 func (d *crashDisk) afterPowerFailure(chance *rand.Rand) *crashDisk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -339,8 +339,12 @@ func (d *crashDisk) afterPowerFailure(chance *rand.Rand) *crashDisk {
 			content = slices.Clone(f.now)
 		case 1:
 			if !slices.Equal(f.kept, f.now) {
+				same := 0 // bytes that were fsynced as they are
+				for same < min(len(f.kept), len(f.now)) && f.kept[same] == f.now[same] {
+					same++
+				}
 				content = make([]byte, len(f.now))
-				copy(content, f.now[:chance.IntN(len(f.now)+1)])
+				copy(content, f.now[:same+chance.IntN(len(f.now)-same+1)])
 			}
 		}
 		next.names[name] = &inode{content, slices.Clone(content)}

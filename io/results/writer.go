@@ -30,6 +30,10 @@ type Writer struct {
 	samples     int
 	told        *Phase // by Tell
 
+	table  sync.Mutex // held while a part's table is made: of parts that are committed at once only the disk is waited for at once
+	onDisk sync.Mutex // held while commit lines are made durable; before mu
+	synced int        // lines that are; under onDisk
+
 	mu      sync.Mutex // guards what follows
 	commits handle     // nil when closed
 	lines   int        // written so far
@@ -94,6 +98,8 @@ func (w *Writer) Commit(ctx context.Context, chunk Chunk, records []Record, carr
 	}
 	name, sums, whole := partName(chunk.Index), digests{}, sha256.New()
 	size, err := w.aside(filepath.Join(w.dir, name), func(to io.Writer) error {
+		w.table.Lock()
+		defer w.table.Unlock()
 		return guard(func() error { return w.writePart(io.MultiWriter(to, whole), chunk, records, carried, sums) })
 	})
 	if err != nil {
@@ -261,29 +267,66 @@ func buildBatch(columns []column, schema *arrow.Schema, records []Record) (arrow
 	return b.NewRecordBatch(), nil
 }
 
-// append writes a commit line and waits until it is on the disk.
-func (w *Writer) append(c commitLine) (err error) {
+// append writes a commit line and waits until it is on the disk. Lines of parts that are committed at once go there
+// together.
+func (w *Writer) append(c commitLine) error {
 	line, err := c.encode()
+	if err != nil {
+		return err
+	}
+	number, err := w.write(line)
+	if err == nil {
+		err = w.keep(number)
+	}
 	if err != nil {
 		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.broken != nil {
-		return w.broken
+	w.written += c.Bytes
+	return nil
+}
+
+// keep waits until the first lines of the commits file, so many, are on the disk.
+func (w *Writer) keep(number int) error {
+	w.onDisk.Lock()
+	defer w.onDisk.Unlock()
+	if w.synced >= number {
+		return nil
 	}
-	defer func() {
-		if err != nil { // the file may end in half a line: nothing may follow it
-			w.broken = diskError("cannot write", w.commitsName(), err)
-			err = w.broken
-		}
-	}()
-	if _, err = w.commits.Write(line); err != nil {
-		return err
+	w.mu.Lock()
+	lines, commits, broken := w.lines, w.commits, w.broken
+	w.mu.Unlock()
+	if broken != nil {
+		return broken
+	}
+	if err := commits.Sync(); err != nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.fail(err)
+	}
+	w.synced = lines
+	return nil
+}
+
+// write writes a commit line, and returns how many lines there are then.
+func (w *Writer) write(line []byte) (lines int, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.broken != nil {
+		return 0, w.broken
+	}
+	if _, err := w.commits.Write(line); err != nil {
+		return 0, w.fail(err)
 	}
 	w.lines++
-	w.written += c.Bytes
-	return w.commits.Sync()
+	return w.lines, nil
+}
+
+// fail is called when a commit line could not be written: the file may end in half a line, and nothing may follow it.
+func (w *Writer) fail(err error) error {
+	w.broken = diskError("cannot write", w.commitsName(), err)
+	return w.broken
 }
 
 // Written is the bytes of the parts that this writer has committed.
