@@ -41,6 +41,8 @@ type blockPool struct {
 	when  []int64            // beside kept
 	clock int64
 	spare int // blocks kept
+
+	opened int // blocks that have ever been in use: the first ones
 }
 
 func newBlockPool(blocks int) *blockPool {
@@ -55,6 +57,10 @@ func newBlockPool(blocks int) *blockPool {
 // available is the number of blocks that take can hand out.
 func (p *blockPool) available() int { return len(p.free) + p.spare }
 
+// fresh is the number of blocks that have never been in use, released that of free ones that have been.
+func (p *blockPool) fresh() int    { return len(p.uses) - p.opened }
+func (p *blockPool) released() int { return len(p.free) - p.fresh() }
+
 // take hands out n blocks for one sequence; the caller has looked at available.
 func (p *blockPool) take(n int, to []int32) []int32 {
 	for range n {
@@ -63,7 +69,7 @@ func (p *blockPool) take(n int, to []int32) []int32 {
 		}
 		b := p.free[len(p.free)-1]
 		p.free = p.free[:len(p.free)-1]
-		p.uses[b] = 1
+		p.uses[b], p.opened = 1, max(p.opened, int(b)+1)
 		to = append(to, b)
 	}
 	return to

@@ -7,6 +7,7 @@ import (
 
 	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/io/results"
+	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/shard"
 	"github.com/dsbatch/dsbatch/stats"
 )
@@ -29,6 +30,7 @@ type loop struct {
 	failed    error
 	begun     time.Time
 	measured  bool // the machine's ceilings
+	warmed    int  // blocks of the cache whose memory is there
 }
 
 // work runs the loop to its end. On a stop, what is whole is committed and what is finished of open chunks is saved.
@@ -94,6 +96,7 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 			l.measured = true
 			l.ceilings()
 		}
+		l.warm(int(v.Max(voteBlocks)))
 		l.stepped = (v.Any(votePlan) || p.inFlight()) && !l.hold(v)
 		switch {
 		case l.stepped:
@@ -104,6 +107,19 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 			return "", nil
 		}
 	}
+}
+
+// warm makes sure of the memory of so many blocks of the cache, on all ranks at once. Where the system gives memory
+// slowly, such as a virtual machine to which its host has to give it first, ranks that step together would else wait for
+// each other's first use of it, now for one rank and now for another.
+func (l *loop) warm(blocks int) {
+	cache, slow := l.engine.steps.cache.(kernels.Warmer)
+	if blocks <= l.warmed || !slow {
+		return
+	}
+	defer l.record.Phase(stats.Wait)()
+	cache.Warm(l.warmed, blocks, l.watcher.Main().Progress)
+	l.warmed = blocks
 }
 
 // hold tells whether ranks with a plan wait for others that read their first rows: a step takes all ranks as long with
@@ -162,6 +178,7 @@ func (l *loop) agree(ctx context.Context, planned int) (comm.Votes, error) {
 	flag(voteMeasure, !l.measured && l.world.Rank() == 0 && time.Since(l.begun) > measureAfter)
 	flag(voteFailed, l.failed != nil)
 	mine[voteBacklog], mine[votePending] = int64(s.backlog()+len(s.running)), int64(l.pending)
+	mine[voteBlocks] = int64(s.foreseen())
 	mine[voteRows], mine[voteBad], mine[votePrompt], mine[voteOutput] = l.rowsDone, l.rowsBad, l.prompt, l.output
 	return comm.Agree(ctx, l.world, mine[:]...)
 }

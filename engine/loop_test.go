@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/comm"
@@ -64,6 +65,45 @@ func TestRanksBeginTogether(t *testing.T) {
 			if waits != c.waits {
 				t.Errorf("%s: rank %d waits %d turns, want %d", c.what, w.Rank(), waits, c.waits)
 			}
+		}
+		return nil
+	})
+}
+
+// warmed is a cache that notes which blocks it was asked to warm.
+type warmed struct {
+	kernels.Warmer
+	from, to []int
+}
+
+func (c *warmed) Warm(from, to int, each func()) {
+	c.from, c.to = append(c.from, from), append(c.to, to)
+}
+
+// TestRanksWarmTogether: all ranks take the memory of as many blocks as the one that will need most, each block once.
+func TestRanksWarmTogether(t *testing.T) {
+	mpitest.Run(t, 3, func(w mpi.World) error {
+		watcher, err := comm.Watch(t.Context(), w, comm.WatchOptions{})
+		if err != nil {
+			return err
+		}
+		defer watcher.Close()
+		cache, s := &warmed{}, newScheduler(100, 64, 8, 1)
+		l := &loop{run: &run{world: w, watcher: watcher, engine: &Engine{scheduler: s, steps: &stepper{cache: cache}}}}
+		for _, tokens := range [][3]int{{32, 60, 17}, {1, 1, 1}, {90, 1, 1}} { // of a row that each rank adds
+			n := tokens[w.Rank()]
+			if err := s.add(&sequence{row: &rowState{}, tokens: make([]int32, n), prompt: n, limit: n}); err != nil {
+				return err
+			}
+			v, err := l.agree(t.Context(), 0)
+			if err != nil {
+				return err
+			}
+			l.warm(int(v.Max(voteBlocks)))
+		}
+		// 4 blocks; a fifth; 6 beside the 2 and the 1 that the first rank has had before
+		if want := []int{4, 5, 9}; !slices.Equal(cache.to, want) || !slices.Equal(cache.from, []int{0, 4, 5}) {
+			t.Errorf("rank %d warms blocks %v to %v, want up to %v", w.Rank(), cache.from, cache.to, want)
 		}
 		return nil
 	})

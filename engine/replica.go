@@ -12,6 +12,7 @@ const (
 	votePlan    = iota // the length of its plan for the step, 0: it has none
 	voteWants          // it wants another chunk
 	voteBacklog        // sequences that wait or run
+	voteBlocks         // blocks of its cache that will have been in use when all its rows are in flight
 	votePending        // chunks that it is reading
 	voteMeasure        // the job is long enough to measure the machine
 	voteStop           // it was asked to stop

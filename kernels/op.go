@@ -56,6 +56,14 @@ type Cache interface {
 	Free()
 }
 
+// Warmer is a Cache whose memory the system gives when it is first used, which takes its time then. Warm has it given
+// beforehand for the blocks [from, to) of all layers, a layer after the other, and calls each after every one. No op sees a
+// difference.
+type Warmer interface {
+	Cache
+	Warm(from, to int, each func())
+}
+
 // Activation is the function between the two linear ops of an MLP.
 type Activation uint8
 

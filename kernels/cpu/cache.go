@@ -39,6 +39,16 @@ func (d *Device) NewCache(c kernels.CacheSpec) (kernels.Cache, error) {
 func (c *cache) Spec() kernels.CacheSpec { return c.spec }
 func (c *cache) Free()                   { c.mem.Free() }
 
+// Warm has the system give the memory of the blocks [from, to).
+func (c *cache) Warm(from, to int, each func()) {
+	from, to = max(from, 0), min(to, c.spec.Blocks)
+	for layer := 0; layer < c.spec.Layers && from < to; layer++ {
+		first := layer * c.spec.Blocks
+		c.mem.warm((first+from)*c.blockBytes(), (first+to)*c.blockBytes())
+		each()
+	}
+}
+
 // headSize is the number of elements of K, and of V, of one head of a block.
 func (c *cache) headSize() int { return c.spec.BlockTokens * c.spec.HeadDim }
 

@@ -40,6 +40,15 @@ func (m *memory) Free() {
 	m.data, m.mapped = nil, nil
 }
 
+// warm has the system give the memory of the bytes [from, to) now. What they hold stays.
+func (m *memory) warm(from, to int) {
+	if m.mapped == nil || from >= to {
+		return
+	}
+	page := os.Getpagesize()
+	_ = unix.Madvise(m.mapped[from/page*page:to], unix.MADV_POPULATE_WRITE) // before Linux 5.14: at the first use
+}
+
 // allocate takes size zeroed bytes at a multiple of align.
 func allocate(what string, size int64) (*memory, error) {
 	if size < 0 || size > math.MaxInt-hugePage {
