@@ -4,14 +4,12 @@
 // Nothing is sorted but a few tokens. What the filters keep is always the first tokens of that order, so that a filter is
 // but a smaller sum of weights to draw from. Where a sum ends is looked up in a histogram over the distance from the
 // most probable token, and then among the tokens of one bin, which are gathered and sorted.
-// Weights are sums of integers: 23 bits and more of each, relative to its bin, and 2⁴² units for the largest token. They
-// are exact, so that neither the order of atomics nor the number of rows can change a bit.
 //
 // Shapes  logits [rows, >= vocab] f32; all others [rows, 1] but top_id, top_logprob [rows, top].
 // Launch  a block of 1024 a row; shared: where rows have a penalty, 16 bytes and (vocab+31)/32 words.
 // Bound   passes over a row, by memory: 1 for the argmax, 3 for a draw, 1 more for each of top-k, top-p and min-p.
 // Checked by optest.Sample.
-#include "vocab.cuh"
+#include "histogram.cuh"
 
 struct sample_args {
     mat logits, temperature, top_k, top_p, min_p, penalty, u, token, logprob, top_id, top_logprob;
@@ -21,25 +19,8 @@ struct sample_args {
 };
 
 enum {
-    bins = 2048,   // the last one is for tokens of no weight, which is not counted
     listed = 2048, // most tokens that are sorted
     parts = 1024   // of a bin with more of them
-};
-
-// Sums of numbers below 2³², by an atomic a number and a carry now and then.
-template <int N> struct histogram {
-    u32 low[N], high[N], count[N];
-
-    void clear() {
-        __syncthreads();
-        for (int i = threadIdx.x; i < N; i += vocab_threads) low[i] = high[i] = count[i] = 0;
-        __syncthreads();
-    }
-    void add(int i, u32 weight, bool counted) {
-        if (atomicAdd(&low[i], weight) > ~weight) atomicAdd(&high[i], 1u);
-        if (counted) atomicAdd(&count[i], 1u);
-    }
-    u64 weight(int i) const { return (u64)high[i] << 32 | low[i]; }
 };
 
 struct workspace {
@@ -50,27 +31,6 @@ struct workspace {
     };
     u32 number; // of keys that were to be listed
 };
-
-// Distances are cut into bins of 1/64, the middle of bin b being b/64; a NaN goes to the last one.
-inline int bin_of(float distance) {
-    return __float_as_uint(fmaf(fminf(distance, (bins - 1) / 64.0f), 64.0f, 8388608.0f)) & (2 * bins - 1);
-}
-
-// Weights in bin b are whole numbers of 2^-(23+k), k rising with b as e^-distance falls, and 2⁴² is the largest token's
-// weight in units. k is at most 46: what is below a unit is dropped from the sum of a bin, not from its tokens.
-inline int octaves(int b) { return b * 1477 >> 16; } // ⌊b/64 · log₂e⌋
-inline u32 weight_of(float distance, int b) {
-    return __float2uint_rn(expf(-distance) * __uint_as_float((u32)(127 + 23 + octaves(b)) << 23));
-}
-inline u64 units_of(u64 weight, int b) {
-    const int shift = 19 - octaves(b);
-    return shift >= 0 ? weight << shift : weight >> -shift;
-}
-// The least weight is one more than this which has more than so many units.
-inline u64 weight_below(u64 units, int b) {
-    const int shift = 19 - octaves(b);
-    return shift >= 0 ? units >> shift : ((units + 1) << -shift) - 1;
-}
 
 // A repetition penalty in shared memory: what it multiplies logits above 0 with, and others. A product in float64, rounded
 // once more, is what a division gives.
@@ -133,80 +93,6 @@ struct draw {
             }
         });
         __syncthreads();
-    }
-};
-
-// What comes before a thread's number in thread order, and the sum of all.
-inline u64 block_before(u64 mine, u64& all) {
-    __shared__ u64 part[33];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    u64 sum = mine;
-#pragma unroll
-    for (int o = 1; o < 32; o <<= 1) {
-        const u64 x = __shfl_up_sync(0xffffffffu, sum, o);
-        if (lane >= o) sum += x;
-    }
-    __syncthreads();
-    if (lane == 31) part[warp] = sum;
-    __syncthreads();
-    if (warp == 0) {
-        const u64 whole = part[lane];
-        u64 upto = whole;
-#pragma unroll
-        for (int o = 1; o < 32; o <<= 1) {
-            const u64 x = __shfl_up_sync(0xffffffffu, upto, o);
-            if (lane >= o) upto += x;
-        }
-        __syncwarp();
-        part[lane] = upto - whole;
-        if (lane == 31) part[32] = upto;
-    }
-    __syncthreads();
-    all = part[32];
-    return part[warp] + sum - mine;
-}
-
-// Where a cumulative sum first exceeds a target: the number of the bin, part or token, and what comes before it.
-struct place {
-    int at;
-    u64 units, count;
-};
-
-// What comes before each bin; two bins a thread.
-struct cumulative {
-    const histogram<bins>& h;
-    u64 units, all;
-    u32 count;
-
-    cumulative(const histogram<bins>& h, bool counted) : h(h), count(0) {
-        const int b = threadIdx.x * 2;
-        u64 total;
-        units = block_before(units_of(h.weight(b), b) + units_of(h.weight(b + 1), b + 1), all);
-        if (counted) count = block_before(h.count[b] + h.count[b + 1], total);
-    }
-    // The last bin where no sum exceeds the target.
-    place find(bool by_count, u64 target) const {
-        __shared__ place found;
-        __syncthreads();
-        if (threadIdx.x == 0) found.at = bins - 1;
-        __syncthreads();
-        u64 u = units, c = count;
-#pragma unroll
-        for (int b = threadIdx.x * 2; b < threadIdx.x * 2 + 2; b++) {
-            const u64 mine = units_of(h.weight(b), b), before = by_count ? c : u, own = by_count ? h.count[b] : mine;
-            if (before <= target && target < before + own) found = {b, u, c};
-            u += mine, c += h.count[b];
-        }
-        __syncthreads();
-        return found;
-    }
-    // What comes before a bin.
-    u64 before(int b) const {
-        __shared__ u64 found;
-        __syncthreads();
-        if (threadIdx.x == b / 2) found = units + (b % 2 ? units_of(h.weight(b - 1), b - 1) : 0);
-        __syncthreads();
-        return found;
     }
 };
 
