@@ -1,74 +1,97 @@
 // Paged attention of every token over its sequence's KV, for any types and head sizes, in float32.
-// Shapes  out, q [tokens, heads·dim] of A; the cache's layer of B: [block][kv head]{K [tokens of a block][dim], V the same};
-//         position, seq [tokens]; blocks [seqs, most blocks]; context [seqs] or none (causal).
-// Order   warp w takes positions p with p mod 4 = w, ascending, by online softmax; the four meet in order. Positions are
-//         those of the sequence, so that chunks and neighbours change no bit.
-// Launch  x: tokens, y: heads, 4 warps; a lane holds dimensions lane, lane+32, …. Checked by optest.Attention.
-#include "common.cuh"
-
-struct attention_args {
-    mat out, q, blocks;
-    const void* cache;
-    const int *position, *seq, *context;
-    int* fault;
-    int tokens, heads, kv_heads, dim, block_tokens, window;
-    float scale;
-    int op, cache_blocks, pad;
-};
+// Shapes  as in attention.cuh, the cache's layer of B.
+// Order   of a piece: warp w takes positions p with p mod 4 = w, ascending, by online softmax; the four meet in order. Pieces
+//         as there. Positions are those of the sequence, so that chunks and neighbours change no bit.
+// Launch  x: tokens, y: heads, z: shares of the context of a token that is alone in its sequence, 4 warps; a lane holds
+//         dimensions lane, lane+32, …; combine x: sequences, y: heads, a thread a dimension. Checked by optest.Attention.
+#include "attention.cuh"
 
 template <int HELD> void attend(const attention_args& a) {
+    enum { DIM = HELD * 32, threads = 128, mine_of = (DIM + threads - 1) / threads }; // dimensions of a thread where warps meet
     const i64 t = blockIdx.x;
-    const int head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, seq = a.seq[t];
-    const int last = a.position[t] + 1, hi = a.context != nullptr ? a.context[seq] : last, lo = a.window > 0 ? max(0, last - a.window) : 0;
+    const int head = blockIdx.y, part = blockIdx.z, lane = threadIdx.x % 32, warp = threadIdx.x / 32, seq = a.seq[t];
     const int kv_head = head / (a.heads / a.kv_heads);
+    int lo, hi;
+    span(a, t, seq, lo, hi);
+    share mine = {lo / piece_tokens, (hi + piece_tokens - 1) / piece_tokens, -1, 0};
+    if (gridDim.z > 1) {
+        if (alone(a, seq) == t) mine = share_of(a, seq, lo, hi, part);
+        else if (part > 0) return;
+    }
     const A* q = row_of<A>(a.q, t) + head * a.dim;
     const int* blocks = row_of<int>(a.blocks, seq);
-    float query[HELD], sum[HELD] = {}, top = -infinity, mass = 0;
+    float query[HELD], all[mine_of] = {};
 #pragma unroll
     for (int i = 0; i < HELD; i++) query[i] = lane + 32 * i < a.dim ? to_float(q[lane + 32 * i]) : 0.0f;
-    for (int p = lo + ((warp - lo) & 3); p < hi; p += 4) {
-        const int block = p / a.block_tokens < a.blocks.stride ? blocks[p / a.block_tokens] : -1;
-        if (block < 0 || block >= a.cache_blocks) {
-            if (lane == 0) note_fault(a.fault, a.op, block, p);
-            break;
+    __shared__ float tops[4], masses[4], sums[4][DIM];
+    row_sum row;
+    row.begin();
+    auto keep = [&](int slot, int d, float sum, float top, float mass) {
+        const i64 at = result_at(a, slot, head);
+        a.partials[at * DIM + d] = sum;
+        if (d == 0) masses_of(a, DIM)[at] = make_float2(top, mass);
+    };
+    for (int piece = mine.from; piece < mine.to; piece++) {
+        const int from = max(lo, piece * piece_tokens), to = min(hi, (piece + 1) * piece_tokens);
+        float sum[HELD] = {}, top = -infinity, mass = 0;
+        for (int p = from + ((warp - from) & 3); p < to; p += 4) {
+            const int at = cache_row(a, blocks, kv_head, p, lo, hi);
+            if (at < 0) break;
+            const B *k = (const B*)a.cache + (i64)at * a.dim, *v = k + (i64)a.block_tokens * a.dim;
+            float dot = 0;
+#pragma unroll
+            for (int i = 0; i < HELD; i++)
+                if (lane + 32 * i < a.dim) dot = fmaf(query[i], to_float(k[lane + 32 * i]), dot);
+            dot = __fmul_rn(warp_sum(dot), a.scale);
+            const float keep = raise(top, dot, 1), weight = lowered(dot, top, 1);
+            mass = mass * keep + weight;
+#pragma unroll
+            for (int i = 0; i < HELD; i++)
+                if (lane + 32 * i < a.dim) sum[i] = sum[i] * keep + weight * to_float(v[lane + 32 * i]);
         }
-        const B* k = (const B*)a.cache + ((i64)block * a.kv_heads + kv_head) * 2 * a.block_tokens * a.dim + (i64)(p % a.block_tokens) * a.dim;
-        const B* v = k + (i64)a.block_tokens * a.dim;
-        float dot = 0;
+        if (lane == 0) tops[warp] = top, masses[warp] = mass;
 #pragma unroll
-        for (int i = 0; i < HELD; i++)
-            if (lane + 32 * i < a.dim) dot = fmaf(query[i], to_float(k[lane + 32 * i]), dot);
-        dot = warp_sum(dot) * a.scale;
-        const float higher = fmaxf(top, dot), keep = expf(top - higher), weight = expf(dot - higher);
-        top = higher;
-        mass = mass * keep + weight;
+        for (int i = 0; i < HELD; i++) sums[warp][lane + 32 * i] = sum[i];
+        __syncthreads();
+        top = fmaxf(fmaxf(tops[0], tops[1]), fmaxf(tops[2], tops[3]));
+        float share_of_warp[4];
+        mass = 0;
 #pragma unroll
-        for (int i = 0; i < HELD; i++)
-            if (lane + 32 * i < a.dim) sum[i] = sum[i] * keep + weight * to_float(v[lane + 32 * i]);
+        for (int w = 0; w < 4; w++) share_of_warp[w] = lowered(tops[w], top, 1), mass += masses[w] * share_of_warp[w];
+        if (part == 0) row.fold(top, mass, 1);
+#pragma unroll
+        for (int i = 0; i < mine_of; i++) {
+            const int d = threadIdx.x + i * threads;
+            if (d >= DIM) continue;
+            float y = 0;
+#pragma unroll
+            for (int w = 0; w < 4; w++) y += sums[w][d] * share_of_warp[w];
+            if (part == 0) all[i] = row.folded(all[i], y);
+            else keep(mine.slot + piece - mine.from, d, y, top, mass);
+        }
+        __syncthreads();
     }
-    __shared__ float tops[4], masses[4], sums[4][HELD * 32];
-    if (lane == 0) tops[warp] = top, masses[warp] = mass;
-#pragma unroll
-    for (int i = 0; i < HELD; i++) sums[warp][lane + 32 * i] = sum[i];
-    __syncthreads();
-    top = fmaxf(fmaxf(tops[0], tops[1]), fmaxf(tops[2], tops[3]));
+    if (part > 0) return;
     A* out = row_of<A>(a.out, t) + head * a.dim;
-    for (int d = threadIdx.x; d < a.dim; d += blockDim.x) {
-        float all = 0, y = 0;
 #pragma unroll
-        for (int w = 0; w < 4; w++) {
-            const float keep = tops[w] == -infinity ? 0.0f : expf(tops[w] - top);
-            all += masses[w] * keep;
-            y += sums[w][d] * keep;
-        }
-        out[d] = from_float<A>(hi > lo ? y / all : 0.0f);
+    for (int i = 0; i < mine_of; i++) {
+        const int d = threadIdx.x + i * threads;
+        if (mine.slot >= 0 && d < DIM) keep(mine.slot, d, all[i], row.top, row.mass);
+        if (mine.slot < 0 && d < a.dim) out[d] = from_float<A>(row_sum::result(all[i], row.inverse()));
     }
 }
 
-#define KERNEL(name, held)                                                                                             \
-    extern "C" __global__ void __launch_bounds__(128) name(const attention_args a) { after_earlier(), attend<held>(a); }
+#define KERNELS(dim)                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(128) attention_##dim(const attention_args a) {                        \
+        after_earlier();                                                                                               \
+        attend<dim / 32>(a);                                                                                           \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(dim) combine_##dim(const attention_args a) {                          \
+        after_earlier();                                                                                               \
+        combine_parts<dim>(a, 1);                                                                                      \
+    }
 
-KERNEL(attention_64, 2)
-KERNEL(attention_128, 4)
-KERNEL(attention_256, 8)
-KERNEL(attention_512, 16)
+KERNELS(64)
+KERNELS(128)
+KERNELS(256)
+KERNELS(512)

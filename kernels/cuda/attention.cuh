@@ -1,12 +1,12 @@
-// What the kernels of attention on tensor cores share, and with it the order of sums that gives a token the same bits in
-// all of them: alone or in a prompt, walked by one block or by several.
-// Shapes  out, q [tokens, heads·dim] of A; the cache's layer of A: [block][kv head]{K [tokens of a block][dim], V the same};
+// What the kernels of attention share, and with it the order of sums that gives a token the same bits in all those of its
+// type and head size: alone or in a prompt, walked by one block or by several.
+// Shapes  out, q [tokens, heads·dim] of A; the cache's layer: [block][kv head]{K [tokens of a block][dim], V the same};
 //         position, seq [tokens]; start [seqs+1] first token of each sequence; blocks [seqs, most blocks]; context [seqs]
 //         or none (causal).
-// Order   the positions of a sequence come in pieces of 512 and tiles of 64, both counted from its first one. A tile's
-//         logits: dimensions ascending, 16 a step. A piece: its tiles ascending, by online softmax in float32; a tile's
-//         weights are rounded to A before they meet V and before they are summed, both on the tensor cores, 16 positions a
-//         step. A token: its pieces ascending, each started from nothing and added to those before by fold.
+// Order   the positions of a sequence come in pieces of 512 and tiles of 64, both counted from its first one. A token: its
+//         pieces ascending, each started from nothing and added to those before by fold. On tensor cores a tile's logits
+//         are summed over dimensions ascending, 16 a step, and a piece is its tiles ascending, by online softmax in float32; a
+//         tile's weights are rounded to A before they meet V, 16 positions a step, and summed by row_mass.
 #pragma once
 #include "mma.cuh"
 
@@ -14,10 +14,10 @@ struct attention_args {
     mat out, q, blocks;
     const void* cache;
     const int *position, *seq, *start, *context;
-    int* fault;
+    int *fault, *tasks; // tasks: two zeros, of the tasks of prompts (sm90_attention.cu)
     float* partials; // of tokens whose context several blocks share: [slots][heads][DIM] sums, then [slots][heads] maxima and masses
     int tokens, seqs, heads, kv_heads, dim, block_tokens, cache_blocks, window;
-    float scale; // with log₂e
+    float scale; // with log₂e; on tensor cores above 0
     int op;
     int slots; // that partials has
     int run;   // pieces that one of a token's blocks walks at most
@@ -38,27 +38,32 @@ inline void span(const attention_args& a, i64 token, int seq, int& lo, int& hi) 
 // block_tokens rows on. -1: the step does not look at it, and it counts as zeros.
 inline int cache_row(const attention_args& a, const int* blocks, int kv_head, int p, int lo, int hi) {
     if (p < lo || p >= hi) return -1;
-    const int block = blocks[p / a.block_tokens];
+    const int at = p / a.block_tokens, block = at < a.blocks.stride ? blocks[at] : -1;
     if (block >= 0 && block < a.cache_blocks) return (block * a.kv_heads + kv_head) * 2 * a.block_tokens + p % a.block_tokens;
     note_fault(a.fault, a.op, block, p);
     return -1;
 }
 
-// Sums and products that no compiler may fuse, in one kernel and not in the other.
-inline float scaled(float logit, float scale) { return __fmul_rn(logit, scale); }
+// 2^x. The sums and products around it are named one by one: no compiler may fuse them in one kernel and not in another.
 inline float power2(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
-// 2^(s - top); with nothing seen yet, 0.
-inline float weight(float s, float top) { return power2(__fadd_rn(s, top == -infinity ? 0.0f : -top)); }
+// What a row adds to each of its scaled logits, so that the largest comes to 0; with nothing seen yet, 0.
+inline float shift_of(float top, float scale) { return top == -infinity ? 0.0f : -__fmul_rn(top, scale); }
+// A logit's weight. Scale is positive.
+inline float weight(float logit, float scale, float shift) { return power2(__fmaf_rn(logit, scale, shift)); }
+// What sums of weights below `before` are multiplied by to be among those below top; exactly 1 where these are the same.
+inline float lowered(float before, float top, float scale) {
+    return top == -infinity ? 0.0f : power2(__fmul_rn(__fsub_rn(before, top), scale));
+}
 
-// The new maximum of a row, and what its sums so far are multiplied by.
-inline float raise(float& top, float found) {
+// The new maximum of a row's logits, and what its sums so far are multiplied by.
+inline float raise(float& top, float found, float scale) {
     const float before = top;
     top = fmaxf(top, found);
-    return weight(before, top);
+    return lowered(before, top, scale);
 }
 
 // A row's sums over some pieces, and how those of the next piece come to them.
@@ -67,12 +72,30 @@ struct row_sum {
     float keep, share; // of fold: what the sums so far and those of the piece are multiplied by
 
     void begin() { top = -infinity, mass = 0; }
-    void fold(float piece_top, float piece_mass) {
-        keep = raise(top, piece_top), share = weight(piece_top, top);
+    void fold(float piece_top, float piece_mass, float scale) {
+        keep = raise(top, piece_top, scale), share = lowered(piece_top, top, scale);
         mass = folded(mass, piece_mass);
     }
     float folded(float sum, float piece) const { return fmaf(piece, share, __fmul_rn(sum, keep)); }
-    float result(float sum) const { return mass == 0 ? 0.0f : sum / mass + 0.0f; } // never -0
+    // What a sum is multiplied by in the end: one division a row, since one for each sum is code that a block meets once.
+    float inverse() const { return mass == 0 ? 0.0f : 1.0f / mass; }
+    static float result(float sum, float inverse) { return __fmul_rn(sum, inverse) + 0.0f; } // never -0
+};
+
+// The weights of a row in a piece. Of a tile four threads have two positions in eight each, and sum those of each sixteen
+// positions apart from the others, since a warp of decode has no more; in the end the sixteens meet, then the threads.
+struct row_mass {
+    float of[4];
+
+    void begin() { of[0] = of[1] = of[2] = of[3] = 0; }
+    static void add(float& mass, float keep, float a, float b, float c, float d) {
+        mass = __fmaf_rn(mass, keep, __fadd_rn(__fadd_rn(a, b), __fadd_rn(c, d)));
+    }
+    float all() const {
+        float x = __fadd_rn(__fadd_rn(of[0], of[1]), __fadd_rn(of[2], of[3]));
+        x = __fadd_rn(x, __shfl_xor_sync(0xffffffffu, x, 1));
+        return __fadd_rn(x, __shfl_xor_sync(0xffffffffu, x, 2));
+    }
 };
 
 inline float quad_max(float x) {
@@ -119,4 +142,41 @@ inline share share_of(const attention_args& a, int seq, int lo, int hi, int part
     if (before + slots > a.slots) return part == 0 ? whole : nothing;
     const int from = first + part * a.run;
     return {from, min(from + a.run, end), part == 0 ? before : before + 1 + (part - 1) * a.run, slots};
+}
+
+// Where the parts of a token leave their results: sums, and their maximum and mass.
+inline i64 result_at(const attention_args& a, int slot, int head) { return (i64)slot * a.heads + head; }
+inline float2* masses_of(const attention_args& a, int dim) { return (float2*)(a.partials + (i64)a.slots * a.heads * dim); }
+
+// The results of the parts of a sequence's only token, in their order, for heads that fill DIM values, of logits in units of
+// scale: a block a head, a thread a dimension.
+template <int DIM> void combine_parts(const attention_args& a, float scale) {
+    const i64 token = alone(a, blockIdx.x);
+    if (token < 0) return;
+    int lo, hi;
+    span(a, token, a.seq[token], lo, hi);
+    const share first = share_of(a, blockIdx.x, lo, hi, 0);
+    if (first.slot < 0) return;
+    const int head = blockIdx.y, d = threadIdx.x;
+    enum { ahead = 16 }; // pieces that are read at once
+    row_sum row;
+    row.begin();
+    float all = 0;
+    for (int i = 0; i < first.slots; i += ahead) {
+        float o[ahead];
+        float2 m[ahead];
+#pragma unroll
+        for (int j = 0; j < ahead; j++)
+            if (i + j < first.slots) {
+                const i64 at = result_at(a, first.slot + i + j, head);
+                o[j] = a.partials[at * DIM + d], m[j] = masses_of(a, DIM)[at];
+            }
+#pragma unroll
+        for (int j = 0; j < ahead; j++)
+            if (i + j < first.slots) {
+                row.fold(m[j].x, m[j].y, scale);
+                all = row.folded(all, o[j]);
+            }
+    }
+    if (d < a.dim) row_of<A>(a.out, token)[head * a.dim + d] = from_float<A>(row_sum::result(all, row.inverse()));
 }

@@ -6,19 +6,17 @@ import (
 	"github.com/dsbatch/dsbatch/kernels"
 )
 
-type attentionArgs struct {
-	out, q, blocks                                   mat
-	cache, position, seq, context, fault             handle
-	tokens, heads, kvHeads, dim, blockTokens, window int32
-	scale                                            float32
-	op, cacheBlocks, _                               int32 // the last one fills the row up
+// attentionKernel is the names of the kernels for heads of up to dim values: those of attention.cu and, on tensor cores,
+// where it has them, those of attention_mma.cu. Both have a combine.
+type attentionKernel struct {
+	dim                           int
+	any, prefill, decode, combine string
 }
 
-// attentionDims are the head sizes that attention.cu has kernels for: the next larger one serves.
-var attentionDims = [...]struct {
-	dim  int
-	name string
-}{{64, "attention_64"}, {128, "attention_128"}, {256, "attention_256"}, {512, "attention_512"}}
+var attentionKernels = [...]attentionKernel{
+	{64, "attention_64", "prefill_64", "decode_64", "combine_64"}, {128, "attention_128", "prefill_128", "decode_128", "combine_128"},
+	{256, "attention_256", "", "", "combine_256"}, {512, "attention_512", "", "", "combine_512"},
+}
 
 // Attention of every token over its sequence's KV.
 func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b kernels.Batch, spec kernels.AttentionSpec) {
@@ -47,86 +45,91 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 	if s.err != nil || b.Tokens == 0 {
 		return
 	}
-	if q.DType == c.spec.DType && q.DType != kernels.F32 && spec.HeadDim%8 == 0 && spec.HeadDim <= mmaDims[len(mmaDims)-1].dim {
-		s.attentionMMA(op, out, q, c, layer, b, spec)
-		return
-	}
 	a := attentionArgs{out: matOf(out), q: matOf(q), blocks: matOf(b.Blocks), cache: c.layer(layer), position: address(b.Position),
-		seq: address(b.Seq), fault: s.dev.fault.address, tokens: int32(b.Tokens), heads: int32(spec.Heads),
-		kvHeads: int32(spec.KVHeads), dim: int32(spec.HeadDim), blockTokens: int32(c.spec.BlockTokens),
-		window: int32(spec.Window), scale: spec.Scale, op: int32(op),
-		cacheBlocks: int32(c.spec.Blocks)}
-	if !spec.Causal {
-		a.context = address(spec.Context)
-	}
-	for _, k := range attentionDims {
-		if spec.HeadDim <= k.dim {
-			enqueue(s, op, kernelKey{program{file: "attention.cu", a: q.DType, b: c.spec.DType}, k.name},
-				grid{x: b.Tokens, y: spec.Heads, threads: 128}, &a)
-			return
-		}
-	}
-	s.fail("%s: heads of %d values; %d is the most", op, spec.HeadDim, attentionDims[len(attentionDims)-1].dim)
-}
-
-type attentionMMAArgs struct {
-	out, q, blocks                                                      mat
-	cache, position, seq, start, context, fault, partials               handle
-	tokens, seqs, heads, kvHeads, dim, blockTokens, cacheBlocks, window int32
-	scale                                                               float32
-	op, slots, run, parts, _                                            int32
-}
-
-// mmaDims are the head sizes that attention_mma.cu has kernels for: the next larger one serves.
-var mmaDims = [...]struct {
-	dim                      int
-	prefill, decode, combine string
-}{{64, "prefill_64", "decode_64", "combine_64"}, {128, "prefill_128", "decode_128", "combine_128"}}
-
-// attentionMMA is Attention on the tensor cores: a kernel for the sequences with several tokens in the step, and one
-// for those with one, whose context may be shared by several blocks. None of that changes a bit of a token.
-func (s *Stream) attentionMMA(op opNumber, out, q kernels.Tensor, c *cache, layer int, b kernels.Batch, spec kernels.AttentionSpec) {
-	const tile, threads = 64, 128
-	k := mmaDims[0]
-	if spec.HeadDim > k.dim {
-		k = mmaDims[1]
-	}
-	a := attentionMMAArgs{out: matOf(out), q: matOf(q), blocks: matOf(b.Blocks), cache: c.layer(layer), position: address(b.Position),
 		seq: address(b.Seq), start: address(b.Start), fault: s.dev.fault.address, tokens: int32(b.Tokens), seqs: int32(b.Seqs),
 		heads: int32(spec.Heads), kvHeads: int32(spec.KVHeads), dim: int32(spec.HeadDim), blockTokens: int32(c.spec.BlockTokens),
 		cacheBlocks: int32(c.spec.Blocks), window: int32(spec.Window), scale: spec.Scale * math.Log2E, op: int32(op)}
 	if !spec.Causal {
 		a.context = address(spec.Context)
 	}
-	key := kernelKey{program: program{file: "attention_mma.cu", a: q.DType}}
+	tensorCores := q.DType == c.spec.DType && q.DType != kernels.F32 && spec.Scale > 0 && spec.HeadDim%8 == 0
+	for _, k := range attentionKernels {
+		if spec.HeadDim > k.dim {
+			continue
+		}
+		if tensorCores && k.prefill != "" {
+			s.attentionOnTensorCores(a, k, c.spec.DType, b, spec)
+		} else {
+			s.attentionOfAny(a, k, program{file: "attention.cu", a: q.DType, b: c.spec.DType}, b, spec)
+		}
+		return
+	}
+	s.fail("%s: heads of %d values; %d is the most", op, spec.HeadDim, attentionKernels[len(attentionKernels)-1].dim)
+}
+
+type attentionArgs struct {
+	out, q, blocks                                                      mat
+	cache, position, seq, start, context, fault, tasks, partials        handle
+	tokens, seqs, heads, kvHeads, dim, blockTokens, cacheBlocks, window int32
+	scale                                                               float32
+	op, slots, run, parts, _                                            int32
+}
+
+// attentionOnTensorCores is a kernel for the sequences with several tokens in the step, and one for those with one, whose
+// context may be shared by several blocks. None of that changes a bit of a token.
+func (s *Stream) attentionOnTensorCores(a attentionArgs, k attentionKernel, d kernels.DType, b kernels.Batch, spec kernels.AttentionSpec) {
+	const tile, threads = 64, 128
+	key := kernelKey{program: program{file: "attention_mma.cu", a: d}}
 	kv := 2 * tile * k.dim * 2 // bytes of a stage
 	if b.Tokens != b.Seqs && b.Tokens > 1 {
-		prompts, rows, g := key, tile, grid{y: spec.Heads, threads: threads, shared: 2 * kv}
+		prompts, g := key, grid{x: ceilDiv(b.Tokens, tile), y: spec.Heads, threads: threads, shared: 2 * kv}
+		prompts.name = k.prefill
 		if s.dev.card.arch() == "sm_90a" {
-			prompts.file, rows, g.threads = "sm90_attention.cu", 2*tile, 2*threads
-			g.shared = rows*k.dim*2 + 4*kv // q, and four stages
+			if a.tasks = s.takeTasks(); s.err != nil {
+				return
+			}
+			prompts.file = "sm90_attention.cu"
+			g = grid{x: min(ceilDiv(b.Tokens, 2*tile)*spec.Heads, s.dev.card.processors), threads: 3 * threads}
+			g.shared = 4*kv + 2*tile*k.dim*2 + 2*tile*k.dim*4 + 2*tile*16 + 96 // stages, q, sums, rows, barriers
 		}
-		prompts.name, g.x = k.prefill, ceilDiv(b.Tokens, rows)
-		enqueue(s, op, prompts, g, &a)
+		enqueue(s, opAttention, prompts, g, &a)
 	}
 	if b.Tokens != b.Seqs && b.Seqs == 1 {
 		return // no token is alone
 	}
 	sixteens := ceilDiv(spec.Heads/spec.KVHeads, 16)
+	s.share(&a, k.dim, b.Seqs*spec.KVHeads*sixteens, b, spec)
+	key.name = k.decode
+	enqueue(s, opAttention, key, grid{x: b.Seqs, y: spec.KVHeads, z: sixteens * int(a.parts), threads: threads, shared: 2 * kv}, &a)
+	if a.parts > 1 {
+		key.name = k.combine
+		enqueue(s, opAttention, key, grid{x: b.Seqs, y: spec.Heads, threads: k.dim}, &a)
+	}
+}
+
+// attentionOfAny is for any types, a block a token and a head; the context of a sequence's only token may be shared.
+func (s *Stream) attentionOfAny(a attentionArgs, k attentionKernel, p program, b kernels.Batch, spec kernels.AttentionSpec) {
+	a.run, a.parts = longestRun, 1
+	if b.Tokens == b.Seqs || b.Seqs > 1 {
+		s.share(&a, k.dim, b.Tokens*spec.Heads, b, spec)
+	}
+	enqueue(s, opAttention, kernelKey{p, k.any}, grid{x: b.Tokens, y: spec.Heads, z: int(a.parts), threads: 128}, &a)
+	if a.parts > 1 {
+		enqueue(s, opAttention, kernelKey{p, k.combine}, grid{x: b.Seqs, y: spec.Heads, threads: k.dim}, &a)
+	}
+}
+
+// share decides how many blocks a context is shared among, where so many would be needed to have one for each, and makes
+// room for their results.
+func (s *Stream) share(a *attentionArgs, dim, blocks int, b kernels.Batch, spec kernels.AttentionSpec) {
 	pieces := mostPieces(b, spec)
-	run := piecesOfBlock(pieces, pieces*b.Seqs*spec.KVHeads*sixteens, s.dev.card.processors)
-	if slot := spec.Heads * (k.dim + 2) * 4; run < pieces && s.takePartials() {
+	run := piecesOfBlock(pieces, pieces*blocks, s.dev.card.processors)
+	if slot := spec.Heads * (dim + 2) * 4; run < pieces && s.takePartials() {
 		a.partials, a.slots = s.partials.address, int32(partialBytes/slot)
 	} else {
 		run = pieces
 	}
 	a.run, a.parts = int32(run), int32(ceilDiv(pieces, run))
-	key.name = k.decode
-	enqueue(s, op, key, grid{x: b.Seqs, y: spec.KVHeads, z: sixteens * int(a.parts), threads: threads, shared: 2 * kv}, &a)
-	if a.parts > 1 {
-		key.name = k.combine
-		enqueue(s, op, key, grid{x: b.Seqs, y: spec.Heads, threads: k.dim}, &a)
-	}
 }
 
 const (
@@ -149,6 +152,23 @@ func mostPieces(b kernels.Batch, spec kernels.AttentionSpec) int {
 // all multiprocessors have at work at once, but so few pieces that one long context does not hold up a step.
 func piecesOfBlock(pieces, blocks, processors int) int {
 	return min(max(1, ceilDiv(blocks, blocksAtOnce*processors)), longestRun, pieces)
+}
+
+// takeTasks makes the counter of the tasks of prompts, once: each launch leaves it as it finds it, at zero.
+func (s *Stream) takeTasks() handle {
+	if s.tasks == nil {
+		const size = 8
+		m, err := s.dev.memory.allocate("attention's counter of tasks", size)
+		if err == nil {
+			s.tasks = m
+			err = zero(s.dev.ctx, m.address, size)
+		}
+		if err != nil {
+			s.fail("%s: %w", opAttention, err)
+			return 0
+		}
+	}
+	return s.tasks.address
 }
 
 // takePartials makes room for results of pieces, once. Without it a block walks a context alone, to the same bits.

@@ -74,14 +74,11 @@ template <int DIM> struct attention {
         }
     }
 
-    // o [16, 16·N] += p [16, 64] · V at dimensions first …; sum += p · 1.
-    template <int N> static void weigh(float (&o)[2 * N][4], float (&sum)[4], const u32 (&p)[4][4], u32 v, int first) {
+    // o [16, 16·N] += p [16, 64] · V at dimensions first ….
+    template <int N> static void weigh(float (&o)[2 * N][4], const u32 (&p)[4][4], u32 v, int first) {
         const int lane = threadIdx.x % 32;
-        const u32 ones = pair_of<A>(1, 1);
-        sum[1] = sum[3] = 0; // twins of the others, of no use: no register need keep them
 #pragma unroll
-        for (int s = 0; s < 4; s++) {
-            mma<A>(sum, p[s], ones, ones);
+        for (int s = 0; s < 4; s++)
 #pragma unroll
             for (int n = 0; n < N; n++) {
                 u32 b[4];
@@ -89,7 +86,6 @@ template <int DIM> struct attention {
                 mma<A>(o[2 * n], p[s], b[0], b[1]);
                 mma<A>(o[2 * n + 1], p[s], b[2], b[3]);
             }
-        }
     }
 
     template <int N> static void scale_rows(float (&o)[N][4], float keep0, float keep1) {
@@ -112,13 +108,14 @@ template <int DIM> struct attention {
 
     template <int N> static void store(const float (&o)[N][4], A* y0, A* y1, const row_sum& row0, const row_sum& row1, int first, int dim) {
         const int t = threadIdx.x % 4;
+        const float inverse[2] = {row0.inverse(), row1.inverse()};
 #pragma unroll
         for (int n = 0; n < N; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int d = first + n * 8 + t * 2 + i % 2;
                 A* y = i < 2 ? y0 : y1;
-                if (y != nullptr && d < dim) y[d] = from_float<A>((i < 2 ? row0 : row1).result(o[n][i]));
+                if (y != nullptr && d < dim) y[d] = from_float<A>(row_sum::result(o[n][i], inverse[i / 2]));
             }
     }
 
@@ -160,9 +157,11 @@ template <int DIM> struct attention {
         auto row_at = [&](const mat& m, int i) { return is(i) ? row_of<A>(m, token[i]) + head * a.dim : nullptr; };
 #pragma unroll
         for (int d = 0; d < DIM / 16; d++) queries[d][threadIdx.x] = query(a, row_at(a.q, 0), row_at(a.q, 1), d);
-        float o[DIM / 8][4] = {}, sum[4] = {}, top[2] = {-infinity, -infinity}, all[DIM / 8][4] = {};
+        float o[DIM / 8][4] = {}, top[2] = {-infinity, -infinity}, all[DIM / 8][4] = {};
+        row_mass mass[2];
         row_sum rows[2];
-        rows[0].begin(), rows[1].begin();
+#pragma unroll
+        for (int i = 0; i < 2; i++) mass[i].begin(), rows[i].begin();
         const int begin = lo / tile_tokens, tiles = (hi + tile_tokens - 1) / tile_tokens;
         const bool busy = __any_sync(0xffffffffu, is(0) || is(1));
         int found = find(begin);
@@ -185,26 +184,31 @@ template <int DIM> struct attention {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int p = tile * tile_tokens + n * 8 + lane % 4 * 2 + i % 2;
-                    w[n][i] = p >= l[i / 2] && p < h[i / 2] ? scaled(w[n][i], a.scale) : -infinity;
+                    w[n][i] = p >= l[i / 2] && p < h[i / 2] ? w[n][i] : -infinity;
                     most[i / 2] = fmaxf(most[i / 2], w[n][i]);
                 }
-            const float keep0 = raise(top[0], quad_max(most[0])), keep1 = raise(top[1], quad_max(most[1]));
+            const float keep0 = raise(top[0], quad_max(most[0]), a.scale), keep1 = raise(top[1], quad_max(most[1]), a.scale);
+            const float shift[2] = {shift_of(top[0], a.scale), shift_of(top[1], a.scale)};
             scale_rows(o, keep0, keep1);
-            sum[0] *= keep0, sum[2] *= keep1;
             u32 p[4][4];
 #pragma unroll
-            for (int s = 0; s < 4; s++)
+            for (int n = 0; n < 8; n++)
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const float* x = w[2 * s + i / 2] + i % 2 * 2;
-                    p[s][i] = pair_of<A>(weight(x[0], top[i % 2]), weight(x[1], top[i % 2]));
-                }
-            weigh<DIM / 16>(o, sum, p, k + tile_bytes, 0);
+                for (int i = 0; i < 4; i++) w[n][i] = weight(w[n][i], a.scale, shift[i / 2]);
+#pragma unroll
+            for (int s = 0; s < 4; s++) {
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    row_mass::add(mass[i].of[s], i == 0 ? keep0 : keep1, w[2 * s][2 * i], w[2 * s][2 * i + 1], w[2 * s + 1][2 * i], w[2 * s + 1][2 * i + 1]);
+#pragma unroll
+                for (int i = 0; i < 4; i++) p[s][i] = pair_of<A>(w[2 * s + i / 2][i % 2 * 2], w[2 * s + i / 2][i % 2 * 2 + 1]);
+            }
+            weigh<DIM / 16>(o, p, k + tile_bytes, 0);
             if ((tile + 1) % piece_tiles == 0 || tile + 1 == tiles) {
-                rows[0].fold(top[0], sum[0]), rows[1].fold(top[1], sum[2]);
+                rows[0].fold(top[0], mass[0].all(), a.scale), rows[1].fold(top[1], mass[1].all(), a.scale);
                 fold(all, o, rows[0], rows[1]);
                 clear(o);
-                sum[0] = sum[2] = 0, top[0] = top[1] = -infinity;
+                mass[0].begin(), mass[1].begin(), top[0] = top[1] = -infinity;
             }
         }
         wait<0>();
@@ -233,10 +237,10 @@ template <int DIM> struct attention {
         uint4 q[DIM / 16];
 #pragma unroll
         for (int d = 0; d < DIM / 16; d++) q[d] = query(a, of(a.q, r0), of(a.q, r1), d);
-        float o[DIM / 32][4] = {}, sum[4] = {}, top[2] = {-infinity, -infinity}, all[DIM / 32][4] = {};
+        float o[DIM / 32][4] = {}, mass[2] = {}, top[2] = {-infinity, -infinity}, all[DIM / 32][4] = {};
         row_sum rows[2];
         rows[0].begin(), rows[1].begin();
-        __shared__ float most_of[2][4][16];
+        __shared__ float most_of[2][4][16], mass_of[4][16][4]; // mass_of: what row_mass has, at a piece's end
         __shared__ __align__(128) char weights[16 * 128]; // [16][64], swizzled
         for (int tile = begin; tile < tiles; tile++) {
             wait<0>();
@@ -252,7 +256,7 @@ template <int DIM> struct attention {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int p = tile * tile_tokens + warp * 16 + n * 8 + lane % 4 * 2 + i % 2;
-                    w[n][i] = p >= lo && p < hi ? scaled(w[n][i], a.scale) : -infinity;
+                    w[n][i] = p >= lo && p < hi ? w[n][i] : -infinity;
                     most[i / 2] = fmaxf(most[i / 2], w[n][i]);
                 }
             most[0] = quad_max(most[0]), most[1] = quad_max(most[1]);
@@ -264,17 +268,20 @@ template <int DIM> struct attention {
                 const int r = lane / 4 + i * 8;
                 most[i] = fmaxf(fmaxf(shared_most[0][r], shared_most[1][r]), fmaxf(shared_most[2][r], shared_most[3][r]));
             }
-            const float keep0 = raise(top[0], most[0]), keep1 = raise(top[1], most[1]);
+            const float keep0 = raise(top[0], most[0], a.scale), keep1 = raise(top[1], most[1], a.scale);
+            const float shift[2] = {shift_of(top[0], a.scale), shift_of(top[1], a.scale)};
             scale_rows(o, keep0, keep1);
-            sum[0] *= keep0, sum[2] *= keep1;
 #pragma unroll
-            for (int n = 0; n < 2; n++)
+            for (int i = 0; i < 2; i++) {
+                const int r = lane / 4 + i * 8;
 #pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const int r = lane / 4 + i * 8;
-                    *(u32*)(weights + r * 128 + (((warp * 2 + n) ^ r % 8) << 4) + lane % 4 * 4) =
-                        pair_of<A>(weight(w[n][i * 2], top[i]), weight(w[n][i * 2 + 1], top[i]));
+                for (int n = 0; n < 2; n++) {
+                    w[n][i * 2] = weight(w[n][i * 2], a.scale, shift[i]), w[n][i * 2 + 1] = weight(w[n][i * 2 + 1], a.scale, shift[i]);
+                    *(u32*)(weights + r * 128 + (((warp * 2 + n) ^ r % 8) << 4) + lane % 4 * 4) = pair_of<A>(w[n][i * 2], w[n][i * 2 + 1]);
                 }
+                row_mass::add(mass[i], i == 0 ? keep0 : keep1, w[0][i * 2], w[0][i * 2 + 1], w[1][i * 2], w[1][i * 2 + 1]);
+                mass_of[warp][r][lane % 4] = mass[i];
+            }
             __syncthreads();
             u32 p[4][4];
 #pragma unroll
@@ -282,16 +289,22 @@ template <int DIM> struct attention {
                 const int r = lane % 16;
                 load_matrices(p[s], shared_address(weights + r * 128 + (((s * 2 + (lane >> 4)) ^ r % 8) << 4)));
             }
-            weigh<DIM / 64>(o, sum, p, k + tile_bytes, warp * (DIM / 4));
+            weigh<DIM / 64>(o, p, k + tile_bytes, warp * (DIM / 4));
             if ((tile + 1) % piece_tiles != 0 && tile + 1 < tiles) continue;
+            float all_of[2];
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const int r = lane / 4 + i * 8;
+                all_of[i] = row_mass{{mass_of[0][r][lane % 4], mass_of[1][r][lane % 4], mass_of[2][r][lane % 4], mass_of[3][r][lane % 4]}}.all();
+            }
             if (part > 0) { // a piece for itself
-                keep_part(mine.slot + tile / piece_tiles - mine.from, r0, r1, o, top[0], top[1], sum[0], sum[2]);
+                keep_part(mine.slot + tile / piece_tiles - mine.from, r0, r1, o, top[0], top[1], all_of[0], all_of[1]);
             } else {
-                rows[0].fold(top[0], sum[0]), rows[1].fold(top[1], sum[2]);
+                rows[0].fold(top[0], all_of[0], a.scale), rows[1].fold(top[1], all_of[1], a.scale);
                 fold(all, o, rows[0], rows[1]);
             }
             clear(o);
-            sum[0] = sum[2] = 0, top[0] = top[1] = -infinity;
+            mass[0] = mass[1] = 0, top[0] = top[1] = -infinity;
         }
         if (part > 0) return;
         if (mine.slot < 0)
@@ -307,45 +320,14 @@ template <int DIM> struct attention {
         for (int i = 0; i < 2; i++) {
             const int r = i == 0 ? r0 : r1;
             if (r >= group) continue;
-            const i64 at = (i64)slot * a.heads + kv_head * group + r;
+            const i64 at = result_at(a, slot, kv_head * group + r);
 #pragma unroll
             for (int n = 0; n < N; n++)
                 *(float2*)(a.partials + at * DIM + warp * (DIM / 4) + n * 8 + t * 2) = make_float2(o[n][2 * i], o[n][2 * i + 1]);
-            if (threadIdx.x % 4 == 0 && warp == 0) masses()[at] = i == 0 ? make_float2(top0, mass0) : make_float2(top1, mass1);
+            if (threadIdx.x % 4 == 0 && warp == 0) masses_of(a, DIM)[at] = i == 0 ? make_float2(top0, mass0) : make_float2(top1, mass1);
         }
     }
-    float2* masses() const { return (float2*)(a.partials + (i64)a.slots * a.heads * DIM); }
-
-    // The pieces of tokens whose context several blocks walked, in their order.
-    void combine() {
-        const i64 token = alone(a, blockIdx.x);
-        if (token < 0) return;
-        span(a, token, a.seq[token], lo, hi);
-        const share first = share_of(a, blockIdx.x, lo, hi, 0);
-        if (first.slot < 0) return;
-        const int head = blockIdx.y, d = threadIdx.x;
-        enum { ahead = 16 }; // pieces that are read at once
-        row_sum row;
-        row.begin();
-        float all = 0;
-        for (int i = 0; i < first.slots; i += ahead) {
-            float o[ahead];
-            float2 m[ahead];
-#pragma unroll
-            for (int j = 0; j < ahead; j++)
-                if (i + j < first.slots) {
-                    const i64 at = (i64)(first.slot + i + j) * a.heads + head;
-                    o[j] = a.partials[at * DIM + d], m[j] = masses()[at];
-                }
-#pragma unroll
-            for (int j = 0; j < ahead; j++)
-                if (i + j < first.slots) {
-                    row.fold(m[j].x, m[j].y);
-                    all = row.folded(all, o[j]);
-                }
-        }
-        if (d < a.dim) row_of<A>(a.out, token)[head * a.dim + d] = from_float<A>(row.result(all));
-    }
+    void combine() { combine_parts<DIM>(a, a.scale); }
 };
 
 // The bounds are threads of a block and, where ptxas would rather spill than take more registers, blocks of a multiprocessor.

@@ -27,6 +27,7 @@ func open(t testing.TB, o Options) *Device {
 // TestOps runs the op set; on a Hopper card once more with the kernels that cards before it have, which these run in any case.
 func TestOps(t *testing.T) {
 	d := open(t, Options{})
+	d.programs.prepare(programsOf(d.programs.arch)) // on all cores
 	optest.Run(t, d, tolerances)
 	if d.card.arch() != "sm_90a" {
 		return
@@ -35,6 +36,8 @@ func TestOps(t *testing.T) {
 		d := open(t, Options{})
 		d.card.major, d.card.minor = 8, 0
 		d.programs.arch = "sm_90" // which this card can run, and has nothing of its own
+		d.programs.compile = func(g program) ([]byte, error) { return compileFor(d.programs.arch, g) }
+		d.programs.prepare(programsOf(d.programs.arch))
 		optest.Run(t, d, tolerances)
 	})
 }

@@ -1,141 +1,303 @@
-// Attention of prompts on Hopper: what prefill of attention_mma.cu computes, by wgmma.
+// Attention of prompts on Hopper: what prefill of attention_mma.cu computes, by wgmma. Blocks stay, each with a warpgroup that
+// only loads and two that only compute, so that a tile's loads, the start of a block's next task and the end of its last one
+// run beside products, and one warpgroup's weights beside the other's products.
 // Shapes  as in attention.cuh. Order: as there. wgmma adds 16 products at a time to a sum as mma.sync does, to the same bits
 //         (seen on an H100: 65 million sums of bf16 and f16, subnormals and infinities among them), so that a token may be
 //         another kernel's in its prompt than alone.
-// Tiles   128 tokens of one head, 64 a warpgroup, q in shared memory, by 64 positions; for sequences with several tokens in
-//         the step, one after the other. The weights of a tile are made while those of the one before meet V.
-// Launch  x: tiles of tokens, y: heads; 256 threads, q and four stages of K and V by cp.async, in swizzled halves of 64.
-// Bound   tensor cores. Checked by optest.Attention.
+// Tasks   128 tokens of one head, 64 a warpgroup; for sequences with several tokens in the step, one after the other. The last
+//         tokens come first; a block takes the next task from a counter, which the last block sets back.
+// Tiles   64 positions. The weights of a tile are made while those of the one before meet V. q is in registers as wgmma's A.
+// Stages  a ring of tiles of K and V by cp.async, in swizzled halves of 64 dimensions. Two barriers a stage: whole (all loading
+//         threads, once their copies are there) and free (all computing warps); and such a pair for a task and its q.
+// Launch  at most as many blocks as multiprocessors, of 384 threads. Bound: tensor cores. Checked by optest.Attention.
 #include "attention.cuh"
+#include "bulk.cuh"
 #include "wgmma.cuh"
 
-enum { warpgroups = 2, threads = warpgroups * 128, tile_rows = warpgroups * 64, stages = 4, ahead = stages - 2 };
+enum { warpgroups = 2, tile_rows = warpgroups * 64, stages = 4, loaders = 128, threads = warpgroups * 128 + loaders };
 
-// o (+)= p · v for 64 rows, p [64, 16] in registers as mma's A operand, v [16, N] with its N adjacent in swizzled rows of
-// 64, halves bytes from one 64 to the next.
-template <class T, int N> struct wgmma_wide;
-#define WGMMA_WIDE(T, N, SUMS, A0, A1, A2, A3, B, ADD)                                                                 \
-    template <> struct wgmma_wide<T, N> {                                                                              \
+// c (+)= a · b for 64 rows, a [64, 16] in registers as mma's A operand. Deep: b as in wgmma. Wide: b [16, N] with its N adjacent
+// in swizzled rows of 64, halves bytes from one 64 to the next.
+template <class T, int N, bool WIDE> struct wgmma_rows;
+#define WGMMA_ROWS(T, N, WIDE, TURNED, SUMS, A0, A1, A2, A3, B, ADD)                                                   \
+    template <> struct wgmma_rows<T, N, WIDE> {                                                                        \
         static void run(bool add, float (&c)[N / 8][4], const u32 (&a)[4], u64 b) {                                    \
             asm volatile("{.reg .pred p; setp.ne.b32 p, " ADD ", 0; "                                                  \
                          "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." #T "." #T " {" REGISTERS_##SUMS "}, {"      \
-                         A0 ", " A1 ", " A2 ", " A3 "}, " B ", p, 1, 1, 1;}"                                           \
+                         A0 ", " A1 ", " A2 ", " A3 "}, " B ", p, 1, 1, " TURNED ";}"                                  \
                          : SUMS_##SUMS(0)                                                                              \
                          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));                         \
         }                                                                                                              \
     };
-WGMMA_WIDE(bf16, 64, 32, "%32", "%33", "%34", "%35", "%36", "%37")
-WGMMA_WIDE(f16, 64, 32, "%32", "%33", "%34", "%35", "%36", "%37")
-WGMMA_WIDE(bf16, 128, 64, "%64", "%65", "%66", "%67", "%68", "%69")
-WGMMA_WIDE(f16, 128, 64, "%64", "%65", "%66", "%67", "%68", "%69")
+#define WGMMA_ROWS_OF(T)                                                                                               \
+    WGMMA_ROWS(T, 64, false, "0", 32, "%32", "%33", "%34", "%35", "%36", "%37")                                        \
+    WGMMA_ROWS(T, 64, true, "1", 32, "%32", "%33", "%34", "%35", "%36", "%37")                                         \
+    WGMMA_ROWS(T, 128, true, "1", 64, "%64", "%65", "%66", "%67", "%68", "%69")
+WGMMA_ROWS_OF(bf16)
+WGMMA_ROWS_OF(f16)
 
 inline u64 wide_operand(u32 address, u32 halves) {
     return (u64)(address >> 4 & 0x3fff) | (u64)(halves >> 4) << 16 | (u64)(1024 >> 4) << 32 | 1ull << 62;
 }
 
+// The stages, and how often a warp went around them, modulo 2.
+struct ring {
+    int stage, round;
+    void next() {
+        if (++stage == stages) stage = 0, round ^= 1;
+    }
+};
+
+// A row of a thread: what it sees, and its sums of the piece at hand and of those before.
+struct row_state {
+    int lo, hi;
+    float top, keep; // keep: of the last tile's weights
+    row_mass mass;
+    row_sum all;
+};
+
+// A row of a task: what it sees, the first row after those of its sequence, and its sequence; -1: it is no prompt's.
+struct __align__(16) task_row {
+    int lo, hi, end, seq;
+};
+
+// What some rows see: of all positions, and up to which those of one warpgroup see.
+struct extent {
+    int lo, hi, high;
+};
+
 template <int DIM> struct attention {
-    enum { kv_half = tile_tokens * 128, q_half = tile_rows * 128, halves = DIM / 64, tile_bytes = halves * kv_half,
-           stage_bytes = 2 * tile_bytes, q_bytes = halves * q_half };
+    enum {
+        pieces = DIM / 8, // of 16 bytes of a row
+        kv_half = tile_tokens * 128,
+        tile_bytes = tile_tokens * DIM * 2,
+        stage_bytes = 2 * tile_bytes,
+        q_half = tile_rows * 128,
+        queries = stages * stage_bytes, // places in shared memory
+        kept = queries + tile_rows * DIM * 2,
+        kept_bytes = 16 * DIM * 4, // of a warp: sums of earlier pieces, then a task's results
+        rows = kept + warpgroups * 4 * kept_bytes, // of the task: task_row
+        task = rows + tile_rows * 16,
+        next_task = task + 8,
+        whole = task + 16,
+        free = whole + stages * 8,
+        given = free + stages * 8,
+        taken = given + 8,
+        bytes = taken + 8
+    };
+    static_assert(bytes <= 232448, "what a block can have");
 
     const attention_args& a;
-    u32 queries; // q, then the stages of K and V: their place in shared memory
-    int head, kv_head;
-    const int* blocks; // of the sequence at hand
-    int lo, hi;        // positions that any row at hand sees
-    int begin, tiles;  // of 64 positions: the first one, the end
+    char* shared;
+    const u32 at; // shared's address
+
+    attention(const attention_args& a, char* shared) : a(a), shared(shared), at(shared_address(shared)) {}
+
+    int tiles_of_tokens() const { return (a.tokens + tile_rows - 1) / tile_rows; }
+    int first_token(int number) const { return (tiles_of_tokens() - 1 - number / a.heads) * tile_rows; } // of the number-th task
+    int head_of(int number) const { return number % a.heads; }
 
     static u32 place(int row, int piece) { return row * 128 + ((piece ^ row % 8) << 4); }
-    u32 stage(int tile) const { return queries + q_bytes + tile % stages * stage_bytes; }
 
-    // The row of the cache that this lane finds for its warp's 8 positions of a tile.
-    int find(int tile) const {
-        return cache_row(a, blocks, kv_head, tile * tile_tokens + threadIdx.x / 32 * 8 + threadIdx.x % 8, lo, hi);
-    }
-
-    // Begins to load a tile whose rows were found: a row of K and its row of V by 2·pieces lanes at once.
-    void load(int tile, int found) {
-        enum { pieces = DIM / 8, at_once = 32 / (2 * pieces) };
-        const int lane = threadIdx.x % 32, piece = lane % pieces, v = lane / pieces % 2, sub = lane / (2 * pieces);
-        const u32 to = stage(tile) + v * tile_bytes + piece / 8 * kv_half;
-        const A* from = (const A*)a.cache + (i64)v * a.block_tokens * a.dim + piece * 8;
-#pragma unroll
-        for (int i = 0; i < 8; i += at_once) {
-            const int at = __shfl_sync(0xffffffffu, found, i + sub);
-            const bool valid = at >= 0 && piece * 8 < a.dim;
-            copy16(to + place(threadIdx.x / 32 * 8 + i + sub, piece % 8), valid ? from + (i64)at * a.dim : (const A*)a.cache, valid ? 16 : 0);
+    void run() {
+        if (threadIdx.x == 0) {
+            for (int s = 0; s < stages; s++) begin_barrier(at + whole + s * 8, loaders), begin_barrier(at + free + s * 8, warpgroups * 4);
+            begin_barrier(at + given, 2 * loaders), begin_barrier(at + taken, warpgroups * 4);
+            publish();
+        }
+        __syncthreads();
+        if (threadIdx.x >= warpgroups * 128) {
+            give_registers<88>();
+            load_all();
+        } else {
+            take_registers<208>();
+            attend_all();
         }
     }
 
-    // A tile is there for all, and nobody reads the one two before it any more.
-    void arrive() {
-        wait<ahead - 1>();
-        publish();
-        __syncthreads();
-    }
-
-    // Begins to load the tile after those that are on their way, over one that nobody reads any more.
-    void fetch(int tile, int& found) {
-        if (tile + ahead < tiles) load(tile + ahead, found);
+    // By the loading warpgroup: tasks, one after the other, q and then K and V of each sequence that has rows in it.
+    void load_all() {
+        const int thread = threadIdx.x - warpgroups * 128, all = tiles_of_tokens() * a.heads;
+        ring p = {0, 0};
+        int number = blockIdx.x;
+        for (int turn = 0;; turn++) {
+            wait_barrier(at + taken, turn & 1 ^ 1);
+            if (thread == 0) *(int*)(shared + task) = number < all ? number : -1;
+            if (number >= all) break;
+            int next = 0;
+            if (thread == 0) next = gridDim.x + atomicAdd(a.tasks, 1); // by the time that it is needed
+            const int first = first_token(number), head = head_of(number), end = min(a.tokens, first + tile_rows);
+            load_queries(thread, first, end, head);
+            describe(thread, first, end);
+            arrive(at + given);
+            arrive_after_copies(at + given);
+            asm volatile("bar.sync 1, 128;" ::: "memory");
+            for (int from = 0, to; from < end - first; from = to) {
+                const int seq = row_at(from).seq;
+                to = row_at(from).end;
+                if (seq >= 0) load_sequence(thread, seq, extent_of(from, to, 0), head / (a.heads / a.kv_heads), p);
+            }
+            if (thread == 0) *(int*)(shared + next_task + turn % 2 * 4) = next;
+            asm volatile("bar.sync 1, 128;" ::: "memory");
+            number = *(volatile int*)(shared + next_task + turn % 2 * 4);
+        }
+        arrive(at + given), arrive_after_copies(at + given);
         commit();
-        found = find(tile + ahead + 1); // by the time that it is needed
+        wait<0>();
+        if (thread == 0 && atomicAdd(a.tasks + 1, 1) == gridDim.x - 1) a.tasks[0] = 0, a.tasks[1] = 0; // nobody takes a task any more
     }
 
-    // q of tokens [from, to), which stand in a tile from first on.
-    void load_queries(int first, int from, int to) {
-        for (int i = threadIdx.x; i < tile_rows * DIM / 8; i += threads) {
-            const int row = i / (DIM / 8), piece = i % (DIM / 8), token = first + row;
-            union { uint4 all; A each[8]; } x;
-            x.all = make_uint4(0, 0, 0, 0);
-            if (token >= from && token < to && piece * 8 < a.dim) {
-                const A* q = row_of<A>(a.q, token) + head * a.dim + piece * 8;
-                if (aligned(q)) {
-                    x.all = *(const uint4*)q;
-                } else {
+    // A thread a row: the loading threads wait for this while there is other work, the computing ones need not.
+    void describe(int thread, int first, int end) const {
+        const int t = first + thread;
+        task_row r = {0, 0, tile_rows, -1};
+        if (t < end) {
+            const int s = a.seq[t], from = a.start[s], to = a.start[s + 1];
+            r.end = min(end, to) - first;
+            if (to - from > 1) r.seq = s, span(a, t, s, r.lo, r.hi);
+        }
+        row_at(thread) = r;
+    }
+
+    task_row& row_at(int row) const { return ((task_row*)(shared + rows))[row]; }
+
+    // Of a task's rows [from, to). All threads of a warp call.
+    extent extent_of(int from, int to, int half) const {
+        extent x = {1 << 30, 0, 0};
 #pragma unroll
-                    for (int j = 0; j < 8; j++) x.each[j] = q[j];
+        for (int i = 0; i < tile_rows / 32; i++) {
+            const int r = threadIdx.x % 32 + i * 32;
+            const task_row row = row_at(r);
+            if (r < from || r >= to) continue;
+            x.lo = min(x.lo, row.lo), x.hi = max(x.hi, row.hi);
+            if (r / 64 == half) x.high = max(x.high, row.hi);
+        }
+        x.lo = __reduce_min_sync(0xffffffffu, x.lo), x.hi = __reduce_max_sync(0xffffffffu, x.hi);
+        x.high = __reduce_max_sync(0xffffffffu, x.high);
+        return x;
+    }
+
+    void load_queries(int thread, int first, int end, int head) const {
+#pragma unroll 4
+        for (int i = thread; i < tile_rows * pieces; i += loaders) {
+            const int row = i / pieces, piece = i % pieces;
+            const bool valid = first + row < end && piece * 8 < a.dim;
+            const A* q = row_of<A>(a.q, valid ? first + row : first) + head * a.dim + (valid ? piece * 8 : 0);
+            const u32 to = at + queries + piece / 8 * q_half + place(row, piece % 8);
+            if (aligned(q)) {
+                copy16(to, q, valid ? 16 : 0);
+                continue;
+            }
+            u32 x[4] = {};
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                if (valid) x[j] = (u32)q[2 * j].bits | (u32)q[2 * j + 1].bits << 16;
+            asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]) : "memory");
+        }
+    }
+
+    // K and V of what rows of a sequence see. A warp has 16 positions of a tile, whose places its lanes find a tile ahead, in
+    // pieces of 16 bytes from the layer's first; a row of K and its row of V are copied by 2·pieces lanes at once.
+    void load_sequence(int thread, int s, const extent& x, int kv_head, ring& p) const {
+        enum { at_once = 32 / (2 * pieces) };
+        const u32 none = ~0u;
+        const int warp = thread / 32, lane = thread % 32, piece = lane % pieces, v = lane / pieces % 2, sub = lane / (2 * pieces);
+        const int* blocks = row_of<int>(a.blocks, s);
+        auto find = [&](int tile) {
+            const int row = cache_row(a, blocks, kv_head, tile * tile_tokens + warp * 16 + lane % 16, x.lo, x.hi);
+            return row < 0 ? none : (u32)row * (u32)(a.dim / 8);
+        };
+        const int tiles = (x.hi + tile_tokens - 1) / tile_tokens;
+        const uint4* kv = (const uint4*)a.cache + v * a.block_tokens * (a.dim / 8) + piece;
+        const u32 to = at + v * tile_bytes + piece / 8 * kv_half + warp * 16 * 128;
+        u32 found = find(x.lo / tile_tokens);
+        for (int tile = x.lo / tile_tokens; tile < tiles; tile++, p.next()) {
+            const u32 here = found;
+            found = find(tile + 1);
+            wait_barrier(at + free + p.stage * 8, p.round ^ 1);
+            const u32 stage = to + p.stage * stage_bytes;
+            if (a.dim == DIM && __all_sync(0xffffffffu, here != none)) {
+#pragma unroll
+                for (int i = 0; i < 16; i += at_once)
+                    copy16(stage + place(i + sub, piece % 8), kv + __shfl_sync(0xffffffffu, here, i + sub), 16);
+            } else {
+#pragma unroll
+                for (int i = 0; i < 16; i += at_once) {
+                    const u32 row = __shfl_sync(0xffffffffu, here, i + sub);
+                    const bool valid = row != none && piece * 8 < a.dim;
+                    copy16(stage + place(i + sub, piece % 8), valid ? kv + row : (const uint4*)a.cache, valid ? 16 : 0);
                 }
             }
-            const u32 at = queries + piece / 8 * q_half + place(row, piece % 8);
-            asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(x.all.x), "r"(x.all.y), "r"(x.all.z), "r"(x.all.w) : "memory");
+            arrive_after_copies(at + whole + p.stage * 8);
         }
+    }
+
+    // By a computing warpgroup: its rows of all tasks. It has the other half of the next task's, so that each has the
+    // longer rows of a prompt as often.
+    void attend_all() {
+        ring p = {0, 0};
+        for (int turn = 0;; turn++) {
+            wait_barrier(at + given, turn & 1);
+            const int number = *(volatile int*)(shared + task);
+            if (number < 0) return;
+            const int lane = threadIdx.x % 32, half = (turn ^ threadIdx.x / 128) & 1, mine = half * 64 + threadIdx.x % 128 / 32 * 16; // a warp's 16 rows
+            u32 q[DIM / 16][4];
+#pragma unroll
+            for (int d = 0; d < DIM / 16; d++)
+                load_matrices(q[d], at + queries + d / 4 * q_half + place(mine + lane % 16, d % 4 * 2 + lane / 16));
+            const int first = first_token(number), count = min(a.tokens - first, (int)tile_rows);
+            for (int from = 0, to; from < count; from = to) {
+                const bool prompt = row_at(from).seq >= 0;
+                to = row_at(from).end;
+                const extent x = extent_of(from, to, half);
+                row_state row[2];
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const int r = mine + lane / 4 + i * 8;
+                    row[i].lo = row[i].hi = 0, row[i].top = -infinity, row[i].mass.begin();
+                    row[i].all.begin();
+                    if (r >= from && r < to) row[i].lo = row_at(r).lo, row[i].hi = row_at(r).hi;
+                }
+                if (to >= count) release(taken);
+                if (prompt) attend(q, row, x, from, to, mine, first, head_of(number), p);
+            }
+        }
+    }
+
+    // This warp needs what a barrier stands for no more.
+    void release(u32 barrier) const {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) arrive(at + barrier);
+    }
+
+    void await(const ring& p) const {
+        wait_barrier(at + whole + p.stage * 8, p.round);
+        publish(); // what came by cp.async
     }
 
     // s = q · kᵀ, under way.
-    void begin_logits(float (&s)[8][4], int tile) {
-        const u32 q = queries + threadIdx.x / 128 * (64 * 128), k = stage(tile);
+    void begin_logits(float (&s)[8][4], const u32 (&q)[DIM / 16][4], int stage) const {
+        const u64 k = swizzled_operand(at + stage * stage_bytes);
 #pragma unroll
-        for (int d = 0; d < DIM / 16; d++)
-            wgmma<A, 64>::run(d > 0, s, swizzled_operand(q + d / 4 * q_half + d % 4 * 32), swizzled_operand(k + d / 4 * kv_half + d % 4 * 32));
+        for (int d = 0; d < DIM / 16; d++) wgmma_rows<A, 64, false>::run(d > 0, s, q[d], k + (d / 4 * kv_half + d % 4 * 32) / 16);
         wgmma_commit();
     }
 
     // o (+)= p · v, under way.
-    void begin_sums(float (&o)[DIM / 8][4], const u32 (&p)[4][4], int tile) {
-        const u32 v = stage(tile) + tile_bytes;
+    void begin_sums(bool add, float (&o)[DIM / 8][4], const u32 (&p)[4][4], int stage) const {
+        const u64 v = wide_operand(at + stage * stage_bytes + tile_bytes, kv_half);
 #pragma unroll
-        for (int k = 0; k < 4; k++)
-            wgmma_wide<A, DIM>::run(tile % piece_tiles != 0 && tile != begin || k > 0, o, p[k], wide_operand(v + k * 2048, kv_half));
+        for (int k = 0; k < 4; k++) wgmma_rows<A, DIM, true>::run(add || k > 0, o, p[k], v + k * 2048 / 16);
         wgmma_commit();
     }
 
-    // A row of this thread: what it sees, and its sums of the piece at hand and of those before.
-    struct row_state {
-        int lo, hi;
-        float top, mass, keep; // keep: of the last tile's weights
-        row_sum all;
-    };
-
-    // Logits become weights, not rounded yet.
-    void weigh(float (&s)[8][4], row_state (&row)[2], int tile) {
+    // Logits become weights, summed and not rounded yet.
+    void weigh(float (&s)[8][4], row_state (&row)[2], int tile) const {
         const int first = tile * tile_tokens + threadIdx.x % 4 * 2;
-        bool whole = true;
+        bool all = true;
 #pragma unroll
-        for (int i = 0; i < 2; i++) whole = whole && tile * tile_tokens >= row[i].lo && (tile + 1) * tile_tokens <= row[i].hi;
-#pragma unroll
-        for (int n = 0; n < 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) s[n][i] = scaled(s[n][i], a.scale);
-        if (!__all_sync(0xffffffffu, whole)) {
+        for (int i = 0; i < 2; i++) all = all && tile * tile_tokens >= row[i].lo && (tile + 1) * tile_tokens <= row[i].hi;
+        if (!__all_sync(0xffffffffu, all)) {
 #pragma unroll
             for (int n = 0; n < 8; n++)
 #pragma unroll
@@ -149,150 +311,157 @@ template <int DIM> struct attention {
             float most = -infinity;
 #pragma unroll
             for (int n = 0; n < 8; n++) most = fmaxf(most, fmaxf(s[n][2 * i], s[n][2 * i + 1]));
-            row[i].keep = raise(row[i].top, quad_max(most));
+            row[i].keep = raise(row[i].top, quad_max(most), a.scale);
+            const float shift = shift_of(row[i].top, a.scale);
 #pragma unroll
             for (int n = 0; n < 8; n++)
 #pragma unroll
-                for (int j = 0; j < 2; j++) s[n][2 * i + j] = weight(s[n][2 * i + j], row[i].top);
+                for (int j = 0; j < 2; j++) s[n][2 * i + j] = weight(s[n][2 * i + j], a.scale, shift);
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                row_mass::add(row[i].mass.of[k], row[i].keep, s[2 * k][2 * i], s[2 * k][2 * i + 1], s[2 * k + 1][2 * i], s[2 * k + 1][2 * i + 1]);
         }
     }
 
-    // Weights are rounded and summed.
-    void round(u32 (&p)[4][4], const float (&s)[8][4], row_state (&row)[2]) {
-        const u32 ones = pair_of<A>(1, 1);
-        float sum[4] = {row[0].mass * row[0].keep, 0, row[1].mass * row[1].keep, 0};
+    static void round(u32 (&p)[4][4], const float (&s)[8][4]) {
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
+        for (int k = 0; k < 4; k++)
 #pragma unroll
             for (int i = 0; i < 4; i++) p[k][i] = pair_of<A>(s[2 * k + i / 2][i % 2 * 2], s[2 * k + i / 2][i % 2 * 2 + 1]);
-            mma<A>(sum, p[k], ones, ones);
-        }
-        row[0].mass = sum[0], row[1].mass = sum[2];
     }
 
     // The piece's sums, which o will hold, come to those before.
-    static void end_piece(row_state (&row)[2]) {
+    void end_piece(row_state (&row)[2]) const {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            row[i].all.fold(row[i].top, row[i].mass);
-            row[i].top = -infinity, row[i].mass = 0;
-        }
-    }
-    static void fold(float (&all)[DIM / 8][4], const float (&o)[DIM / 8][4], const row_state (&row)[2]) {
-#pragma unroll
-        for (int n = 0; n < DIM / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) all[n][i] = row[i / 2].all.folded(all[n][i], o[n][i]);
-    }
-
-    void prefill() {
-        const int first = (gridDim.x - 1 - blockIdx.x) * tile_rows; // the long ones start first
-        const int end = min(a.tokens, first + tile_rows);
-        head = blockIdx.y, kv_head = head / (a.heads / a.kv_heads);
-        const int last = a.seq[end - 1];
-        for (int s = a.seq[first]; s <= last; s++) {
-            const int from = a.start[s], to = a.start[s + 1];
-            if (to - from > 1) prefill_rows(s, max(first, from), min(end, to), first);
+            row[i].all.fold(row[i].top, row[i].mass.all(), a.scale);
+            row[i].top = -infinity, row[i].mass.begin();
         }
     }
 
-    // Tokens [from, to) of sequence s, which stand in a tile from first on.
-    void prefill_rows(int s, int from, int to, int first) {
-        const int lane = threadIdx.x % 32, group = threadIdx.x / 128, token = first + threadIdx.x / 32 * 16 + lane / 4;
-        row_state row[2];
-        lo = 1 << 30, hi = 0;
+    char* kept_here() const { return shared + kept + threadIdx.x / 32 * kept_bytes; } // of this warp
+
+    // o, a piece's sums, come to those of the pieces before, which are kept unless there are none.
+    void fold(float (&o)[DIM / 8][4], const row_state (&row)[2], bool none) const {
+        const float4* before = (const float4*)kept_here() + threadIdx.x % 32;
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            row[i].lo = row[i].hi = 0, row[i].top = -infinity, row[i].mass = 0;
-            row[i].all.begin();
-            const int t = token + i * 8;
-            if (t < from || t >= to) continue;
-            span(a, t, s, row[i].lo, row[i].hi);
-            lo = min(lo, row[i].lo), hi = max(hi, row[i].hi);
+        for (int n = 0; n < DIM / 8; n++) {
+            const float4 x = none ? make_float4(0, 0, 0, 0) : before[n * 32];
+            o[n][0] = row[0].all.folded(x.x, o[n][0]), o[n][1] = row[0].all.folded(x.y, o[n][1]);
+            o[n][2] = row[1].all.folded(x.z, o[n][2]), o[n][3] = row[1].all.folded(x.w, o[n][3]);
         }
-        __shared__ int low, high[warpgroups];
-        __syncthreads(); // nobody reads what the sequence before left in shared memory
-        if (threadIdx.x == 0) low = 1 << 30;
-        if (threadIdx.x % 128 == 0) high[group] = 0;
-        load_queries(first, from, to);
-        __syncthreads();
-        atomicMin(&low, lo), atomicMax(&high[group], hi);
-        __syncthreads();
-        lo = low, hi = max(high[0], high[1]);
-        blocks = row_of<int>(a.blocks, s);
-        begin = lo / tile_tokens, tiles = (hi + tile_tokens - 1) / tile_tokens;
-        const int mine = min(tiles, (high[group] + tile_tokens - 1) / tile_tokens); // of this warpgroup
-        int found = find(begin), after = find(begin + 1);
-        if (begin < tiles) load(begin, found);
-        commit();
-        if (begin + 1 < tiles) load(begin + 1, after);
-        commit();
-        found = find(begin + ahead);
-        float w[8][4], o[DIM / 8][4], all[DIM / 8][4];
-        u32 p[4][4];
+    }
+
+    void keep(const float (&o)[DIM / 8][4]) const {
+        float4* to = (float4*)kept_here() + threadIdx.x % 32;
 #pragma unroll
-        for (int n = 0; n < DIM / 8; n++) all[n][0] = all[n][1] = all[n][2] = all[n][3] = 0;
+        for (int n = 0; n < DIM / 8; n++) to[n * 32] = make_float4(o[n][0], o[n][1], o[n][2], o[n][3]);
+    }
+
+    // The warp's rows `mine` … of a task, of which [from, to) are of the sequence at hand.
+    void attend(const u32 (&q)[DIM / 16][4], row_state (&row)[2], const extent& x, int from, int to, int mine, int first, int head, ring& p) const {
+        const int begin = x.lo / tile_tokens, tiles = (x.hi + tile_tokens - 1) / tile_tokens;
+        const int end = min(tiles, (x.high + tile_tokens - 1) / tile_tokens); // of this warpgroup
+        float w[8][4], o[DIM / 8][4];
+        u32 rounded[4][4];
         int tile = begin;
-        if (begin < mine) {
-            arrive();
-            wgmma_hold(w);
+        bool fresh = true; // no piece is kept
+        if (begin < end) {
+            await(p);
             wgmma_begin();
-            begin_logits(w, tile);
-            fetch(tile, found);
+            begin_logits(w, q, p.stage);
             wgmma_wait<0>();
             wgmma_hold(w);
             weigh(w, row, tile);
-            round(p, w, row);
-            for (tile++; tile < mine; tile++) {
-                const bool ends = tile % piece_tiles == 0; // the tile before ended a piece
-                arrive();
-                wgmma_hold(w), wgmma_hold(o);
+            round(rounded, w);
+            int before = p.stage;
+            p.next();
+            // Before the weights of tile t meet V, the sums of those before are lowered, or kept where a piece ended.
+            auto settle = [&](int t) {
+                if (t == begin) return;
+                if (t % piece_tiles == 0) {
+                    fold(o, row, fresh), keep(o);
+                    fresh = false;
+                    return;
+                }
+#pragma unroll
+                for (int n = 0; n < DIM / 8; n++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++) o[n][i] *= row[i / 2].keep;
+            };
+            for (tile++; tile < end; tile++) {
+                await(p);
+                wgmma_hold(w);
                 wgmma_begin();
-                begin_logits(w, tile);
-                begin_sums(o, p, tile - 1);
-                fetch(tile, found);
+                begin_logits(w, q, p.stage);
+                wgmma_hold(o); // settled beside the logits
+                settle(tile - 1);
+                wgmma_hold(o);
+                wgmma_begin();
+                begin_sums((tile - 1) % piece_tiles != 0 && tile - 1 != begin, o, rounded, before);
                 wgmma_wait<1>();
                 wgmma_hold(w);
-                if (ends) end_piece(row);
+                if (tile % piece_tiles == 0) end_piece(row); // with the tile before
                 weigh(w, row, tile);
+                wgmma_hold(w); // made by now, beside the sums that are waited for
                 wgmma_wait<0>();
                 wgmma_hold(o);
-                if (ends) {
-                    fold(all, o, row);
-                } else {
-#pragma unroll
-                    for (int n = 0; n < DIM / 8; n++)
-#pragma unroll
-                        for (int i = 0; i < 4; i++) o[n][i] *= row[i / 2].keep;
-                }
-                round(p, w, row);
+                release(free + before * 8);
+                round(rounded, w);
+                before = p.stage;
+                p.next();
             }
+            settle(tile - 1);
             wgmma_hold(o);
             wgmma_begin();
-            begin_sums(o, p, tile - 1);
+            begin_sums((tile - 1) % piece_tiles != 0 && tile - 1 != begin, o, rounded, before);
             end_piece(row);
             wgmma_wait<0>();
             wgmma_hold(o);
-            fold(all, o, row);
+            release(free + before * 8);
+            fold(o, row, fresh);
+        } else {
+#pragma unroll
+            for (int n = 0; n < DIM / 8; n++) o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0; // rows that see nothing
         }
-        for (; tile < tiles; tile++) arrive(), fetch(tile, found); // the other warpgroup's
-        wait<0>();
+        for (; tile < tiles; tile++, p.next()) { // the other warpgroup's
+            wait_barrier(at + whole + p.stage * 8, p.round);
+            release(free + p.stage * 8);
+        }
+        store(o, row, from, to, mine, first, head);
+    }
+
+    // Results go by way of shared memory, so that a row is written in pieces of 16 bytes next to each other.
+    void store(const float (&o)[DIM / 8][4], const row_state (&row)[2], int from, int to, int mine, int first, int head) const {
+        const int lane = threadIdx.x % 32;
+        char* rows = kept_here();
+        __syncwarp(); // nobody reads there what was kept, or stored, before
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            const int t = token + i * 8;
-            if (t < from || t >= to) continue;
-            A* y = row_of<A>(a.out, t) + head * a.dim;
+            const int r = lane / 4 + i * 8;
+            const float inverse = row[i].all.inverse();
 #pragma unroll
-            for (int n = 0; n < DIM / 8; n++) {
-                const int d = n * 8 + lane % 4 * 2;
-                if (d >= a.dim) continue;
-                const u32 pair = pair_of<A>(row[i].all.result(all[n][2 * i]), row[i].all.result(all[n][2 * i + 1]));
-                if (((u64)y & 3) == 0)
-                    *(u32*)(y + d) = pair;
-                else
-                    y[d].bits = (u16)pair, y[d + 1].bits = (u16)(pair >> 16);
+            for (int n = 0; n < DIM / 8; n++)
+                *(u32*)(rows + r * DIM * 2 + ((n ^ r % 8) << 4) + lane % 4 * 4) =
+                    pair_of<A>(row_sum::result(o[n][2 * i], inverse), row_sum::result(o[n][2 * i + 1], inverse));
+        }
+        __syncwarp();
+        const int piece = lane % pieces;
+#pragma unroll
+        for (int i = 0; i < 16; i += 32 / pieces) {
+            const int r = i + lane / pieces;
+            if (mine + r < from || mine + r >= to || piece * 8 >= a.dim) continue;
+            union { uint4 all; A each[8]; } x;
+            x.all = *(const uint4*)(rows + r * DIM * 2 + ((piece ^ r % 8) << 4));
+            A* y = row_of<A>(a.out, first + mine + r) + head * a.dim + piece * 8;
+            if (aligned(y)) {
+                *(uint4*)y = x.all;
+            } else {
+#pragma unroll
+                for (int j = 0; j < 8; j++) y[j] = x.each[j];
             }
         }
+        __syncwarp(); // before others' sums are kept in their place
     }
 };
 
@@ -300,7 +469,7 @@ template <int DIM> struct attention {
     extern "C" __global__ void __launch_bounds__(threads, 1) prefill_##dim(const attention_args a) {                   \
         extern __shared__ __align__(1024) char shared[];                                                               \
         after_earlier();                                                                                               \
-        attention<dim>{a, shared_address(shared)}.prefill();                                                           \
+        attention<dim>(a, shared).run();                                                                               \
     }
 
 KERNEL(64)

@@ -20,10 +20,6 @@ template <int SIZE> struct place {
     }
 };
 
-// A warpgroup's share of the multiprocessor's registers. All its threads call, once.
-template <int REGISTERS> void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS)); }
-template <int REGISTERS> void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS)); }
-
 // The threads of the number-th warpgroup wait for each other.
 inline void meet(int number) { asm volatile("bar.sync %0, 128;" ::"r"(number + 1) : "memory"); }
 

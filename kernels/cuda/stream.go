@@ -27,6 +27,7 @@ type Stream struct {
 	peers   *peers // with which exchanges are under way, or nil
 
 	partials *memory // of attention over long contexts; nil until one comes
+	tasks    *memory // of attention of prompts, which share a counter; nil until one comes
 }
 
 var _ kernels.Stream = (*Stream)(nil)
@@ -78,8 +79,10 @@ func (s *Stream) Close() error {
 			errs = append(errs, graphFree(s.dev.ctx, r.graph))
 		}
 	}
-	if s.partials != nil {
-		s.partials.Free()
+	for _, m := range []*memory{s.partials, s.tasks} {
+		if m != nil {
+			m.Free()
+		}
 	}
 	errs = append(errs, s.stage.close(), streamFree(s.dev.ctx, s.handle))
 	s.handle, s.replays = 0, nil

@@ -9,6 +9,10 @@ template <int LEFT> void wgmma_wait() { asm volatile("wgmma.wait_group.sync.alig
 // What this thread wrote to shared memory is seen by the matrix units, after the next barrier.
 inline void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// A warpgroup's share of the multiprocessor's registers. All its threads call, once.
+template <int REGISTERS> void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS)); }
+template <int REGISTERS> void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS)); }
+
 // The sums of multiplications under way may not be touched: nothing of what touches them moves across this.
 template <int N> void wgmma_hold(float (&c)[N][4]) {
 #pragma unroll
