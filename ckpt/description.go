@@ -65,11 +65,17 @@ func (c *Checkpoint) openDescribed(d description, o Options) error {
 		if d.MPSize > 0 && len(paths)%d.MPSize != 0 {
 			return mismatch(c.Path, "", "mp_size is %d, but %d files are listed; list the file of every rank", d.MPSize, len(paths))
 		}
+		if err := listedAreThere(paths, base); err != nil {
+			return err
+		}
 		return c.openRanks(paths, d.Version, base, folder)
 	case "ds_model", "bloom":
 		c.Format = DSModel
 		if sliced {
 			return unsupported(c.Path, "", "lists weights that DeepSpeed's kernels were given in %d slices, in an order of their own; give the model that they were saved from", d.TPSize)
+		}
+		if err := listedAreThere(paths, base); err != nil {
+			return err
 		}
 		for _, path := range paths {
 			if err := c.add(path); err != nil {
@@ -91,6 +97,16 @@ func (c *Checkpoint) openDescribed(d description, o Options) error {
 		return c.open(st, Options{Tag: o.Tag})
 	}
 	return unsupported(c.Path, "", "type %q is not known; it is Megatron, ds_model, bloom or DeepSpeed", d.Type)
+}
+
+// listedAreThere tells of the first listed file that is not there where relative paths begin.
+func listedAreThere(paths []string, base string) error {
+	for _, p := range paths {
+		if _, err := os.Stat(p); err != nil {
+			return &Error{File: p, Kind: err, What: "cannot be opened: " + cause(err) + "; relative names begin at " + cmp.Or(base, ".") + ": give base_dir where they begin elsewhere"}
+		}
+	}
+	return nil
 }
 
 // files lists the paths under checkpoints: a list, or the two lists non_tp and tp that DeepSpeed itself writes.

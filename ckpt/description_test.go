@@ -67,7 +67,7 @@ func TestDescriptions(t *testing.T) {
 		"no files":       {`{"type":"Megatron","checkpoints":[]}`, ErrDamaged, []string{"lists no files"}},
 		"files no list":  {`{"type":"Megatron","checkpoints":7}`, ErrDamaged, []string{"non_tp"}},
 		"file twice":     {`{"type":"Megatron","checkpoints":["a","./a"]}`, ErrDamaged, []string{"twice"}},
-		"file not there": {`{"type":"Megatron","checkpoints":["a.pt"]}`, os.ErrNotExist, []string{"a.pt"}},
+		"file not there": {`{"type":"Megatron","checkpoints":["a.pt"]}`, os.ErrNotExist, []string{"a.pt", "give base_dir"}},
 		"version 4":      {`{"type":"Megatron","version":4,"checkpoints":["a.pt"]}`, ErrUnsupported, []string{"version 4", "3.0"}},
 		"mp_size":        {`{"type":"Megatron","mp_size":2,"checkpoints":["a.pt"]}`, ErrMismatch, []string{"mp_size is 2"}},
 		"kernel slices":  {`{"type":"ds_model","tp_size":2,"checkpoints":{"non_tp":[],"tp":["a.pt","b.pt"]}}`, ErrUnsupported, []string{"2 slices"}},

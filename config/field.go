@@ -162,7 +162,7 @@ var fields = append([]field{
 	{path: "quant.qkv.enabled", seed: "true", example: "false", accept: []string{"true"}, refuse: "the attention's query, key and value weights are quantized like all others"},
 
 	{path: "checkpoint", seed: "None", example: "/models/gpt.json", bits: true,
-		does: "path of a checkpoint (folder, or JSON description), or the description itself: type, version, checkpoints, base_dir, parallelization, mp_size, tp_size, dtype. Stands for --model where that is not given; relative paths in a description begin at base_dir",
+		does: "path of a checkpoint (folder, or JSON description), or the description itself: type, version, checkpoints, base_dir, parallelization, mp_size, tp_size, dtype. Stands for --model where that is not given; relative paths in a description begin at base_dir, else in the folder of its file, else (in a job) in the working directory",
 		set:  setCheckpoint},
 	{path: "base_dir", seed: `""`, example: "/models", bits: true, does: "stands in front of the checkpoint's relative file names",
 		set: func(in *Inference, n node) error { return n.string(&in.BaseDir) }},
