@@ -167,14 +167,20 @@ func (b *bench) grouped(g *Group) {
 }
 
 func (b *bench) attention(g *Group) {
-	b.attentions(g, []attentionCase{
+	cases := []attentionCase{
 		{8, 512, 512, 16, 16, 64, kernels.BF16},
 		{8, 512, 512, 32, 8, 128, kernels.BF16},
+		{512, 1, 64, 6, 6, 32, kernels.BF16}, // the bundled model in a job
 		{64, 1, 512, 16, 16, 64, kernels.F32},
-		{64, 1, 512, 16, 16, 64, kernels.BF16},
 		{64, 1, 512, 32, 8, 128, kernels.BF16},
 		{1, 1, 8192, 32, 8, 128, kernels.BF16},
-	}, kernels.F32)
+	}
+	for _, context := range []int{64, 512, 4096} {
+		for _, seqs := range []int{1, 8, 32, 128} {
+			cases = append(cases, attentionCase{seqs, 1, context, 16, 16, 64, kernels.BF16})
+		}
+	}
+	b.attentions(g, cases, kernels.F32)
 }
 
 // attentionCase is so many sequences with so many new tokens each, of a context.
@@ -199,10 +205,12 @@ func (b *bench) attentions(g *Group, cases []attentionCase, products kernels.DTy
 			b.err = err
 			return
 		}
-		all := c.seqs * c.context
-		kv, slots := b.floats(all, c.kvHeads*c.dim), b.count(all)
-		for layer := range spec.Layers {
-			b.stream.Store(cache, layer, kv, kv, kv, kernels.Batch{Tokens: all, Slot: slots}, nil)
+		kv := b.floats(c.context, c.kvHeads*c.dim)
+		for seq := range c.seqs {
+			slots := b.each(c.context, func(i int) int32 { return int32(seq*c.context + i) })
+			for layer := range spec.Layers {
+				b.stream.Store(cache, layer, kv, kv, kv, kernels.Batch{Tokens: c.context, Slot: slots}, nil)
+			}
 		}
 		n := c.seqs * c.tokens
 		q, out := b.floats(n, c.heads*c.dim), b.floats(n, c.heads*c.dim)

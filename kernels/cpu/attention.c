@@ -2,9 +2,9 @@
  *
  * Shapes  q, out [tokens, heads·dim]; the cache as in cache.go. A row is one query head of one token.
  * Tiles   64 positions of K and V, from position 0 on, by up to ROWS rows. K of 16 positions lies side by side, so that
- *         a register holds a dimension of them and no sum crosses lanes. Panels are read where they lie, and the next
- *         tile is fetched meanwhile; but bfloat16 for more rows than one block of registers has, and what is not in
- *         panels, is unpacked into scratch first, once for all rows.
+ *         a register holds a dimension of them and no sum crosses lanes. Panels are read where they lie; but bfloat16 for
+ *         more rows than one block of registers has, and what is not in panels, is unpacked into scratch first, once for
+ *         all rows. Meanwhile the next tile is fetched, after an item's last one that of the next item.
  * Order   of a row: tiles ascending from the one of its first position; a score sums the dimensions ascending, fused;
  *         a tile's largest score and sum of exponentials cross lanes by halves; out is rescaled, then adds the values
  *         of the tile's positions, ascending, fused. It depends on the row's position (and window) alone: rows of a
@@ -28,23 +28,49 @@ typedef struct tile {
     const void *k[PANELS], *v[PANELS];
 } tile;
 
-/* How a tile is read: float32 from scratch or from an earlier block of rows; float32 or bfloat16 from the cache, where
- * the tile after it is fetched. A constant of each copy of a loop, as the number of rows is. */
-enum { AT_HAND, FLOATS, HALVES };
-
-INLINE vec vec_of(const int how, const void *panel, int64_t at) {
-    return how == HALVES ? vec_bf16((const uint16_t *)panel + at) : vec_load((const float *)panel + at);
+/* Loads of float32 or of bfloat16. Which is a constant of each copy of a loop, as the number of rows is. */
+INLINE vec vec_of(const int halves, const void *panel, int64_t at) {
+    return halves ? vec_bf16((const uint16_t *)panel + at) : vec_load((const float *)panel + at);
 }
 
-INLINE vec vec_of_first(const int how, const void *panel, int64_t at, int64_t n) {
-    if (how != HALVES) return vec_load_first((const float *)panel + at, n);
+INLINE vec vec_of_first(const int halves, const void *panel, int64_t at, int64_t n) {
+    if (!halves) return vec_load_first((const float *)panel + at, n);
     vec v = vec_zero();
     for (int64_t i = 0; i < n; i++) v[i] = of_bits((uint32_t)((const uint16_t *)panel)[at + i] << 16);
     return v;
 }
 
-INLINE void fetch(const int how, const void *panel, int64_t at) {
-    if (how != AT_HAND) __builtin_prefetch((const char *)panel + at * (how == HALVES ? 2 : 4), 0, 2);
+/* What will be read next, brought into L2 line by line beside the products: a core waits for memory otherwise, since a
+ * sequence's blocks lie apart. Into L1 fewer lines would be under way at a time. */
+typedef struct fetcher {
+    const char *at, *end;
+    const void *panel[2 * PANELS];
+    int64_t bytes; /* of a panel */
+    int left;      /* panels to come */
+} fetcher;
+
+/* The next lines, if there are any. */
+INLINE int fetch(fetcher *f, const int lines) {
+    if (f->at >= f->end) {
+        if (f->left == 0) return 0;
+        f->at = f->panel[--f->left];
+        f->end = f->at + f->bytes;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < lines; i++) __builtin_prefetch(f->at + 64 * i, 0, 2);
+    f->at += 64 * lines;
+    return 1;
+}
+
+/* The panels of a tile that were found; K of one, then V of it. */
+INLINE fetcher fetcher_of(const attention_args *a, const tile *t) {
+    fetcher f = {.bytes = PANEL * a->dim * (a->type == CPU_F32 ? 4 : 2)};
+    for (int p = PANELS - 1; p >= 0; p--) {
+        if (!t->k[p]) continue;
+        f.panel[f.left++] = t->v[p];
+        f.panel[f.left++] = t->k[p];
+    }
+    return f;
 }
 
 /* One row: where it is, and its softmax so far. */
@@ -56,11 +82,10 @@ typedef struct row {
 
 INLINE int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 
-/* dst = src, n bfloat16, while the same of a later panel comes nearer. */
-INLINE void unpack(float *dst, const uint16_t *src, int64_t n, const uint16_t *ahead) {
+/* dst = src, n bfloat16. */
+INLINE void unpack(float *dst, const uint16_t *src, int64_t n) {
     int64_t i = 0;
     for (; i + 32 <= n; i += 32) {
-        __builtin_prefetch(ahead + i, 0, 2);
 #pragma GCC unroll 8
         for (int u = 0; u < 32; u += LANES) vec_store(dst + i + u, vec_bf16(src + i + u));
     }
@@ -77,17 +102,17 @@ INLINE void find_panel(const attention_args *a, tile *t, int p, int64_t base, co
     t->v[p] = (const char *)a->data + (k + head_size) * bytes;
 }
 
-/* Unpacks panel p of a tile into scratch; in panels, found says where it lies, and ahead the next tile. */
-INLINE void unpack_panel(const attention_args *a, tile *t, int p, const tile *found, const tile *ahead, int64_t base,
-                         const int32_t *blocks, int64_t head, int64_t from, int64_t to, float *scratch) {
+/* Unpacks panel p of a tile into scratch; found says where it lies where the cache has panels. */
+INLINE void unpack_panel(const attention_args *a, tile *t, int p, const tile *found, int64_t base, const int32_t *blocks,
+                         int64_t head, int64_t from, int64_t to, float *scratch) {
     const int64_t dim = a->dim, at = base + p * PANEL, size = a->block_tokens, head_size = size * dim;
     float *const k = scratch + (int64_t)p * 2 * PANEL * dim, *const v = k + PANEL * dim;
     t->k[p] = k;
     t->v[p] = v;
     if (at >= to || at + PANEL <= from) return;
     if (a->width == PANEL) {
-        unpack(k, found->k[p], PANEL * dim, ahead->k[p]);
-        unpack(v, found->v[p], PANEL * dim, ahead->v[p]);
+        unpack(k, found->k[p], PANEL * dim);
+        unpack(v, found->v[p], PANEL * dim);
         return;
     }
     for (int64_t j = clamp(from - at, 0, PANEL); j < clamp(to - at, 0, PANEL); j++) {
@@ -105,8 +130,8 @@ INLINE void unpack_panel(const attention_args *a, tile *t, int p, const tile *fo
 }
 
 /* score[r][64] = scale · q[d][rows] · K for the panels [first, last) of a tile. */
-INLINE void scores(float (*score)[TILE], const float *q, const tile *t, const tile *ahead, const int rows, const int how, int64_t dim,
-                   float scale, int first, int last) {
+INLINE void scores(float (*score)[TILE], const float *q, const tile *t, fetcher *ahead, const int rows, const int halves,
+                   int64_t dim, float scale, int first, int last) {
     const int wide = rows == 1 ? PANELS * VECTORS : rows == ROWS ? WIDE : 2 * WIDE, step = wide / VECTORS ? wide / VECTORS : 1;
     for (int p = first; p < last; p += step) {
         vec s[ROWS][PANELS * VECTORS];
@@ -115,18 +140,14 @@ INLINE void scores(float (*score)[TILE], const float *q, const tile *t, const ti
 #pragma GCC unroll 16
             for (int u = 0; u < step * VECTORS; u++) s[r][u] = vec_zero();
         }
-        const void *k[PANELS], *next[PANELS];
+        const void *k[PANELS];
 #pragma GCC unroll 16
-        for (int i = 0; i < step; i++) {
-            k[i] = t->k[p + i < last ? p + i : last - 1];
-            next[i] = ahead->k[p + i < last ? p + i : last - 1];
-        }
+        for (int i = 0; i < step; i++) k[i] = t->k[p + i < last ? p + i : last - 1];
         for (int64_t d = 0; d < dim; d++) {
             vec v[PANELS * VECTORS];
 #pragma GCC unroll 16
-            for (int u = 0; u < step * VECTORS; u++) v[u] = vec_of(how, k[u / VECTORS], d * PANEL + u % VECTORS * LANES);
-#pragma GCC unroll 16
-            for (int i = 0; i < step; i++) fetch(how, next[i], d * PANEL);
+            for (int u = 0; u < step * VECTORS; u++) v[u] = vec_of(halves, k[u / VECTORS], d * PANEL + u % VECTORS * LANES);
+            fetch(ahead, 2);
 #pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
                 const vec x = vec_set(q[d * rows + r]);
@@ -175,26 +196,28 @@ INLINE float exponentials(float *score, row *w, int from, int to) {
 }
 
 /* out[r] = out[r]·by[r] + Σ_j e[r][j]·V[j] for positions [from, to) of a tile, and cols vectors of dim from d on. */
-INLINE void add_columns(row *w, const float (*e)[TILE], const float *by, const tile *t, const tile *ahead, const int rows,
-                        const int how, const int cols, int64_t dim, int64_t d, int from, int to) {
+INLINE void add_columns(row *w, const float (*e)[TILE], const float *by, const tile *t, fetcher *ahead, const int rows,
+                        const int halves, const int cols, int64_t dim, int64_t d, int from, int to) {
     vec s[ROWS][8];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
 #pragma GCC unroll 16
         for (int u = 0; u < cols; u++) s[r][u] = vec_load(w[r].out + d + u * LANES) * vec_set(by[r]);
     }
-    for (int j = from; j < to; j++) {
-        const int64_t at = j % PANEL * dim + d;
-        vec x[8];
+    for (int j = from; j < to;) {
+        const int end = to < (j | (PANEL - 1)) + 1 ? to : (j | (PANEL - 1)) + 1; /* of the panel */
+        const void *const panel = t->v[j / PANEL];
+        for (int64_t at = j % PANEL * dim + d; j < end; j++, at += dim) {
+            vec x[8];
 #pragma GCC unroll 16
-        for (int u = 0; u < cols; u++) x[u] = vec_of(how, t->v[j / PANEL], at + u * LANES);
+            for (int u = 0; u < cols; u++) x[u] = vec_of(halves, panel, at + u * LANES);
+            fetch(ahead, 1);
 #pragma GCC unroll 16
-        for (int u = 0; u < cols * LANES; u += how == HALVES ? 32 : 16) fetch(how, ahead->v[j / PANEL], at + u);
+            for (int r = 0; r < rows; r++) {
+                const vec p = vec_set(e[r][j]);
 #pragma GCC unroll 16
-        for (int r = 0; r < rows; r++) {
-            const vec p = vec_set(e[r][j]);
-#pragma GCC unroll 16
-            for (int u = 0; u < cols; u++) s[r][u] = vec_fma(p, x[u], s[r][u]);
+                for (int u = 0; u < cols; u++) s[r][u] = vec_fma(p, x[u], s[r][u]);
+            }
         }
     }
 #pragma GCC unroll 16
@@ -204,38 +227,39 @@ INLINE void add_columns(row *w, const float (*e)[TILE], const float *by, const t
     }
 }
 
-INLINE void add_values(row *w, const float (*e)[TILE], const float *by, const tile *t, const tile *ahead, const int rows,
-                       const int how, int64_t dim, int from, int to) {
+INLINE void add_values(row *w, const float (*e)[TILE], const float *by, const tile *t, fetcher *ahead, const int rows,
+                       const int halves, int64_t dim, int from, int to) {
     const int most = rows == ROWS ? 2 : rows == 1 ? 8 : 4; /* so many chains of sums that none waits for itself */
     int64_t d = 0;
     if (most == 8) {
-        for (; d + 8 * LANES <= dim; d += 8 * LANES) add_columns(w, e, by, t, ahead, rows, how, 8, dim, d, from, to);
+        for (; d + 8 * LANES <= dim; d += 8 * LANES) add_columns(w, e, by, t, ahead, rows, halves, 8, dim, d, from, to);
     }
     if (most >= 4) {
-        for (; d + 4 * LANES <= dim; d += 4 * LANES) add_columns(w, e, by, t, ahead, rows, how, 4, dim, d, from, to);
+        for (; d + 4 * LANES <= dim; d += 4 * LANES) add_columns(w, e, by, t, ahead, rows, halves, 4, dim, d, from, to);
     }
-    for (; d + 2 * LANES <= dim; d += 2 * LANES) add_columns(w, e, by, t, ahead, rows, how, 2, dim, d, from, to);
-    for (; d + LANES <= dim; d += LANES) add_columns(w, e, by, t, ahead, rows, how, 1, dim, d, from, to);
+    for (; d + 2 * LANES <= dim; d += 2 * LANES) add_columns(w, e, by, t, ahead, rows, halves, 2, dim, d, from, to);
+    for (; d + LANES <= dim; d += LANES) add_columns(w, e, by, t, ahead, rows, halves, 1, dim, d, from, to);
     if (d == dim) return;
     for (int r = 0; r < rows; r++) {
         const int64_t left = dim - d;
         vec s = vec_load_first(w[r].out + d, left) * vec_set(by[r]);
         for (int j = from; j < to; j++) {
-            s = vec_fma(vec_set(e[r][j]), vec_of_first(how, t->v[j / PANEL], j % PANEL * dim + d, left), s);
+            s = vec_fma(vec_set(e[r][j]), vec_of_first(halves, t->v[j / PANEL], j % PANEL * dim + d, left), s);
         }
         vec_store_first(w[r].out + d, s, left);
     }
 }
 
 /* add_values for a part of the positions that one row sees and others do not. */
-static __attribute__((noinline)) void add_more(row *w, const float *e, float by, const tile *t, int how, int64_t dim, int from, int to) {
-    if (how == HALVES) add_values(w, (const float(*)[TILE])e, &by, t, t, 1, HALVES, dim, from, to);
-    else add_values(w, (const float(*)[TILE])e, &by, t, t, 1, AT_HAND, dim, from, to);
+static __attribute__((noinline)) void add_more(row *w, const float *e, float by, const tile *t, fetcher *ahead, int halves, int64_t dim,
+                                               int from, int to) {
+    if (halves) add_values(w, (const float(*)[TILE])e, &by, t, ahead, 1, 1, dim, from, to);
+    else add_values(w, (const float(*)[TILE])e, &by, t, ahead, 1, 0, dim, from, to);
 }
 
 /* One tile by rows rows of q [dim][rows]. */
-INLINE void attend_block(const attention_args *a, row *w, const float *q, const tile *t, const tile *ahead, const int rows,
-                         const int how, int64_t base) {
+INLINE void attend_block(const attention_args *a, row *w, const float *q, const tile *t, fetcher *ahead, const int rows,
+                         const int halves, int64_t base) {
     float score[ROWS][TILE] __attribute__((aligned(64)));
     float by[ROWS];
     int from[ROWS], to[ROWS], first = TILE, last = 0, all_from = 0, all_to = TILE;
@@ -249,22 +273,22 @@ INLINE void attend_block(const attention_args *a, row *w, const float *q, const 
         if (to[r] < all_to) all_to = to[r];
     }
     if (first >= last) return;
-    scores(score, q, t, ahead, rows, how, a->dim, a->scale, first / PANEL, (last + PANEL - 1) / PANEL);
+    scores(score, q, t, ahead, rows, halves, a->dim, a->scale, first / PANEL, (last + PANEL - 1) / PANEL);
     for (int r = 0; r < rows; r++) by[r] = from[r] < to[r] ? exponentials(score[r], &w[r], from[r], to[r]) : 1;
     if (all_from >= all_to) { /* nothing that all see */
-        for (int r = 0; r < rows; r++) add_more(w + r, score[r], by[r], t, how, a->dim, from[r], to[r]);
+        for (int r = 0; r < rows; r++) add_more(w + r, score[r], by[r], t, ahead, halves, a->dim, from[r], to[r]);
         return;
     }
     int before = 0;
     for (int r = 0; r < rows; r++) before |= from[r] < all_from;
     if (before) { /* then the first part rescales, all rows alike */
-        for (int r = 0; r < rows; r++) add_more(w + r, score[r], by[r], t, how, a->dim, from[r], all_from);
+        for (int r = 0; r < rows; r++) add_more(w + r, score[r], by[r], t, ahead, halves, a->dim, from[r], all_from);
     }
     float rest[ROWS];
     for (int r = 0; r < rows; r++) rest[r] = before ? 1 : by[r];
-    add_values(w, (const float(*)[TILE])score, rest, t, ahead, rows, how, a->dim, all_from, all_to);
+    add_values(w, (const float(*)[TILE])score, rest, t, ahead, rows, halves, a->dim, all_from, all_to);
     for (int r = 0; r < rows; r++) {
-        if (to[r] > all_to) add_more(w + r, score[r], 1, t, how, a->dim, all_to, to[r]);
+        if (to[r] > all_to) add_more(w + r, score[r], 1, t, ahead, halves, a->dim, all_to, to[r]);
     }
 }
 
@@ -282,13 +306,12 @@ INLINE int block_rows(int left) {
     return n;
 }
 
-/* attend_block, a copy for each number of rows and each way. */
-static void attend_some(const attention_args *a, row *w, const float *q, const tile *t, const tile *ahead, int rows, int how, int64_t base) {
+/* attend_block, a copy for each number of rows and each type. */
+static void attend_some(const attention_args *a, row *w, const float *q, const tile *t, fetcher *ahead, int rows, int halves, int64_t base) {
 #define COPIES(rows)                                                                                                   \
-    case 4 * (rows) + AT_HAND: attend_block(a, w, q, t, ahead, rows, AT_HAND, base); break;                            \
-    case 4 * (rows) + FLOATS: attend_block(a, w, q, t, ahead, rows, FLOATS, base); break;                              \
-    case 4 * (rows) + HALVES: attend_block(a, w, q, t, ahead, rows, HALVES, base); break;
-    switch (4 * rows + how) {
+    case 2 * (rows): attend_block(a, w, q, t, ahead, rows, 0, base); break;                                            \
+    case 2 * (rows) + 1: attend_block(a, w, q, t, ahead, rows, 1, base); break;
+    switch (2 * rows + halves) {
         COPIES(1)
         COPIES(2)
         COPIES(4)
@@ -299,8 +322,9 @@ static void attend_some(const attention_args *a, row *w, const float *q, const t
 #undef COPIES
 }
 
-/* The rows of one item that fit into MOST. */
-static void attend_rows(const attention_args *a, row *w, const float *const *q, int rows, const int32_t *blocks, int64_t head, float *scratch) {
+/* The rows of one item that fit into MOST. next is the first tile of what comes after them. */
+static void attend_rows(const attention_args *a, row *w, const float *const *q, int rows, const int32_t *blocks, int64_t head,
+                        const tile *next, float *scratch) {
     const int64_t dim = a->dim;
     float *const packed = scratch + 2 * TILE * dim;
     int64_t from = INT64_MAX, to = 0;
@@ -309,22 +333,26 @@ static void attend_rows(const attention_args *a, row *w, const float *const *q, 
         if (w[r].to > to) to = w[r].to;
         memset(w[r].out, 0, (size_t)dim * sizeof *w[r].out);
     }
-    for (int r = 0; r < rows; r += block_rows(rows - r)) pack_rows(packed + r * dim, q + r, block_rows(rows - r), dim);
+    for (int r = 0; r < rows; r += block_rows(rows - r)) {
+        if (block_rows(rows - r) > 1) pack_rows(packed + r * dim, q + r, block_rows(rows - r), dim);
+    }
     /* bfloat16 is unpacked where that is not done anew for every block of rows */
     const int direct = a->width == PANEL && (a->type == CPU_F32 || block_rows(rows) == rows);
+    const int paged = a->width == PANEL, halves = direct && a->type == CPU_BF16;
     tile found = {0}, ahead;
     int64_t base = from < to ? from / TILE * TILE : to;
-    for (int p = 0; p < PANELS && a->width == PANEL; p++) find_panel(a, &found, p, base, blocks, head, from, to);
+    for (int p = 0; p < PANELS && paged; p++) find_panel(a, &found, p, base, blocks, head, from, to);
     for (; base < to; base += TILE, found = ahead) {
         tile t = found;
-        ahead = found; /* of the last tile it is itself */
-        for (int p = 0; p < PANELS && a->width == PANEL; p++) find_panel(a, &ahead, p, base + TILE, blocks, head, from, to);
-        for (int p = 0; p < PANELS && !direct; p++) unpack_panel(a, &t, p, &found, &ahead, base, blocks, head, from, to, scratch);
-        int how = !direct ? AT_HAND : a->type == CPU_F32 ? FLOATS : HALVES;
-        for (int r = 0, n; r < rows; r += n, how = AT_HAND) {
+        ahead = base + TILE < to ? (tile){0} : *next;
+        for (int p = 0; p < PANELS && paged; p++) find_panel(a, &ahead, p, base + TILE, blocks, head, from, to);
+        for (int p = 0; p < PANELS && !direct; p++) unpack_panel(a, &t, p, &found, base, blocks, head, from, to, scratch);
+        fetcher f = fetcher_of(a, &ahead);
+        for (int r = 0, n; r < rows; r += n) {
             n = block_rows(rows - r);
-            attend_some(a, w + r, packed + r * dim, &t, &ahead, n, how, base);
+            attend_some(a, w + r, n > 1 ? packed + r * dim : q[r], &t, &f, n, halves, base);
         }
+        while (fetch(&f, 4)) {}
     }
     for (int r = 0; r < rows; r++) {
         const float by = w[r].sum == 0 ? 0 : 1 / w[r].sum;
@@ -332,24 +360,53 @@ static void attend_rows(const attention_args *a, row *w, const float *const *q, 
     }
 }
 
-static void attend(const attention_args *a, const attention_item *it, float *scratch) {
+/* What token t of a sequence sees. */
+INLINE void find_span(const attention_args *a, int64_t seq, int64_t t, int64_t *from, int64_t *to) {
+    const int64_t position = a->position[t];
+    *from = position + 1 > a->window ? position + 1 - a->window : 0;
+    *to = a->context ? a->context[seq] : position + 1;
+}
+
+/* Where the first tile of an item lies, as its first token sees it; what that does not see is not worth fetching. */
+INLINE void find_first(const attention_args *a, tile *t, const attention_item *it) {
+    int64_t from, to;
+    find_span(a, it->seq, it->from, &from, &to);
+    const int32_t *const blocks = a->blocks + it->seq * a->blocks_stride;
+    for (int p = 0; p < PANELS; p++) find_panel(a, t, p, from / TILE * TILE, blocks, it->head, from, to);
+}
+
+/* Fetches q and out of an item's first token. */
+INLINE void fetch_rows(const attention_args *a, const attention_item *it) {
+    const int64_t cols = a->group * a->dim, at = it->head * cols;
+    for (int64_t i = 0; i < cols; i += 64 / (int64_t)sizeof *a->q) {
+        __builtin_prefetch(a->q + it->from * a->q_stride + at + i, 0, 2);
+        __builtin_prefetch(a->out + it->from * a->out_stride + at + i, 0, 2);
+    }
+}
+
+static void attend(const attention_args *a, const attention_item *it, const attention_item *after, float *scratch) {
     row w[MOST];
     const float *q[MOST];
     const int32_t *const blocks = a->blocks + it->seq * a->blocks_stride;
+    tile next = {0};
+    if (after) {
+        fetch_rows(a, after);
+        if (a->width == PANEL) find_first(a, &next, after);
+    }
     int rows = 0;
     for (int64_t t = it->from; t < it->to; t++) {
-        const int64_t position = a->position[t], to = a->context ? a->context[it->seq] : position + 1;
-        const int64_t from = position + 1 > a->window ? position + 1 - a->window : 0;
+        int64_t from, to;
+        find_span(a, it->seq, t, &from, &to);
         for (int64_t h = it->head * a->group; h < (it->head + 1) * a->group; h++) {
             q[rows] = a->q + t * a->q_stride + h * a->dim;
             w[rows++] = (row){a->out + t * a->out_stride + h * a->dim, from, to, -INFINITY, 0};
             if (rows == MOST) {
-                attend_rows(a, w, q, rows, blocks, it->head, scratch);
+                attend_rows(a, w, q, rows, blocks, it->head, &next, scratch);
                 rows = 0;
             }
         }
     }
-    attend_rows(a, w, q, rows, blocks, it->head, scratch);
+    attend_rows(a, w, q, rows, blocks, it->head, &next, scratch);
 }
 
 #endif

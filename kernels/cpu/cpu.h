@@ -225,7 +225,7 @@ typedef struct kernel_set {
     void (*convert)(const convert_args *a, int64_t from, int64_t to);
     void (*embed)(const embed_args *a, int64_t from, int64_t to);
     void (*store)(const store_args *a, int64_t from, int64_t to);
-    void (*attend)(const attention_args *a, const attention_item *it, float *scratch);
+    void (*attend)(const attention_args *a, const attention_item *it, const attention_item *after, float *scratch);
     void (*gate)(const gate_args *a, int64_t from, int64_t to, int32_t *key);
     void (*combine)(const combine_args *a, int64_t from, int64_t to);
     void (*mix)(const mix_args *a, int64_t from, int64_t to);

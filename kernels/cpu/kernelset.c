@@ -29,7 +29,7 @@ void cpu_reduce(int level, reduce_args a, int64_t from, int64_t to) { set_of(lev
 void cpu_score(int level, score_args a, int64_t from, int64_t to) { set_of(level)->score(&a, from, to); }
 
 void cpu_attention(int level, attention_args a, const attention_item *items, int64_t n, float *scratch) {
-    for (int64_t i = 0; i < n; i++) set_of(level)->attend(&a, items + i, scratch);
+    for (int64_t i = 0; i < n; i++) set_of(level)->attend(&a, items + i, i + 1 < n ? items + i + 1 : NULL, scratch);
 }
 
 void cpu_gate(int level, gate_args a, int64_t from, int64_t to, int32_t *key) { set_of(level)->gate(&a, from, to, key); }
