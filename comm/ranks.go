@@ -102,6 +102,9 @@ func Ranks(s Sizes) (*Layout, error) {
 	if len(counts) == 0 && (s.EP > 1 || len(s.EPGroups) > 0 && len(s.EPGroups[0]) > 1) {
 		return nil, &SizeError{"ep_size", max(s.EP, 2), "the model has no experts", []int{1}}
 	}
+	if len(counts) == 0 && (s.ES > 1 || len(s.ESGroups) > 0 && len(s.ESGroups[0]) > 1) {
+		return nil, &SizeError{"es", max(s.ES, 2), "the model has no experts to slice", []int{1}}
+	}
 	for _, experts := range counts {
 		e, err := expertRanks(l, s, experts, counts)
 		if err != nil {

@@ -129,6 +129,7 @@ func TestImpossibleSizes(t *testing.T) {
 		{Sizes{World: 8, EP: 8, Experts: []int{6, 8}}, "ep_size 8: 6 experts cannot be spread evenly over 8 ranks; use 1 or 2"},
 		{Sizes{World: 8, EP: -1, Experts: []int{8}}, "ep_size -1: 8 experts cannot be spread evenly over -1 ranks; use 1, 2, 4 or 8"},
 		{Sizes{World: 8, EP: 2}, "ep_size 2: the model has no experts; use 1"},
+		{Sizes{World: 8, ES: 2}, "es 2: the model has no experts to slice; use 1"},
 		{Sizes{World: 8, TP: 3}, "tp_size 3: 8 ranks cannot be divided into groups of 3; use 1, 2, 4 or 8"},
 		{Sizes{World: 6, PP: 4}, "pp 4: 6 ranks cannot be cut into 4 stages of equal size; use 1, 2, 3 or 6"},
 		{Sizes{World: 8, TP: 8, PP: 2}, "tp_size 8: 4 ranks cannot be divided into groups of 8; use 1, 2 or 4"},
