@@ -211,7 +211,8 @@ func report(err error, stderr io.Writer) int {
 	if told := (*toldError)(nil); errors.Is(err, errBadRows) || errors.Is(err, errNotWhole) || errors.As(err, &told) {
 		return status // the command has told
 	}
-	for _, line := range strings.Split(err.Error(), "\n") {
+	text := strings.TrimSuffix(err.Error(), ` Did you mean ""?`) // cli's, of a help topic that no command's name is near
+	for _, line := range strings.Split(text, "\n") {
 		fmt.Fprintln(stderr, "dsbatch:", line)
 	}
 	return status

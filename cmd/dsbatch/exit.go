@@ -45,7 +45,7 @@ func statusOf(err error) int {
 		return statusBadRows
 	case errors.Is(err, engine.ErrStopped):
 		return statusStopped
-	case errors.As(err, &usage), errors.As(err, &help), errors.Is(err, dataset.ErrUsage):
+	case errors.As(err, &usage), errors.As(err, &help):
 		return statusUsage
 	case errors.As(err, &setting) && setting.File == "" && !errors.Is(err, engine.ErrRefused):
 		return statusUsage
@@ -59,6 +59,8 @@ func statusOf(err error) int {
 		return statusData
 	case errors.Is(err, dataset.ErrMissing), errors.Is(err, fs.ErrNotExist):
 		return statusNoInput
+	case errors.Is(err, dataset.ErrUsage):
+		return statusUsage
 	}
 	return statusFailed
 }

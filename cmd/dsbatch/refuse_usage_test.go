@@ -85,6 +85,7 @@ func TestMisused(t *testing.T) {
 		{"a file for the doctor's output", noInput, []string{"doctor", prompts}, []string{"no output of dsbatch run"}},
 		{"a tokenizer of nobody", noInput, []string{"tokenize", "--model", "/nowhere"}, []string{"/nowhere", "--model"}},
 		{"help for nothing", badUsage, []string{"help", "nope"}, []string{"nope"}},
+		{"help for a word", badUsage, []string{"run", "--help", "zzzz"}, []string{"No help topic for 'zzzz'.\n"}},
 		{"a plan of ranks in a process", badUsage, append([]string{"plan"}, job(out(), "--ranks", "2")[1:]...), []string{"--gpus"}},
 		{"a plan of prompts longer than the window", badUsage, append([]string{"plan", "--prompt-tokens", "100000"}, job(out())[1:]...), []string{"window has 512"}},
 		{"a plan without memory", badConfig, append([]string{"plan"}, job(out(), "--kv-memory", "1")[1:]...), []string{"dsbatch: refused: the KV cache"}},
