@@ -85,7 +85,7 @@ func (s *Stream) attentionOnTensorCores(a attentionArgs, k attentionKernel, d ke
 		prompts, g := key, grid{x: ceilDiv(b.Tokens, tile), y: spec.Heads, threads: threads, shared: 2 * kv}
 		prompts.name = k.prefill
 		if s.dev.card.arch() == "sm_90a" {
-			if a.tasks = s.takeTasks(); s.err != nil {
+			if a.tasks = s.takeTasks(opAttention); s.err != nil {
 				return
 			}
 			prompts.file = "sm90_attention.cu"
@@ -152,23 +152,6 @@ func mostPieces(b kernels.Batch, spec kernels.AttentionSpec) int {
 // all multiprocessors have at work at once, but so few pieces that one long context does not hold up a step.
 func piecesOfBlock(pieces, blocks, processors int) int {
 	return min(max(1, ceilDiv(blocks, blocksAtOnce*processors)), longestRun, pieces)
-}
-
-// takeTasks makes the counter of the tasks of prompts, once: each launch leaves it as it finds it, at zero.
-func (s *Stream) takeTasks() handle {
-	if s.tasks == nil {
-		const size = 8
-		m, err := s.dev.memory.allocate("attention's counter of tasks", size)
-		if err == nil {
-			s.tasks = m
-			err = zero(s.dev.ctx, m.address, size)
-		}
-		if err != nil {
-			s.fail("%s: %w", opAttention, err)
-			return 0
-		}
-	}
-	return s.tasks.address
 }
 
 // takePartials makes room for results of pieces, once. Without it a block walks a context alone, to the same bits.

@@ -21,3 +21,20 @@ inline void copy_bulk(u32 to, const void* from, int bytes, u32 barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
 }
+
+// Rows of 16-bit values as the copy engine knows them (driver.h, cuda_box). Lies in a kernel's arguments.
+struct __align__(64) boxes { u64 words[16]; };
+
+// A box from column and row on to shared memory, swizzled: its rows' 16-byte pieces exchanged by the row's number modulo 8.
+inline void copy_box(u32 to, const boxes& from, int column, int row, u32 barrier) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
+                 ::"r"(to), "l"(&from), "r"(column), "r"(row), "r"(barrier) : "memory");
+}
+
+// A multiple of 16 adjacent bytes from shared memory. Copies of a thread since the last commit_out end together.
+inline void copy_out(void* to, u32 from, int bytes) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes) : "memory");
+}
+inline void commit_out() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+inline void wait_for_room() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); } // what they read may be overwritten
+inline void wait_out() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }

@@ -92,6 +92,7 @@ enum {
     X(cuFuncSetAttribute, "cuFuncSetAttribute", (void *, int, int))                                                    \
     X(cuFuncGetAttribute, "cuFuncGetAttribute", (int *, int, void *))                                                  \
     X(cuLaunchKernelEx, "cuLaunchKernelEx", (const CUlaunchConfig *, void *, void **, void **))                        \
+    X(cuTensorMapEncodeTiled, "cuTensorMapEncodeTiled", (void *, int, uint32_t, void *, const uint64_t *, const uint64_t *, const uint32_t *, const uint32_t *, int, int, int, int)) \
     X(cuEventCreate, "cuEventCreate", (void **, unsigned))                                                             \
     X(cuEventDestroy, "cuEventDestroy_v2", (void *))                                                                   \
     X(cuEventRecord, "cuEventRecord", (void *, void *))                                                                \
@@ -180,6 +181,16 @@ int cuda_device(int ordinal, char *name, size_t n, int *major, int *minor, int *
     TRY(cuDeviceGetAttribute(shared_optin, attribute_shared_optin, d));
     TRY(cuDeviceTotalMem(&total, d));
     *memory = total;
+    return 0;
+}
+
+int cuda_box(uint64_t map[16], handle address, uint64_t cols, uint64_t rows, uint64_t stride, uint32_t box_cols, uint32_t box_rows) {
+    _Alignas(64) uint64_t made[16];
+    const uint64_t size[2] = {cols, rows}, strides[1] = {stride};
+    const uint32_t box[2] = {box_cols, box_rows}, steps[2] = {1, 1};
+    enum { uint16 = 1, plain = 0, swizzle_128 = 3, l2_256 = 3, zeros = 0 };
+    TRY(cuTensorMapEncodeTiled(made, uint16, 2, P(address), size, strides, box, steps, plain, swizzle_128, l2_256, zeros));
+    memcpy(map, made, sizeof made);
     return 0;
 }
 
@@ -309,12 +320,10 @@ int cuda_event_elapsed(handle ctx, handle from, handle to, float *ms) {
 }
 
 static CUresult run_launch(const launch *l, void *stream) {
-    /* One struct is the whole of a kernel's arguments; these markers are 0, 1 and 2 in the driver's ABI. */
-    size_t n = l->args;
-    void *extra[] = {(void *)1, (void *)(l + 1), (void *)2, &n, NULL};
+    void *args[] = {(void *)(l + 1)}; /* one struct; the driver knows how long it is and where it is to lie */
     CUlaunchAttribute beside = {.id = launch_programmatic_stream_serialization, .value.programmatic_stream_serialization = 1};
     CUlaunchConfig config = {l->grid[0], l->grid[1], l->grid[2], l->block, 1, 1, l->shared, stream, &beside, l->head.beside ? 1 : 0};
-    return cuLaunchKernelEx(&config, P(l->function), NULL, extra);
+    return cuLaunchKernelEx(&config, P(l->function), args, NULL);
 }
 
 static CUresult run_copy(const copy *c, void *stream) {

@@ -52,6 +52,13 @@ func driverVersion() (int, error) {
 	return int(v), err
 }
 
+// boxesOf describes rows of 16-bit values to the copy engine: boxes of 64 columns by so many rows.
+func boxesOf(address handle, cols, rows, stride, boxRows int) (m [16]uint64, err error) {
+	err = result(C.cuda_box((*C.uint64_t)(&m[0]), C.handle(address), C.uint64_t(cols), C.uint64_t(rows), C.uint64_t(stride), 64, C.uint32_t(boxRows)),
+		"cuTensorMapEncodeTiled")
+	return m, err
+}
+
 func deviceCount() (int, error) {
 	var n C.int
 	err := result(C.cuda_count(&n), "cuDeviceGetCount")

@@ -50,3 +50,5 @@ func ncclJoin(handle, []byte, int, int) (handle, error)                      { r
 func ncclExchange(_, _, _, _ handle, _ []uint64, _ handle, _ []uint64) error { return errNoCgo }
 func ncclLeave(_, _ handle) error                                            { return errNoCgo }
 func ncclAbort(_, _ handle) error                                            { return errNoCgo }
+
+func boxesOf(handle, int, int, int, int) (m [16]uint64, err error) { return m, errNoCgo }

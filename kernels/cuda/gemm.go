@@ -1,6 +1,10 @@
 package cuda
 
-import "github.com/dsbatch/dsbatch/kernels"
+import (
+	"math"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
 
 type gemmArgs struct {
 	x, y                            mat
@@ -94,17 +98,17 @@ var tilings = [...]tiling{
 	{"gemm_128", 128, 128, 128, 3 * (128 + 128) * stage},
 }
 
-// Those of sm90_gemm.cu have barriers beside their stages.
+// Those of sm90_gemm.cu have barriers beside their stages. gemm_64 takes all rows that are not aligned to 16 bytes, which no
+// model of common sizes has.
 var sm90Tilings = [...]tiling{
 	{"gemm_16", 64, 16, 128, 7 * ((64+16)*stage + 8)},
 	{"gemm_32", 64, 32, 128, 6 * ((64+32)*stage + 8)},
 	{"gemm_64", 64, 64, 128, 6 * ((64+64)*stage + 8)},
-	{"gemm_128", 256, 128, 256, 4 * ((256+128)*stage + 8)},
 }
 
-// The one of sm90_gemm_tiles.cu, whose blocks take tile after tile, each of so many tokens at most or of half as many; beside
+// The one of sm90_gemm_tiles.cu, whose blocks take tile after tile, each of at most so many tokens or of 64 or 128; beside
 // stages and barriers there is room for sums on their way.
-var stayingTiling = tiling{"gemm_256", 256, 128, 384, 4*((256+128)*stage+32) + 2*32*(128+4)*4}
+var stayingTiling = tiling{"gemm_256", 256, 192, 384, 3*((256+192)*stage+32) + 2*29952 + 16}
 
 // stays tells whether stayingTiling is faster than the others for so many rows of y, as an H100 and an H200 have shown. All
 // give the same bits.
@@ -116,24 +120,75 @@ func (s *Stream) stays(w *weights, rows, experts int) bool {
 	if experts == 1 && rows <= 64 || rows < 32*experts {
 		return false
 	}
-	return ceilDiv(w.paddedRows, t.rows)*tiles(rows, t.tokens/2, experts) >= s.dev.card.processors/2
+	return ceilDiv(w.paddedRows, t.rows)*tiles(rows, narrowest, experts) >= s.dev.card.processors/2
 }
 
-// width is how many tokens a tile of t has at most, so that the last turn of the multiprocessors is not a short one.
-func (s *Stream) width(t tiling, w *weights, rows, experts int) int {
+// Tokens of the tiles of stayingTiling are multiples of narrowest; where more is done to sums than to gate them, at most
+// widestSums.
+const narrowest, widestSums = 64, 128
+
+// width is how many tokens a tile of stayingTiling has, at most widest: of experts that many, and of one matrix so many that
+// the last turn of the multiprocessors is not a short one.
+func (s *Stream) width(w *weights, rows, experts, widest int) (tokens int) {
 	if n := s.dev.forced.width; n > 0 {
-		return n
+		return min(n, widest)
 	}
 	if experts > 1 {
-		return t.tokens
+		return widest
 	}
-	turns := func(n int) int {
-		return ceilDiv(ceilDiv(w.paddedRows, t.rows)*ceilDiv(rows, n), s.dev.card.processors)
+	least := math.MaxInt
+	for n := narrowest; n <= widest; n += narrowest {
+		t := stayingTiling
+		turns := ceilDiv(ceilDiv(w.paddedRows, t.rows)*ceilDiv(rows, n), s.dev.card.processors)
+		if cost := turns * (t.rows + n); cost <= least { // by the bytes of a stage
+			least, tokens = cost, n
+		}
 	}
-	if half := t.tokens / 2; turns(half)*(t.rows+half) < turns(t.tokens)*(t.rows+t.tokens) { // bytes of a stage
-		return half
+	return tokens
+}
+
+// tilesArgs are those of sm90_gemm_tiles.cu.
+type tilesArgs struct {
+	x [16]uint64
+	gemmArgs
+	tasks    handle
+	plain, _ int32
+	_        [4]uint64 // x makes the whole a multiple of 64 bytes
+}
+
+// gemmStays enqueues stayingTiling.
+func (s *Stream) gemmStays(op opNumber, p program, w *weights, y, x kernels.Tensor, e kernels.Epilogue, experts int, a tilesArgs) {
+	const (
+		width   = 16 // bytes of a copy
+		boxRows = 64
+	)
+	t := stayingTiling
+	widest := widestSums
+	if y.DType == x.DType && w.bias == nil && !e.Add && (w.gated && e.Act == kernels.SiLU || !w.gated && e.Act == kernels.Identity) &&
+		alignedRows(y, width) && w.out*y.DType.Size()%width == 0 {
+		a.plain, widest = 1, t.tokens
 	}
-	return t.tokens
+	a.most = int32(s.width(w, y.Rows, experts, widest))
+	if a.tasks = s.takeTasks(op); s.err != nil {
+		return
+	}
+	bytes := x.Stride * x.DType.Size()
+	if x.Rows == 1 {
+		bytes = ceilDiv(x.Cols*x.DType.Size(), width) * width
+	}
+	var err error
+	if a.x, err = boxesOf(address(x), x.Cols, x.Rows, bytes, boxRows); err != nil {
+		s.fail("%s: %w", op, err)
+		return
+	}
+	p.file = sm90StayingFile
+	n := ceilDiv(w.paddedRows, t.rows) * tiles(y.Rows, int(a.most), experts)
+	enqueue(s, op, kernelKey{p, t.name}, grid{x: min(n, s.dev.card.processors), threads: t.threads, shared: t.shared}, &a)
+}
+
+// alignedRows tells whether all rows of x begin at multiples of so many bytes.
+func alignedRows(x kernels.Tensor, bytes int) bool {
+	return int(address(x))%bytes == 0 && (x.Stride*x.DType.Size()%bytes == 0 || x.Rows == 1)
 }
 
 // tilingFor is the kernel for so many rows of y, spread over experts: the tile that an expert's share fills, unless
@@ -193,7 +248,7 @@ func (s *Stream) gemm(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Ep
 	a.gated, a.act, a.add, a.group = truth(w.gated), int32(e.Act), truth(e.Add), int32(w.group)
 	a.yF32, a.op = truth(y.DType == kernels.F32), int32(op)
 	const width = 16 // bytes of a copy
-	a.aligned = truth(uint64(a.x.address)%width == 0 && (x.Stride*x.DType.Size()%width == 0 || x.Rows == 1))
+	a.aligned = truth(alignedRows(x, width))
 	experts := w.experts
 	if a.offsets == 0 {
 		experts = 1
@@ -208,10 +263,8 @@ func (s *Stream) gemm(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Ep
 		return
 	}
 	p, choice := s.dev.gemmFor(x.DType, w.dtype, w.group)
-	if t := stayingTiling; p.file == sm90File && a.aligned == 1 && s.stays(w, y.Rows, experts) {
-		p.file, a.most = sm90StayingFile, int32(s.width(t, w, y.Rows, experts))
-		n := ceilDiv(w.paddedRows, t.rows) * tiles(y.Rows, int(a.most), experts)
-		enqueue(s, op, kernelKey{p, t.name}, grid{x: min(n, s.dev.card.processors), threads: t.threads, shared: t.shared}, &a)
+	if p.file == sm90File && a.aligned == 1 && s.stays(w, y.Rows, experts) {
+		s.gemmStays(op, p, w, y, x, e, experts, tilesArgs{gemmArgs: a})
 		return
 	}
 	t := s.tilingFor(choice, w, y.Rows)

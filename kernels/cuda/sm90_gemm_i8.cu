@@ -4,12 +4,10 @@
 // Order   one wgmma of 16 inputs a step, steps ascending in k, in one float32 accumulator an output (with groups: one a
 //         group, then their scaled sum, ascending): the same bits from every kernel below, for any number of tokens.
 // Tiles   rows × tokens of a block: gemm_16 to _64 64 × 16, 32, 64 by one warpgroup, gemm_128 256 × 128 by two.
-// Stages  as in sm90_gemm.cu. The weights of 32 inputs are widened while those of the 32 before are multiplied.
+// Stages  sm90_block.cuh. The weights of 32 inputs are widened while those of the 32 before are multiplied.
 // Launch  as in gemm.cu. Groups are multiples of 32. Bound: memory for few tokens an expert, tensor cores for many.
 // Checked by optest.Linear and Grouped.
-#include "gemm.cuh"
-#include "bulk.cuh"
-#include "wgmma.cuh"
+#include "sm90_block.cuh"
 
 // c += a · b, or c = a · b, a being in registers: a lane's of a row and of the one 8 below at 2 inputs, and 8 inputs on.
 template <class T, int N> struct wgmma_registers;
@@ -47,25 +45,14 @@ inline u32 widen(u32 four, int at) {
 
 // WARPGROUPS of 4 warps, each with BLOCKS·64 rows and all tokens. BY_GROUP: scales by group.
 template <int WARPGROUPS, int BLOCKS, int TOKENS, int STAGES, bool BY_GROUP>
-struct product : gemm_block<WARPGROUPS * BLOCKS, TOKENS, STAGES, WARPGROUPS * 128> {
-    using block = gemm_block<WARPGROUPS * BLOCKS, TOKENS, STAGES, WARPGROUPS * 128>;
+struct product : sm90_block<WARPGROUPS, BLOCKS, TOKENS, STAGES> {
+    using block = sm90_block<WARPGROUPS, BLOCKS, TOKENS, STAGES>;
     using block::a, block::shared, block::t;
-    enum { ahead = STAGES - 2, barriers = STAGES * block::stage_bytes, NT = TOKENS / 8 };
+    enum { NT = TOKENS / 8 };
     typedef float sums[BLOCKS][NT][4];
     typedef u32 weights[BLOCKS][2][4]; // of 32 inputs
 
     product(const gemm_args& a, char* shared) : block(a, shared) {}
-
-    u32 arrival(int step) const { return shared_address(shared) + barriers + step % STAGES * 8; }
-
-    void load_weights(int step) {
-        if (threadIdx.x > 0) return;
-        const int left = (a.padded_rows - block::first_row()) / 64, n = min(left, WARPGROUPS * BLOCKS);
-        expect(arrival(step), n * block::weight_bytes);
-        for (int b = 0; b < n; b++) // of rows beyond, what lies there stays: nobody reads their sums
-            copy_bulk(shared_address(shared) + step % STAGES * block::stage_bytes + b * block::weight_bytes,
-                      block::w + ((i64)b * block::steps() + step) * block::weight_bytes, block::weight_bytes, arrival(step));
-    }
 
     void widen_weights(weights& w, int step, int half) {
         const char* from = shared + step % STAGES * block::stage_bytes + threadIdx.x / 128 * BLOCKS * block::weight_bytes +
@@ -93,7 +80,7 @@ struct product : gemm_block<WARPGROUPS * BLOCKS, TOKENS, STAGES, WARPGROUPS * 12
     }
 
     void multiply(int step, int half, weights& w, sums& c, bool add) {
-        const u32 tokens = shared_address(shared) + step % STAGES * block::stage_bytes + WARPGROUPS * BLOCKS * block::weight_bytes + half * 64;
+        const u32 tokens = block::stage_at(step) + WARPGROUPS * BLOCKS * block::weight_bytes + half * 64;
         hold(c), hold(w);
         wgmma_begin();
 #pragma unroll
@@ -120,34 +107,13 @@ struct product : gemm_block<WARPGROUPS * BLOCKS, TOKENS, STAGES, WARPGROUPS * 12
     }
 
     void run() {
-        const bool ragged = a.offsets != nullptr; // else the block's weights follow from nothing that was computed
-        if (ragged) after_earlier();
-        const bool any = block::find();
-        const int steps = any ? block::steps() : 0;
-        if (threadIdx.x == 0) {
-            for (int s = 0; s < STAGES; s++) begin_barrier(arrival(s));
-            publish();
-        }
-        __syncthreads();
-        for (int s = 0; s < min(ahead, steps); s++) load_weights(s);
-        if (!ragged) after_earlier();
-        if (!any) return;
-        block::find_tokens();
-#pragma unroll
-        for (int s = 0; s < ahead; s++) {
-            if (s < steps) block::load_tokens(s);
-            commit();
-        }
+        if (!block::begin()) return;
+        const int steps = block::steps();
         sums c;
         float total[BY_GROUP ? BLOCKS : 1][BY_GROUP ? NT : 1][4] = {};
         weights w[2];
         for (int s = 0; s < steps; s++) {
-            wait<ahead - 1>();
-            publish();
-            wait_barrier(arrival(s), s / STAGES & 1);
-            __syncthreads(); // stage s is whole, and all have multiplied stage s-2
-            if (s + ahead < steps) load_weights(s + ahead), block::load_tokens(s + ahead);
-            commit();
+            block::await(s);
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 widen_weights(w[half], s, half);

@@ -27,7 +27,7 @@ type Stream struct {
 	peers   *peers // with which exchanges are under way, or nil
 
 	partials *memory // of attention over long contexts; nil until one comes
-	tasks    *memory // of attention of prompts, which share a counter; nil until one comes
+	tasks    *memory // counters for kernels whose blocks share out what is to be done; nil until one comes
 }
 
 var _ kernels.Stream = (*Stream)(nil)
@@ -87,6 +87,24 @@ func (s *Stream) Close() error {
 	errs = append(errs, s.stage.close(), streamFree(s.dev.ctx, s.handle))
 	s.handle, s.replays = 0, nil
 	return errors.Join(errs...)
+}
+
+// takeTasks makes the counters of tasks, once: how many are taken, and how many blocks have found none left, the last of
+// which leaves both as they were, at zero. The kernels of a stream run one after the other, and share them.
+func (s *Stream) takeTasks(op opNumber) handle {
+	if s.tasks == nil {
+		const size = 8
+		m, err := s.dev.memory.allocate("the counters of tasks", size)
+		if err == nil {
+			s.tasks = m
+			err = zero(s.dev.ctx, m.address, size)
+		}
+		if err != nil {
+			s.fail("%s: %w", op, err)
+			return 0
+		}
+	}
+	return s.tasks.address
 }
 
 // fail notes the first error.

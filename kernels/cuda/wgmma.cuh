@@ -25,6 +25,11 @@ template <int N> void wgmma_hold(float (&c)[N][4]) {
 inline u64 plain_operand(u32 address) { return (u64)(address >> 4 & 0x3fff) | (u64)(1024 >> 4) << 16 | (u64)(128 >> 4) << 32; }
 inline u64 swizzled_operand(u32 address) { return (u64)(address >> 4 & 0x3fff) | 1ull << 16 | (u64)(1024 >> 4) << 32 | 1ull << 62; }
 
+// Four 8×8 matrices of 16-bit values, transposed; lane l gives the row l%8 of matrix l/8.
+inline void store_transposed(u32 to, u32 r0, u32 r1, u32 r2, u32 r3) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(r0), "r"(r1), "r"(r2), "r"(r3) : "memory");
+}
+
 // c = a · b, or c += a · b, for N tokens. Lane 4g+t of warp w holds of c rows 16w+g and 16w+g+8 at tokens 8n+2t, 8n+2t+1.
 template <class T, int N> struct wgmma;
 
@@ -35,11 +40,15 @@ template <class T, int N> struct wgmma;
 #define REGISTERS_64                                                                                                       \
     REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"                        \
              ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define REGISTERS_96                                                                                                       \
+    REGISTERS_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"                        \
+                 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define SUMS_4(n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
 #define SUMS_8(n) SUMS_4(n), SUMS_4(n + 1)
 #define SUMS_16(n) SUMS_8(n), SUMS_8(n + 2)
 #define SUMS_32(n) SUMS_16(n), SUMS_16(n + 4)
 #define SUMS_64(n) SUMS_32(n), SUMS_32(n + 8)
+#define SUMS_96(n) SUMS_64(n), SUMS_32(n + 16)
 
 // WGMMA(T, N, sums, …): the instruction of a type and a width, and the numbers of its operands a, b and add, which
 // follow the sums.
@@ -57,6 +66,7 @@ template <class T, int N> struct wgmma;
     WGMMA(T, 16, 8, "%8", "%9", "%10")                                                                                 \
     WGMMA(T, 32, 16, "%16", "%17", "%18")                                                                              \
     WGMMA(T, 64, 32, "%32", "%33", "%34")                                                                              \
-    WGMMA(T, 128, 64, "%64", "%65", "%66")
+    WGMMA(T, 128, 64, "%64", "%65", "%66")                                                                             \
+    WGMMA(T, 192, 96, "%96", "%97", "%98")
 WGMMA_OF(bf16)
 WGMMA_OF(f16)

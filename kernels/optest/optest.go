@@ -6,6 +6,7 @@
 package optest
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/kernels"
@@ -67,6 +68,17 @@ func Run(t *testing.T, dev kernels.Device, tol Tolerances) {
 			}
 		})
 	}
+}
+
+// Invariant runs the case of an op that finds results that depend on the rows beside them, and tells what it found: for
+// tests of the case itself.
+func Invariant(t *testing.T, dev kernels.Device, op string) error {
+	for _, c := range invariants {
+		if c.name == op {
+			return c.check(newKit(t, dev, Tolerances{}, op))
+		}
+	}
+	return fmt.Errorf("no case of %s", op)
 }
 
 // activations are the types that the device computes in, each once.
