@@ -54,6 +54,37 @@ const enough = 1 << 50
 // refuse is refused, but for what the hosts alone know (their devices, instruction sets and launchers). An output that
 // was begun is looked at, not touched.
 func Foresee(ctx context.Context, job *config.Job, h Hosts) (*Forecast, error) {
+	f, err := foresee(ctx, job, h)
+	if errors.Is(err, ErrRefused) && job.ES == 1 && job.Inference.MoE.SliceWith == nil {
+		sliced := *job
+		sliced.ES = 0
+		if _, otherwise := foresee(ctx, &sliced, h); otherwise == nil {
+			err = fmt.Errorf("%w; sliced instead of held several times the experts fit: --es auto", err)
+		}
+	}
+	return f, err
+}
+
+// Otherwise is the job with its experts the other way: sliced over the ranks that would hold replicas of them, or, where
+// it slices them, whole. nil: the layout leaves nothing to choose.
+func Otherwise(job *config.Job, l *comm.Layout) *config.Job {
+	other := *job
+	other.ES = -1
+	for _, e := range l.Experts {
+		switch {
+		case e.ES > 1:
+			other.ES = 1
+		case other.ES < 0 && len(e.ReplicaGroups[0]) > 1:
+			other.ES = 0
+		}
+	}
+	if other.ES < 0 || job.Inference.MoE.SliceWith != nil {
+		return nil
+	}
+	return &other
+}
+
+func foresee(ctx context.Context, job *config.Job, h Hosts) (*Forecast, error) {
 	asked := *job
 	asked.Device, asked.FakeNodes = "cpu", cmp.Or(h.Nodes, 1)
 	r := &run{job: &asked, options: RunOptions{Version: h.Version}, world: mpi.Alone(), engine: &Engine{job: &asked}}

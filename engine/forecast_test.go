@@ -124,6 +124,46 @@ func TestForecastOfManyRanks(t *testing.T) {
 	}
 }
 
+// TestExpertsThatFitInSlicesOnly: where replicas of experts do not fit and slices do, the refusal says so.
+func TestExpertsThatFitInSlicesOnly(t *testing.T) {
+	job := newJob(t, func(j *config.Job) { j.MaxBatchTokens = 8 })
+	h := Hosts{Ranks: 32, Memory: 1 << 30}
+	needs := func(j *config.Job) int64 {
+		f, err := Foresee(t.Context(), j, h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var most int64
+		for _, r := range f.Ranks {
+			most = max(most, r.Weights+r.Workspace+r.Exchange+int64(f.Window)*r.TokenKV)
+		}
+		return most
+	}
+	f, err := Foresee(t.Context(), job, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sliced := Otherwise(job, f.Layout)
+	whole, least := needs(job), needs(sliced)
+	if least >= whole {
+		t.Fatalf("slices need %d bytes, replicas %d", least, whole)
+	}
+	h.Memory = (whole + least) / 2
+	if _, err := Foresee(t.Context(), job, h); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "--es auto") {
+		t.Errorf("replicas in memory for slices: %v", err)
+	}
+	if f, err = Foresee(t.Context(), sliced, h); err != nil {
+		t.Fatal(err)
+	}
+	if back := Otherwise(sliced, f.Layout); back == nil || back.ES != 1 {
+		t.Errorf("otherwise than slices: %+v", back)
+	}
+	h.Memory = least / 2
+	if _, err := Foresee(t.Context(), job, h); !errors.Is(err, ErrRefused) || strings.Contains(err.Error(), "--es auto") {
+		t.Errorf("replicas where nothing fits: %v", err)
+	}
+}
+
 // TestACrowdIsRefusedAtOnce: many ranks of one process that have no room are refused before each has opened the model.
 func TestACrowdIsRefusedAtOnce(t *testing.T) {
 	var opened atomic.Int64

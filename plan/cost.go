@@ -2,7 +2,9 @@ package plan
 
 import (
 	"errors"
+	"slices"
 
+	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/model"
 )
@@ -16,11 +18,11 @@ type Load struct {
 // Layout is what the rate depends on of the ranks; the largest of each.
 type Layout struct {
 	World, DP  int
-	EP         int   // of the layers with most experts
-	Weights    int64 // bytes of a rank
-	KV         int64 // bytes of a rank
-	TokenKV    int64 // bytes of a token on a rank
-	Seqs       int   // most rows in flight of a replica
+	Experts    []comm.ExpertRanks // who holds the experts of layers with so many
+	Weights    int64              // bytes of a rank
+	KV         int64              // bytes of a rank
+	TokenKV    int64              // bytes of a token on a rank
+	Seqs       int                // most rows in flight of a replica
 	DType      kernels.DType
 	Activation int // bytes of an activation
 }
@@ -74,18 +76,27 @@ func Predict(c *model.Config, l Layout, m Machine, load Load) (Prediction, error
 }
 
 // exchange is the time of sending a replica's tokens to their experts and back, in all MoE layers: of a token's choices
-// all but one in EP leave the rank, over the slower link where the experts do not fit on a node.
+// all but one in EP leave the rank, over the slower link where the experts do not fit on a node. Where experts are sliced
+// a choice goes on to the other slices, and their partial results come back in float32.
 func exchange(c *model.Config, l Layout, m Machine, tokens float64) (seconds float64) {
-	if l.EP < 2 || m.Link <= 0 {
+	if m.Link <= 0 {
 		return 0
 	}
-	inside := float64(min(l.EP, m.Node)-1) / float64(l.EP)
-	outside := float64(l.EP-min(l.EP, m.Node)) / float64(l.EP)
 	for _, x := range c.MoE {
-		bytes := 2 * tokens * float64(x.Gate.K*c.Hidden*l.Activation)
-		if x.Gate.Experts > 0 {
-			seconds += bytes*inside/m.Link + bytes*outside/m.Wire
+		i := slices.IndexFunc(l.Experts, func(e comm.ExpertRanks) bool { return e.Experts == x.Gate.Experts })
+		if i < 0 {
+			continue // a dense layer
 		}
+		ep, es := l.Experts[i].EP, l.Experts[i].ES
+		inside := float64(min(ep, m.Node)-1) / float64(ep)
+		outside := float64(ep-min(ep, m.Node)) / float64(ep)
+		toSlices := m.Link
+		if ep*es > m.Node { // those of an expert are ep ranks apart
+			toSlices = m.Wire
+		}
+		values := tokens * float64(x.Gate.K*c.Hidden)
+		bytes := 2 * values * float64(l.Activation)
+		seconds += bytes*inside/m.Link + bytes*outside/m.Wire + values*float64((es-1)*(l.Activation+4))/toSlices
 	}
 	return seconds
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/model"
 )
@@ -30,7 +31,7 @@ func TestActive(t *testing.T) {
 func TestPredict(t *testing.T) {
 	c := example()
 	m := Machine{Read: 1000, FLOPs: map[kernels.DType]float64{kernels.F32: 1e9}, Link: 100, Wire: 10, Node: 2}
-	l := Layout{World: 4, DP: 4, EP: 4, Weights: 5000, KV: 1200, TokenKV: 1, Seqs: 1000, DType: kernels.F32, Activation: 4}
+	l := Layout{World: 4, DP: 4, Experts: []comm.ExpertRanks{{Experts: 4, EP: 4, ES: 1}}, Weights: 5000, KV: 1200, TokenKV: 1, Seqs: 1000, DType: kernels.F32, Activation: 4}
 	p, err := Predict(c, l, m, Load{Rows: 1e6, Prompt: 100, Output: 20})
 	if err != nil {
 		t.Fatal(err)
@@ -47,6 +48,14 @@ func TestPredict(t *testing.T) {
 	near("step", p.Step, p.Memory+p.Exchange)              // computing is less than reading
 	near("rate", p.OutputRate, 4*10/p.Step)
 	near("time", p.Seconds, 1e8/p.PromptRate+2e7/p.OutputRate)
+
+	l.Experts[0].ES = 2 // 4 ranks apart: on other nodes
+	p2, err := Predict(c, l, m, Load{Rows: 1e6, Prompt: 100, Output: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	near("exchange of slices", p2.Exchange, p.Exchange+10*2*4*(4+4)/10) // each choice there, its float32 partial result back
+	l.Experts[0].ES = 1
 
 	if slower, err := Predict(c, l, Machine{Read: 1000, FLOPs: map[kernels.DType]float64{kernels.F32: 1}}, Load{Rows: 10, Prompt: 100, Output: 20}); err != nil ||
 		slower.Step != slower.Compute || slower.Compute <= slower.Memory {

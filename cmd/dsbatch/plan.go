@@ -77,7 +77,8 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 	if err != nil {
 		return err
 	}
-	x, err := engine.Foresee(c.Context, job, engine.Hosts{Ranks: f.ranks, Nodes: (f.ranks + machine.Node - 1) / machine.Node, Memory: machine.Memory, GPU: machine.GPU, Version: version})
+	hosts := engine.Hosts{Ranks: f.ranks, Nodes: (f.ranks + machine.Node - 1) / machine.Node, Memory: machine.Memory, GPU: machine.GPU, Version: version}
+	x, err := engine.Foresee(c.Context, job, hosts)
 	if err != nil {
 		return err
 	}
@@ -95,10 +96,8 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 		fmt.Fprintf(w, "block      %s\n", part)
 	}
 	fmt.Fprintf(w, "layout     %d × %s: tp %d, pp %d, dp %d", f.ranks, machine.Name, x.Layout.TP, x.Layout.PP, x.Layout.DP)
-	l := plan.Layout{World: f.ranks, DP: x.Layout.DP, EP: 1, DType: x.DType, Activation: 2}
 	for _, e := range x.Layout.Experts {
 		fmt.Fprintf(w, "; %d experts over ep %d, es %d", e.Experts, e.EP, e.ES)
-		l.EP = max(l.EP, e.EP)
 	}
 	fmt.Fprintln(w)
 	if f.table {
@@ -106,19 +105,10 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 			fmt.Fprintf(w, "           %s (%s): %v\n", row.Name, row.What, row.Groups)
 		}
 	}
-	if !machine.GPU || x.DType == kernels.F32 {
-		l.Activation = 4
-	}
-	fullest := x.Ranks[0]
-	for _, r := range x.Ranks {
-		if r.Weights > fullest.Weights {
-			fullest = r
-		}
-	}
+	l, fullest := planLayout(x, machine)
 	about := func(n int64) string { return config.Bytes(n).About() }
 	fmt.Fprintf(w, "memory     of the fullest rank: weights %s, workspace %s for steps of %d tokens, tokens of other ranks %s, KV %s (%d tokens), of %s\n",
 		about(fullest.Weights), about(fullest.Workspace), fullest.Tokens, about(fullest.Exchange), about(fullest.KV), fullest.KV/max(1, fullest.TokenKV), about(fullest.Room))
-	l.Weights, l.KV, l.TokenKV, l.Seqs = fullest.Weights, fullest.KV, fullest.TokenKV, fullest.Seqs
 	load, from := x.Input.Load, fmt.Sprintf("in %d rows of the input", x.Input.Sampled)
 	if f.prompt > 0 {
 		load.Prompt, from = float64(f.prompt), "as --prompt-tokens says"
@@ -137,22 +127,73 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 	} else if err != nil {
 		return err
 	}
-	took := time.Duration(p.Seconds * float64(time.Second))
-	if took = took.Round(time.Microsecond); took > time.Second {
-		took = took.Round(time.Millisecond)
-	}
 	output := ""
 	if load.Output > 0 {
 		output = fmt.Sprintf("%.3g output tokens/s and ", p.OutputRate)
 	}
-	fmt.Fprintf(w, "predicted  at best %s%.3g prompt tokens/s in all; %v for %d rows, loading left out\n", output, p.PromptRate, took, load.Rows)
+	fmt.Fprintf(w, "predicted  at best %s%.3g prompt tokens/s in all; %v for %d rows, loading left out\n", output, p.PromptRate, rounded(p.Seconds), load.Rows)
 	if load.Output > 0 {
-		fmt.Fprintf(w, "           a decode step of %.0f rows a replica takes %.3g ms: reading %.3g, or computing %.3g, and exchanging %.3g\n",
+		fmt.Fprintf(w, "           a decode step of %.3g rows a replica takes %.3g ms: reading %.3g, or computing %.3g, and exchanging %.3g\n",
 			p.InFlight, 1e3*p.Step, 1e3*p.Memory, 1e3*p.Compute, 1e3*p.Exchange)
+	}
+	if err := tellOtherwise(c, job, hosts, x, machine, load, p.Seconds); err != nil {
+		return err
 	}
 	fmt.Fprintf(w, "assumed    a roofline of %s figures: %.3g GB/s, %.3g TFLOP/s; prompts of %.4g tokens on average, %s%s; even experts; all weights read every step\n",
 		machine.From, machine.Read/1e9, machine.FLOPs[x.DType]/1e12, load.Prompt, from, generated)
 	return nil
+}
+
+// planLayout is what a prediction needs of a forecast, and the rank with the most weights.
+func planLayout(x *engine.Forecast, machine plan.Machine) (plan.Layout, engine.RankForecast) {
+	l := plan.Layout{World: len(x.Ranks), DP: x.Layout.DP, Experts: x.Layout.Experts, DType: x.DType, Activation: 2}
+	if !machine.GPU || x.DType == kernels.F32 {
+		l.Activation = 4
+	}
+	fullest := x.Ranks[0]
+	for _, r := range x.Ranks {
+		if r.Weights > fullest.Weights {
+			fullest = r
+		}
+	}
+	l.Weights, l.KV, l.TokenKV, l.Seqs = fullest.Weights, fullest.KV, fullest.TokenKV, fullest.Seqs
+	return l, fullest
+}
+
+// tellOtherwise says, where experts are replicated, what slicing them would give, and the other way round.
+func tellOtherwise(c *cli.Context, job *config.Job, hosts engine.Hosts, x *engine.Forecast, machine plan.Machine, load plan.Load, seconds float64) error {
+	other := engine.Otherwise(job, x.Layout)
+	if other == nil {
+		return nil
+	}
+	flag := "--es auto, experts in slices instead of replicas"
+	if other.ES == 1 {
+		flag = "--es 1, replicas of whole experts"
+	}
+	y, err := engine.Foresee(c.Context, other, hosts)
+	if errors.Is(err, engine.ErrRefused) {
+		_, err = fmt.Fprintf(c.App.Writer, "otherwise  %s: %v\n", flag, err)
+		return err
+	} else if err != nil {
+		return nil // as with an output that was begun so
+	}
+	l, fullest := planLayout(y, machine)
+	p, err := plan.Predict(&y.Config, l, machine, load)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "otherwise  %s: weights %s, and %v for all rows, %.3g times as long\n",
+		flag, config.Bytes(fullest.Weights).About(), rounded(p.Seconds), p.Seconds/seconds)
+	return err
+}
+
+// rounded is a time of so many seconds with as many digits as are worth reading.
+func rounded(seconds float64) time.Duration {
+	d := time.Duration(seconds * float64(time.Second)).Round(time.Microsecond)
+	if d > time.Second {
+		d = d.Round(time.Millisecond)
+	}
+	return d
 }
 
 // planMachine is what is planned for: a GPU's data sheet, or this host as it is measured.

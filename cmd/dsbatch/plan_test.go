@@ -22,6 +22,14 @@ func TestPlan(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, e.stdout)
 		}
 	}
+	for want, args := range map[string][]string{
+		"otherwise  --es auto, experts in slices instead of replicas: weights": {"--gpus", "8", "--gpu", "h100"},
+		"otherwise  --es 1, replicas of whole experts: weights":                {"--gpus", "8", "--gpu", "h100", "--es", "auto"},
+	} {
+		if e := planned(t, args...).want(t, done); !strings.Contains(e.stdout, want) {
+			t.Errorf("no %q in\n%s", want, e.stdout)
+		}
+	}
 	planned(t).want(t, done) // this host
 	scored := dsbatch(t, "plan", "--model", bundled, "--input", prompts, "--output", filepath.Join(t.TempDir(), "out"), "--task", "score", "--gpu", "h100").want(t, done)
 	if strings.Contains(scored.stdout, "output tokens") || strings.Contains(scored.stdout, "decode") || strings.Contains(scored.stdout, " 0s for") {
