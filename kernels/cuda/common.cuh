@@ -14,11 +14,17 @@ struct f16 { u16 bits; };
 
 // The first statement of every kernel: what was launched earlier is done and its results are seen. From Hopper on a kernel
 // is set up while the one before still runs; the next one may then be set up beside this.
-inline void after_earlier() {
+inline void after_earlier_alone() {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;\n\tgriddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
+inline void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+inline void after_earlier() { after_earlier_alone(), let_next_begin(); }
 
 // A tensor [rows, cols]: elements of a row are adjacent, rows stride elements apart, neither aligned beyond an element.
 struct mat {

@@ -159,7 +159,22 @@ func Describe() []string {
 		lines = append(lines, fmt.Sprintf("cuda:%d: %s, %.0f GiB, %d multiprocessors, compute capability %d.%d%s",
 			i, c.name, float64(c.memory)/(1<<30), c.processors, c.major, c.minor, note))
 	}
+	if n > 1 {
+		lines = append(lines, "GPU to GPU: "+describeWays(n))
+	}
 	return lines
+}
+
+// describeWays tells how rows of experts would go among the GPUs that this process sees.
+func describeWays(n int) string {
+	for a := range n {
+		for b := range n {
+			if yes, err := reaches(a, b); a != b && (!yes || err != nil) {
+				return fmt.Sprintf("kernels of GPU %d cannot use memory of GPU %d, as over NVLink they could; with experts over both NCCL sends the rows, and hosts wait inside steps", a, b)
+			}
+		}
+	}
+	return "kernels of each can use the others' memory, and send rows of experts themselves"
 }
 
 // Name is "cuda:0 NVIDIA H100 80GB HBM3".

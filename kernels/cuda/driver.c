@@ -23,6 +23,10 @@ typedef struct {
 } CUDA_MEMCPY2D;
 
 typedef struct {
+    char reserved[ipc_bytes];
+} CUipcMemHandle;
+
+typedef struct {
     int id;
     char pad[4];
     union {
@@ -49,7 +53,9 @@ enum {
     host_portable_mapped = 1 | 2,
     stream_non_blocking = 1,
     capture_thread_local = 1,
-    launch_programmatic_stream_serialization = 6
+    launch_programmatic_stream_serialization = 6,
+    ipc_lazy_peer_access = 1,
+    peer_access_already_enabled = 704
 };
 
 #define DRIVER(X)                                                                                                      \
@@ -69,6 +75,11 @@ enum {
     X(cuMemGetInfo, "cuMemGetInfo_v2", (size_t *, size_t *))                                                           \
     X(cuMemAlloc, "cuMemAlloc_v2", (uint64_t *, size_t))                                                               \
     X(cuMemFree, "cuMemFree_v2", (uint64_t))                                                                           \
+    X(cuIpcGetMemHandle, "cuIpcGetMemHandle", (CUipcMemHandle *, uint64_t))                                            \
+    X(cuIpcOpenMemHandle, "cuIpcOpenMemHandle_v2", (uint64_t *, CUipcMemHandle, unsigned))                             \
+    X(cuIpcCloseMemHandle, "cuIpcCloseMemHandle", (uint64_t))                                                          \
+    X(cuCtxEnablePeerAccess, "cuCtxEnablePeerAccess", (void *, unsigned))                                              \
+    X(cuDeviceCanAccessPeer, "cuDeviceCanAccessPeer", (int *, int, int))                                               \
     X(cuMemHostAlloc, "cuMemHostAlloc", (void **, size_t, unsigned))                                                   \
     X(cuMemHostGetDevicePointer, "cuMemHostGetDevicePointer_v2", (uint64_t *, void *, unsigned))                       \
     X(cuMemFreeHost, "cuMemFreeHost", (void *))                                                                        \
@@ -200,6 +211,13 @@ int cuda_uuid(int ordinal, char uuid[16]) {
     return cuDeviceGetUuid(uuid, d);
 }
 
+int cuda_reaches(int ordinal, int other, int *yes) {
+    int d, o;
+    TRY(cuDeviceGet(&d, ordinal));
+    TRY(cuDeviceGet(&o, other));
+    return cuDeviceCanAccessPeer(yes, d, o);
+}
+
 int cuda_context(int ordinal, handle *ctx) {
     int d;
     void *c;
@@ -234,6 +252,29 @@ int cuda_alloc(handle ctx, uint64_t size, handle *address) {
 int cuda_free(handle ctx, handle address) {
     TRY(enter(ctx));
     return cuMemFree(address);
+}
+
+int cuda_ipc_handle(handle ctx, handle address, void *key) {
+    TRY(enter(ctx));
+    return cuIpcGetMemHandle(key, address);
+}
+
+int cuda_ipc_open(handle ctx, const void *key, handle *address) {
+    CUipcMemHandle k;
+    memcpy(&k, key, sizeof k);
+    TRY(enter(ctx));
+    return cuIpcOpenMemHandle(address, k, ipc_lazy_peer_access);
+}
+
+int cuda_ipc_close(handle ctx, handle address) {
+    TRY(enter(ctx));
+    return cuIpcCloseMemHandle(address);
+}
+
+int cuda_peer(handle ctx, handle other) {
+    TRY(enter(ctx));
+    CUresult r = cuCtxEnablePeerAccess(P(other), 0);
+    return r == peer_access_already_enabled ? 0 : r;
 }
 
 int cuda_host_alloc(handle ctx, uint64_t size, void **p, handle *address) {

@@ -23,6 +23,7 @@ int cuda_device(int ordinal, char *name, size_t n, int *major, int *minor, int *
  * swizzled by 128 bytes, zeros beyond the end. stride: bytes, a multiple of 16, as is address. */
 int cuda_box(uint64_t map[16], handle address, uint64_t cols, uint64_t rows, uint64_t stride, uint32_t box_cols, uint32_t box_rows);
 int cuda_uuid(int ordinal, char uuid[16]); /* of the hardware: the same in every process that sees it */
+int cuda_reaches(int ordinal, int other, int *yes); /* whether kernels of one GPU may use the other's memory */
 int cuda_context(int ordinal, handle *ctx);
 int cuda_enter(handle ctx); /* makes it the calling thread's */
 int cuda_release(int ordinal);
@@ -30,6 +31,12 @@ int cuda_memory(handle ctx, uint64_t *free, uint64_t *total);
 
 int cuda_alloc(handle ctx, uint64_t size, handle *address);
 int cuda_free(handle ctx, handle address);
+/* Memory of a GPU for kernels of other processes, of an allocation's begin; and for those of another GPU of this process. */
+enum { ipc_bytes = 64 };
+int cuda_ipc_handle(handle ctx, handle address, void *key);
+int cuda_ipc_open(handle ctx, const void *key, handle *address);
+int cuda_ipc_close(handle ctx, handle address);
+int cuda_peer(handle ctx, handle other); /* kernels of ctx may use what is allocated in other */
 int cuda_host_alloc(handle ctx, uint64_t size, void **p, handle *address);
 int cuda_host_free(handle ctx, void *p);
 int cuda_zero(handle ctx, handle dst, uint64_t size);                      /* waits */

@@ -80,6 +80,13 @@ func deviceUUID(ordinal int) ([]byte, error) {
 	return C.GoBytes(unsafe.Pointer(&uuid), C.int(len(uuid))), err
 }
 
+// reaches tells whether kernels of one GPU may use the other's memory.
+func reaches(ordinal, other int) (bool, error) {
+	var yes C.int
+	err := result(C.cuda_reaches(C.int(ordinal), C.int(other), &yes), "cuDeviceCanAccessPeer")
+	return yes != 0, err
+}
+
 func retainContext(ordinal int) (handle, error) {
 	var ctx C.handle
 	err := result(C.cuda_context(C.int(ordinal), &ctx), "cuDevicePrimaryCtxRetain")
@@ -104,6 +111,31 @@ func memAlloc(ctx handle, size int64) (handle, error) {
 
 func memFree(ctx, p handle) error {
 	return result(C.cuda_free(C.handle(ctx), C.handle(p)), "cuMemFree")
+}
+
+// ipcHandle is what other processes open an allocation by.
+func ipcHandle(ctx, address handle) ([]byte, error) {
+	key := make([]byte, C.ipc_bytes)
+	err := result(C.cuda_ipc_handle(C.handle(ctx), C.handle(address), unsafe.Pointer(&key[0])), "cuIpcGetMemHandle")
+	return key, err
+}
+
+func ipcOpen(ctx handle, key []byte) (handle, error) {
+	if len(key) != C.ipc_bytes {
+		return 0, fmt.Errorf("a handle of %d bytes is not the driver's", len(key))
+	}
+	var a C.handle
+	err := result(C.cuda_ipc_open(C.handle(ctx), unsafe.Pointer(&key[0]), &a), "cuIpcOpenMemHandle")
+	return handle(a), err
+}
+
+func ipcClose(ctx, address handle) error {
+	return result(C.cuda_ipc_close(C.handle(ctx), C.handle(address)), "cuIpcCloseMemHandle")
+}
+
+// peerAccess lets kernels of a context use what is allocated in another of this process.
+func peerAccess(ctx, other handle) error {
+	return result(C.cuda_peer(C.handle(ctx), C.handle(other)), "cuCtxEnablePeerAccess")
 }
 
 // hostAlloc is pinned memory: its bytes, and their address for kernels.

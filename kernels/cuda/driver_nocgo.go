@@ -14,6 +14,7 @@ func driverVersion() (int, error)                      { return 0, errNoCgo }
 func deviceCount() (int, error)                        { return 0, errNoCgo }
 func describeDevice(int) (card, error)                 { return card{}, errNoCgo }
 func deviceUUID(int) ([]byte, error)                   { return nil, errNoCgo }
+func reaches(_, _ int) (bool, error)                   { return false, errNoCgo }
 func retainContext(int) (handle, error)                { return 0, errNoCgo }
 func releaseContext(int) error                         { return errNoCgo }
 func memoryInfo(handle) (free, total int64, err error) { return 0, 0, errNoCgo }
@@ -21,6 +22,10 @@ func memAlloc(handle, int64) (handle, error)           { return 0, errNoCgo }
 func memFree(_, _ handle) error                        { return errNoCgo }
 func hostAlloc(handle, int64) ([]byte, handle, error)  { return nil, 0, errNoCgo }
 func hostFree(handle, []byte) error                    { return errNoCgo }
+func ipcHandle(_, _ handle) ([]byte, error)            { return nil, errNoCgo }
+func ipcOpen(handle, []byte) (handle, error)           { return 0, errNoCgo }
+func ipcClose(_, _ handle) error                       { return errNoCgo }
+func peerAccess(_, _ handle) error                     { return errNoCgo }
 func zero(_, _ handle, _ int64) error                  { return errNoCgo }
 func streamNew(handle) (handle, error)                 { return 0, errNoCgo }
 func streamFree(_, _ handle) error                     { return errNoCgo }

@@ -110,6 +110,10 @@ var sm90Tilings = [...]tiling{
 // stages and barriers there is room for sums on their way.
 var stayingTiling = tiling{"gemm_256", 256, 192, 384, 3*((256+192)*stage+32) + 2*29952 + 16}
 
+// expected is how many rows of y a kernel is chosen for, where y has room for so many: of rows that came through a window a
+// rank's even share.
+func (s *Stream) expected(offsets handle, rows int) int { return ceilDiv(rows, max(1, s.shares[offsets])) }
+
 // stays tells whether stayingTiling is faster than the others for so many rows of y, as an H100 and an H200 have shown. All
 // give the same bits.
 func (s *Stream) stays(w *weights, rows, experts int) bool {
@@ -168,7 +172,7 @@ func (s *Stream) gemmStays(op opNumber, p program, w *weights, y, x kernels.Tens
 		alignedRows(y, width) && w.out*y.DType.Size()%width == 0 {
 		a.plain, widest = 1, t.tokens
 	}
-	a.most = int32(s.width(w, y.Rows, experts, widest))
+	a.most = int32(s.width(w, s.expected(a.offsets, y.Rows), experts, widest))
 	if a.tasks = s.takeTasks(op); s.err != nil {
 		return
 	}
@@ -263,11 +267,11 @@ func (s *Stream) gemm(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Ep
 		return
 	}
 	p, choice := s.dev.gemmFor(x.DType, w.dtype, w.group)
-	if p.file == sm90File && a.aligned == 1 && s.stays(w, y.Rows, experts) {
+	if p.file == sm90File && a.aligned == 1 && s.stays(w, s.expected(a.offsets, y.Rows), experts) {
 		s.gemmStays(op, p, w, y, x, e, experts, tilesArgs{gemmArgs: a})
 		return
 	}
-	t := s.tilingFor(choice, w, y.Rows)
+	t := s.tilingFor(choice, w, s.expected(a.offsets, y.Rows))
 	enqueue(s, op, kernelKey{p, t.name}, grid{x: ceilDiv(w.paddedRows, t.rows), y: tiles(y.Rows, t.tokens, experts),
 		threads: t.threads, shared: t.shared}, &a)
 }

@@ -181,11 +181,12 @@ func address(t kernels.Tensor) handle {
 }
 
 // faultWord is pinned memory into which a kernel writes when it is given an index out of its range, which it then
-// leaves alone: the op's number, the index and where it stood.
+// leaves alone: the op's number, the index and where it stood. Or the number of a window, to which a rank did not come.
 type faultWord struct {
 	ctx     handle
 	host    []byte
 	address handle
+	windows []*window
 }
 
 const faultBytes = 16
@@ -196,7 +197,7 @@ func newFaultWord(ctx handle) (*faultWord, error) {
 		return nil, err
 	}
 	clear(b)
-	return &faultWord{ctx, b, a}, nil
+	return &faultWord{ctx: ctx, host: b, address: a}, nil
 }
 
 // take returns the fault that kernels have noted since the last call, or nil.
@@ -206,7 +207,11 @@ func (f *faultWord) take() error {
 		return nil
 	}
 	index, at := int32(binary.LittleEndian.Uint32(f.host[4:])), int32(binary.LittleEndian.Uint32(f.host[8:]))
+	window := binary.LittleEndian.Uint32(f.host[12:])
 	clear(f.host)
+	if window > 0 {
+		return fmt.Errorf("%s: %w", opName(op), f.windows[window-1].lost(int(index)))
+	}
 	return fmt.Errorf("%s: index %d at %d is out of range", opName(op), index, at)
 }
 

@@ -192,11 +192,16 @@ const (
 	opSample
 	opPack
 	opExchange
+	opSend
+	opArrive
+	opReturn
+	opCollect
 	opPeak
 )
 
 var opNames = [...]string{"", "write", "read", "copy", "embed", "norm", "linear", "grouped", "store", "attention",
-	"gate", "drop", "table", "combine", "mix", "add", "reduce", "select", "score", "sample", "pack", "exchange", "peak"}
+	"gate", "drop", "table", "combine", "mix", "add", "reduce", "select", "score", "sample", "pack", "exchange", "send",
+	"arrive", "return", "collect", "peak"}
 
 func (o opNumber) String() string {
 	if int(o) < len(opNames) {

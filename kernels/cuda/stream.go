@@ -23,8 +23,9 @@ type Stream struct {
 	seed    maphash.Seed
 	replays map[uint64]*replay
 	flushes int
-	frees   int    // the pool's, when the replays were good
-	peers   *peers // with which exchanges are under way, or nil
+	frees   int            // the pool's, when the replays were good
+	peers   *peers         // with which exchanges are under way, or nil
+	shares  map[handle]int // offsets of rows that came through a window, and of how many ranks
 
 	partials *memory // of attention over long contexts; nil until one comes
 	tasks    *memory // counters for kernels whose blocks share out what is to be done; nil until one comes
@@ -40,7 +41,7 @@ func (d *Device) newStream() (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Stream{dev: d, handle: h, seed: maphash.MakeSeed(), replays: map[uint64]*replay{}, stage: staging{ctx: d.ctx}}, nil
+	return &Stream{dev: d, handle: h, seed: maphash.MakeSeed(), replays: map[uint64]*replay{}, shares: map[handle]int{}, stage: staging{ctx: d.ctx}}, nil
 }
 
 // Sync hands the recorded ops to the GPU and waits for all of them.
@@ -64,6 +65,7 @@ func (s *Stream) Sync() error {
 		}
 	}
 	s.reads = s.reads[:0]
+	clear(s.shares)
 	s.stage.reset()
 	return s.err
 }
