@@ -63,7 +63,7 @@ func (b *bench) share(g *Group, name string, l *moe.Layer, y, x kernels.Tensor, 
 	for round := range rounds + 1 {
 		clear(spent)
 		section = ""
-		w.Begin()
+		w.Begin(0)
 		if err := l.Forward(b.ctx, b.stream, y, x, w); err != nil {
 			b.err = err
 		}

@@ -54,27 +54,41 @@ func (d *DeviceAllToAll) move(s kernels.Stream, recv, send kernels.Tensor, dispa
 // hardwareBytes is the room for the name of a device.
 const hardwareBytes = 64
 
+// separate tells why devices of a group's ranks cannot work together: two ranks share one, or a rank's has no way to others
+// (and no hardware). "": they can. All ranks call it.
+func separate(ctx context.Context, group mpi.World, hardware string) (why string, err error) {
+	mine, all := make([]byte, hardwareBytes), make([]byte, hardwareBytes*group.Size())
+	copy(mine, hardware)
+	if err := group.AllGather(ctx, mine, all); err != nil {
+		return "", err
+	}
+	seen := map[string]int{}
+	for r := range group.Size() {
+		name := text(all[r*hardwareBytes : (r+1)*hardwareBytes])
+		if name == "" {
+			return "a device that cannot reach others", nil
+		}
+		if other, shared := seen[name]; shared {
+			return fmt.Sprintf("ranks %d and %d of the group share %s", other, r, name), nil
+		}
+		seen[name] = r
+	}
+	return "", nil
+}
+
+// text is what stands before the zeros that fill a field up.
+func text(field []byte) string { return string(bytes.TrimRight(field, "\x00")) }
+
 // Meet brings the devices of a group's ranks together; all ranks call it. Where they cannot meet (two ranks share one, or
 // a rank's has no way to others) peers is nil on all ranks and why tells the reason: rows then go through the host.
 func Meet(ctx context.Context, group mpi.World, device kernels.Device) (peers kernels.Peers, why string, err error) {
 	d, able := device.(kernels.PeerDevice)
-	mine, all := make([]byte, hardwareBytes), make([]byte, hardwareBytes*group.Size())
+	hardware := ""
 	if able {
-		copy(mine, d.Hardware())
+		hardware = d.Hardware()
 	}
-	if err := group.AllGather(ctx, mine, all); err != nil {
-		return nil, "", err
-	}
-	seen := map[string]int{}
-	for r := range group.Size() {
-		name := string(bytes.TrimRight(all[r*hardwareBytes:(r+1)*hardwareBytes], "\x00"))
-		if name == "" {
-			return nil, "a device that cannot reach others", nil
-		}
-		if other, shared := seen[name]; shared {
-			return nil, fmt.Sprintf("ranks %d and %d of the group share %s", other, r, name), nil
-		}
-		seen[name] = r
+	if why, err := separate(ctx, group, hardware); why != "" || err != nil {
+		return nil, why, err
 	}
 	key, keyErr := []byte(nil), error(nil)
 	if group.Rank() == 0 {

@@ -48,6 +48,7 @@ type Step struct {
 	In    kernels.Tensor // [tokens, hidden]: what Forward gave on the stage before; the first one's is none
 	Batch kernels.Batch
 	Cache kernels.Cache
+	Most  int // tokens of any rank in this step, where ranks that share experts know; 0: as many as the workspace is for
 	// Hidden, where not nil, is called with the residual stream before each layer of the stage, and once more, with
 	// layer == Layers, after the final norm; x is good until it returns.
 	Hidden func(layer int, x kernels.Tensor) error
@@ -91,7 +92,7 @@ func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Wor
 	} else {
 		s.Copy(x, step.In)
 	}
-	w.moe.Begin()
+	w.moe.Begin(step.Most)
 	w.pending = kernels.Tensor{}
 	for i := range m.layers {
 		if step.Hidden != nil {

@@ -76,6 +76,15 @@ func (m *Model) fillWorkspace(w *Workspace, tokens int) (err error) {
 	return err
 }
 
+// ArrivalBytes is the memory that a workspace for so many tokens takes on top where rows of experts come through windows of
+// so many ranks, to so many experts of a layer here.
+func (m *Model) ArrivalBytes(tokens, ranks, experts int) int64 {
+	return m.moeShape(tokens).ArrivalBytes(m.device.Activations(m.DType), ranks, experts)
+}
+
+// Arrive takes that memory.
+func (w *Workspace) Arrive(ranks, experts int) error { return w.moe.Arrive(ranks, experts) }
+
 // take is what the next norm adds to the residual stream before it looks at it; none: nothing is pending.
 func (w *Workspace) take() kernels.Tensor {
 	y := w.pending

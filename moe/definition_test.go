@@ -234,6 +234,11 @@ func newMachine(t testing.TB, threads int) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return machineOf(t, device)
+}
+
+func machineOf(t testing.TB, device kernels.Device) *machine {
+	t.Helper()
 	stream, err := device.NewStream()
 	if err != nil {
 		t.Fatal(err)
@@ -352,7 +357,7 @@ func (m *machine) bytes(t kernels.Tensor) []byte {
 // forward runs layers one after the other over x, as a step of its own; the result starts as garbage.
 func (m *machine) forward(w *moe.Workspace, x matrix, layers ...*moe.Layer) matrix {
 	m.t.Helper()
-	w.Begin()
+	w.Begin(0)
 	in := m.tensor(x)
 	for _, l := range layers {
 		garbage := matrix{x.rows, x.cols, slices.Repeat([]float32{float32(math.NaN())}, len(x.v))}

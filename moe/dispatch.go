@@ -15,6 +15,9 @@ import (
 type Exchange struct {
 	Rank, Ranks int
 	Rows        comm.AllToAll // moves rows between the ranks
+	// Window, where it is there, moves them instead, without the host; the experts are then whole, each once and in order.
+	// Their layers take turns, on one stream, and the workspace has room for what arrives.
+	Window kernels.Window
 	// Slice is the ranks, each of another exchange, that hold the slices of the same experts, in order; nil or one rank:
 	// the experts are whole.
 	Slice *comm.Group

@@ -66,7 +66,7 @@ func onRanks(t testing.TB, layers []*definition, xs []matrix, copies func(expert
 		}
 		w := m.workspace(most, layers...)
 		for _, x := range []matrix{xs[ranks-1-world.Rank()], xs[world.Rank()]} {
-			w.Begin()
+			w.Begin(0)
 			in := m.tensor(x)
 			for _, l := range held {
 				out := m.tensor(matrix{x.rows, x.cols, make([]float32, len(x.v))})
@@ -337,7 +337,7 @@ func TestExchangeThatFailsSaysWhere(t *testing.T) {
 	d, m := pyramid(false)[0], newMachine(t, 1)
 	w, x := m.workspace(9, d), m.tensor(random(rand.New(rand.NewPCG(1, 1)), 9, 12, 1))
 	for at, says := range map[string]string{"counts": "counts", "dispatch": "dispatch", "finish": "dispatch", "combine": "combine"} {
-		w.Begin()
+		w.Begin(0)
 		l := m.layer(d, &moe.Exchange{Ranks: 1, Rows: broken{comm.NewFlat(mpi.Alone()), at}})
 		err := l.Forward(t.Context(), m.stream, x, x, w)
 		if !errors.Is(err, errBroken) || !strings.HasPrefix(err.Error(), "moe: ") || !strings.Contains(err.Error(), says) {
@@ -374,14 +374,14 @@ func TestExchangeWithoutRoomForArrivingRows(t *testing.T) {
 		if left > 0 { // what an earlier step has made stays
 			device.left = 1
 		}
-		w.Begin()
+		w.Begin(0)
 		err := l.Forward(t.Context(), m.stream, x, x, w)
 		if !errors.Is(err, errFull) || !(strings.Contains(err.Error(), "arriving rows") || strings.Contains(err.Error(), "residual branch")) {
 			t.Fatalf("tensor %d: %v", left, err)
 		}
 	}
 	device.left = 1
-	w.Begin()
+	w.Begin(0)
 	if err := l.Forward(t.Context(), m.stream, x, x, w); err != nil {
 		t.Error(err)
 	}

@@ -67,10 +67,13 @@ func (l *Layer) forward(ctx context.Context, s kernels.Stream, y, x kernels.Tens
 	out := w.slots.Reshape(tokens*l.Gate.K, y.Cols)
 	var err error
 	computed := -1
-	if l.Exchange == nil {
+	switch {
+	case l.Exchange == nil:
 		w.enter(Experts)
 		err = l.grouped(s, out, w.inner.Reshape(out.Rows, l.Up.Out()), x, r.Offsets, r.Choices, r.K, w)
-	} else {
+	case l.Exchange.Window != nil:
+		out, err = l.windowed(ctx, s, x, &r, dense, w)
+	default:
 		err = l.exchange(ctx, s, out, x, &r, dense, w)
 		computed = w.exchange.computed
 	}
@@ -78,7 +81,7 @@ func (l *Layer) forward(ctx context.Context, s kernels.Stream, y, x kernels.Tens
 		return err
 	}
 	w.enter(Combine)
-	w.count(s, r, computed)
+	w.count(s, r, l.Exchange, y.Cols*y.DType.Size(), computed)
 	s.Combine(y, out, r)
 	return nil
 }

@@ -138,7 +138,7 @@ func benchmarkShare(b *testing.B, d kernels.DType, ffn int) {
 		took time.Duration // of a processor, in all rounds
 	}{
 		{"layer", func() {
-			w.Begin()
+			w.Begin(0)
 			if err := layer.Forward(b.Context(), m.stream, y, x, w); err != nil {
 				b.Fatal(err)
 			}

@@ -75,7 +75,7 @@ func TestBranchLeavesTravellingRowsAlone(t *testing.T) {
 			err := mpi.Run(len(tokens), func(world mpi.World) error {
 				r, m := world.Rank(), newMachine(t, 1)
 				w, in := m.workspace(61, layers...), m.tensor(parts[r])
-				w.Begin()
+				w.Begin(0)
 				for _, d := range layers {
 					group, err := world.Split(t.Context(), 0, r)
 					if err != nil {
@@ -114,7 +114,7 @@ func TestBranchThatFailsFinishesTheExchange(t *testing.T) {
 	} {
 		breaks()
 		w := m.workspace(9, d)
-		w.Begin()
+		w.Begin(0)
 		err := func() (err error) {
 			defer func() {
 				if p := recover(); p != nil {

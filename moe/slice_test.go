@@ -105,7 +105,7 @@ func TestSlicedExpertsKeepTheBits(t *testing.T) {
 					l := m.slicedLayer(d, &moe.Exchange{Rank: g.EP.Rank(), Ranks: g.EP.Size(), Rows: comm.NewFlat(g.EP), Slice: g.ES}, g.ES.Rank()*n, n, all)
 					w := m.workspace(20, d)
 					for _, x := range []matrix{parts[len(parts)-1-world.Rank()], parts[world.Rank()]} { // old contents of another size
-						w.Begin()
+						w.Begin(0)
 						in, out := m.tensor(x), m.tensor(matrix{x.rows, x.cols, make([]float32, len(x.v))})
 						if err := l.Forward(t.Context(), m.stream, out, in, w); err != nil {
 							return err
@@ -149,7 +149,7 @@ func TestFailuresOfSlicesSayWhere(t *testing.T) {
 	} {
 		e := &moe.Exchange{Ranks: 1, Rows: comm.NewFlat(mpi.Alone())}
 		group(e, &comm.Group{World: severed{mpi.Alone()}})
-		w.Begin()
+		w.Begin(0)
 		if err := m.layer(d, e).Forward(t.Context(), m.stream, x, x, w); !errors.Is(err, errBroken) || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}

@@ -75,6 +75,9 @@ type Workspace struct {
 	computed                        []int  // rows of each that the experts here computed; -1: this rank's slots
 	counts                          []byte // what offsets held when all layers had run
 	exchange                        exchangeBuffers
+	arrivals                        arrivals
+	shape                           Shape
+	most                            int // tokens of any rank's step
 	traffic                         comm.Traffic
 
 	// Sum adds up the residual branch's results where it is cut; nil: it is whole.
@@ -91,16 +94,23 @@ func (w *Workspace) enter(section string) {
 
 // NewWorkspace takes the memory for layers of up to shape on d, with activations of type act.
 func NewWorkspace(d kernels.Device, act kernels.DType, shape Shape) (*Workspace, error) {
-	w := &Workspace{counts: make([]byte, 4*shape.Layers*(shape.Experts+1)), exchange: exchangeBuffers{device: d, act: act}}
-	for _, a := range shape.tensors(w, act) {
-		t, err := d.Alloc("moe: "+a.what, a.dtype, a.rows, a.cols)
+	w := &Workspace{counts: make([]byte, 4*shape.Layers*(shape.Experts+1)), exchange: exchangeBuffers{device: d, act: act}, shape: shape}
+	if err := w.allocate(shape.tensors(w, act)); err != nil {
+		w.Free()
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *Workspace) allocate(all []tensor) error {
+	for _, a := range all {
+		t, err := w.exchange.device.Alloc("moe: "+a.what, a.dtype, a.rows, a.cols)
 		if err != nil {
-			w.Free()
-			return nil, fmt.Errorf("moe workspace: %w", err)
+			return fmt.Errorf("moe workspace: %w", err)
 		}
 		*a.to, w.tensors = t, append(w.tensors, t)
 	}
-	return w, nil
+	return nil
 }
 
 // Free gives the memory back.
@@ -112,8 +122,15 @@ func (w *Workspace) Free() {
 	w.exchange.free()
 }
 
-// Begin starts a step: the next Forward is that of the first MoE layer.
-func (w *Workspace) Begin() { w.layer = 0 }
+// Begin starts a step: the next Forward is that of the first MoE layer. No rank has more than most tokens in it, where that is
+// known; 0: no more than the workspace is for.
+func (w *Workspace) Begin(most int) {
+	w.tell()
+	w.layer, w.most = 0, w.shape.Tokens
+	if most > 0 {
+		w.most = min(w.most, bound(most))
+	}
+}
 
 // route is the memory for the routing of the layer at hand, for so many tokens.
 func (w *Workspace) route(g kernels.Gate, tokens int) kernels.Routing {
@@ -132,12 +149,18 @@ func (w *Workspace) Routed() (r kernels.Routing, logits kernels.Tensor) {
 	return w.routed, w.logits.Reshape(w.routed.Expert.Rows, w.routed.Experts)
 }
 
-// count notes that a layer's offsets are there, and that its experts here computed so many rows; -1: this rank's slots.
-// The offsets are read when the last layer's are there, all at once.
-func (w *Workspace) count(s kernels.Stream, r kernels.Routing, computed int) {
+// count notes that a layer's offsets are there, and that its experts here computed so many rows; -1: this rank's slots, or what
+// came through its window. The offsets are read when the last layer's are there, all at once.
+func (w *Workspace) count(s kernels.Stream, r kernels.Routing, x *Exchange, width, computed int) {
 	w.experts, w.computed = append(w.experts[:w.layer], r.Experts), append(w.computed[:w.layer], computed)
-	if w.layer++; w.layer == w.offsets.Rows {
-		s.Read(w.counts, w.offsets)
+	w.arrivals.note(w.layer, x, width)
+	if w.layer++; w.layer < w.offsets.Rows {
+		return
+	}
+	s.Read(w.counts, w.offsets)
+	if len(w.arrivals.counts) > 0 {
+		s.Read(w.arrivals.counts, w.arrivals.offsets)
+		w.arrivals.untold = true
 	}
 }
 
@@ -156,16 +179,23 @@ func (w *Workspace) Counts() [][]int32 {
 	return counts
 }
 
-// Traffic is what this rank has sent, since the workspace was made, for slices of experts and shares of tokens: not what
-// the exchanges' Rows have moved.
-func (w *Workspace) Traffic() comm.Traffic { return w.traffic }
+// Traffic is what this rank has sent, since the workspace was made, through windows, for slices of experts and for shares of
+// tokens: not what the exchanges' Rows have moved. Good when Counts is.
+func (w *Workspace) Traffic() comm.Traffic {
+	w.tell()
+	return w.traffic
+}
 
 // Computed is how many rows the experts of each layer that are here computed in the last step, those of other ranks'
 // tokens too; of an expert in slices, all rows that its slices share. Good when Counts is.
 func (w *Workspace) Computed() []int {
 	computed := append([]int(nil), w.computed[:w.layer]...)
 	for i, counts := range w.Counts() {
-		if computed[i] < 0 {
+		switch {
+		case computed[i] >= 0:
+		case w.arrivals.layers[i] != nil:
+			computed[i] = w.arrivals.computed(i, len(counts))
+		default:
 			computed[i] = 0
 			for _, n := range counts {
 				computed[i] += int(n)
