@@ -82,23 +82,23 @@ func (e *Engine) stepThrough(ctx, world context.Context, shared bool) error {
 		if e.place.leads() {
 			planned = p.plan(e.scheduler.next(p.lane()))
 		}
-		busy := planned > 0
+		busy, most := planned > 0, p.planned()
 		if shared {
-			v, err := comm.Agree(world, e.world, int64(planned), ended(ctx))
+			v, err := comm.Agree(world, e.world, int64(planned), ended(ctx), int64(most))
 			if err != nil {
 				return err
 			}
 			if v.Any(1) {
 				return e.stopped(ctx, func(rank int) int64 { return v.Of(rank, 1) })
 			}
-			planned, busy = int(v.Of(p.lead, 0)), v.Any(0)
+			planned, busy, most = int(v.Of(p.lead, 0)), v.Any(0), int(v.Max(2))
 		} else if ctx.Err() != nil {
 			return e.stopped(ctx, func(int) int64 { return ended(ctx) })
 		}
 		if !busy && !p.inFlight() {
 			return nil
 		}
-		ran, done, err := p.step(world, planned, busy)
+		ran, done, err := p.step(world, planned, busy, most)
 		if err != nil {
 			return err
 		}

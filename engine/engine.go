@@ -36,7 +36,8 @@ type Engine struct {
 	job        *config.Job
 	world      mpi.World
 	groups     *comm.Groups
-	peers      map[*comm.Group]kernels.Peers // of GPUs that have met; nil: rows go through the host
+	peers      map[*comm.Group]kernels.Peers  // of GPUs that have met; nil: rows go through the host
+	windows    map[*comm.Group]kernels.Window // through which the GPUs' kernels send rows; nil ones until load opens them
 	layout     *comm.Layout
 	exchanges  map[int]*moe.Exchange // by the number of experts of the layers
 	placement  map[int][][]int       // by layer, the experts of each rank of an ep group; nil: in order
@@ -133,7 +134,10 @@ func (e *Engine) load(ctx context.Context) error {
 		e.size = size
 		e.begin()
 	}
-	return together(ctx, e.world, err)
+	if err := together(ctx, e.world, err); err != nil {
+		return err
+	}
+	return together(ctx, e.world, e.openWindows(ctx))
 }
 
 // begin has nothing in flight, and nothing in the cache.
@@ -179,6 +183,12 @@ func (e *Engine) Close() error {
 	if e.model != nil {
 		e.model.Close()
 	}
+	for _, w := range e.windows {
+		if w != nil {
+			errs = append(errs, w.Close())
+		}
+	}
+	e.windows = nil
 	for _, p := range e.peers {
 		if p != nil {
 			errs = append(errs, p.Close())

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"slices"
 
 	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/config"
@@ -287,13 +288,23 @@ func (in *InputForecast) count(row *rowState) int {
 	return len(row.seqs)
 }
 
-// unmeasured is the way of rows where no GPUs meet and nothing is measured.
+// unmeasured is the way of rows where no GPUs meet and nothing is measured: those of a node are taken to reach each other.
 func (e *Engine) unmeasured(context.Context) (o comm.AllToAllOptions, err error) {
 	if o.Algorithm, err = comm.ParseAlgorithm(e.job.AllToAll); err != nil {
 		return o, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	o.Nodes, err = comm.FakeNodes(e.world.Size(), e.job.FakeNodes)
-	return o, err
+	if o.Nodes, err = comm.FakeNodes(e.world.Size(), e.job.FakeNodes); err != nil || !e.onGPU() || o.Algorithm != comm.Auto && o.Algorithm != comm.Flat {
+		return o, err
+	}
+	e.windows = map[*comm.Group]kernels.Window{}
+	for i := range e.groups.Experts {
+		x := &e.groups.Experts[i]
+		elsewhere := func(rank int) bool { return o.Nodes.Of(rank) != o.Nodes.Of(x.EP.Ranks[0]) }
+		if e.suitsWindow(x) && !slices.ContainsFunc(x.EP.Ranks, elsewhere) {
+			e.windows[x.EP] = nil
+		}
+	}
+	return o, nil
 }
 
 // forecast is what survey has found.

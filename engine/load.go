@@ -68,25 +68,37 @@ func (e *Engine) lay(ctx context.Context, way func(context.Context) (comm.AllToA
 	if e.connected != nil {
 		e.connected(e)
 	}
-	return together(ctx, e.world, e.survey(ctx))
+	if err := together(ctx, e.world, e.survey(ctx)); err != nil {
+		return err
+	}
+	return together(ctx, e.world, e.fit(ctx))
 }
 
-// meet brings the GPUs of the ranks that share experts together, so that rows go from one to the other. Where they cannot
-// meet, or the job asks for another all-to-all than the flat one, rows go through the host.
+// meet brings the GPUs of the ranks that share experts together, so that rows go from one to the other: by their kernels, else
+// by NCCL. Where they cannot meet, or the job asks for another all-to-all than the flat one, rows go through the host.
 func (e *Engine) meet(ctx context.Context, how comm.Algorithm) error {
 	if !e.onGPU() || how != comm.Auto && how != comm.Flat {
 		return nil
 	}
+	if err := e.reach(ctx); err != nil {
+		return err
+	}
+	return e.meetByNCCL(ctx)
+}
+
+// meetByNCCL is for the groups whose rows do not go through windows.
+func (e *Engine) meetByNCCL(ctx context.Context) error {
 	e.peers = map[*comm.Group]kernels.Peers{}
-	for _, x := range e.groups.Experts {
-		if _, met := e.peers[x.EP]; met || x.EP.Size() == 1 {
+	for i := range e.groups.Experts {
+		x := &e.groups.Experts[i]
+		if _, met := e.peers[x.EP]; met || x.EP.Size() == 1 || e.windowed(x) {
 			continue
 		}
 		p, why, err := comm.Meet(ctx, x.EP, e.device)
 		if err != nil {
 			return err
 		}
-		if p == nil {
+		if p == nil && x.EP.Rank() == 0 {
 			slog.Info("rows of experts go through the host", "because", why)
 		}
 		e.peers[x.EP] = p
@@ -131,7 +143,7 @@ func openModel(job *config.Job) (*ckpt.Checkpoint, error) {
 	return ckpt.OpenDescription(text, o)
 }
 
-// survey checks every tensor's name and shape, and whether the memory that the model would take is there.
+// survey checks every tensor's name and shape.
 func (e *Engine) survey(ctx context.Context) (err error) {
 	e.model, err = model.Survey(ctx, e.checkpoint, e.policy, e.shape, e.device, e.loadOptions())
 	if errors.Is(err, model.ErrSlices) {
@@ -140,8 +152,7 @@ func (e *Engine) survey(ctx context.Context) (err error) {
 		return fmt.Errorf("%s: %w", e.job.Model, err)
 	}
 	e.identity.dtype, e.identity.arch = e.dtype.String(), e.device.Arch()
-	_, err = e.plan()
-	return err
+	return nil
 }
 
 // describe finds the family and shape of a checkpoint, with what the job changes in it.

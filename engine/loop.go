@@ -100,7 +100,7 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 		l.stepped = (v.Any(votePlan) || p.inFlight()) && !l.hold(v)
 		switch {
 		case l.stepped:
-			if err := l.step(ctx, int(v.Of(p.lead, votePlan)), v.Any(votePlan)); err != nil {
+			if err := l.step(ctx, v); err != nil {
 				return "", err
 			}
 		case l.queue.empty() && !v.Any(votePending) && !v.Any(voteWants):
@@ -172,7 +172,7 @@ func (l *loop) agree(ctx context.Context, planned int) (comm.Votes, error) {
 			l.failed = fmt.Errorf("%w; what was committed stays", err)
 		}
 	}
-	mine[votePlan] = int64(planned)
+	mine[votePlan], mine[voteTokens] = int64(planned), int64(l.engine.pipeline.planned())
 	flag(voteWants, l.feeder != nil && !l.queue.empty() && l.pending == 0 && s.backlog() < l.engine.size.ahead)
 	flag(voteStop, l.options.Stop.Reason() != "")
 	flag(voteMeasure, !l.measured && l.world.Rank() == 0 && time.Since(l.begun) > measureAfter)
@@ -263,11 +263,10 @@ func (l *loop) whole(c *chunkState) {
 	l.committer.whole <- c
 }
 
-// step runs one step and settles the sequences that it finished. message is the length of the lead's, busy tells whether
-// any replica has planned a batch.
-func (l *loop) step(ctx context.Context, message int, busy bool) error {
+// step runs one step and settles the sequences that it finished.
+func (l *loop) step(ctx context.Context, v comm.Votes) error {
 	begin, e := time.Now(), l.engine
-	ran, done, err := e.pipeline.step(ctx, message, busy)
+	ran, done, err := e.pipeline.step(ctx, int(v.Of(e.place.lead, votePlan)), v.Any(votePlan), int(v.Max(voteTokens)))
 	if err != nil {
 		return err
 	}

@@ -101,7 +101,7 @@ func (e *Engine) exchangeBytes(tokens int) (most int64) {
 	act, hidden := int64(e.device.Activations(e.dtype).Size()), int64(e.shape.Hidden)
 	for layer, m := range e.shape.MoE {
 		x := e.exchanges[m.Gate.Experts]
-		if x == nil {
+		if x == nil || e.throughWindow(m.Gate.Experts) {
 			continue
 		}
 		rows := int64(tokens) * int64(min(x.Ranks*min(m.Gate.K, e.held(layer, x.Ranks)), arrivals*m.Gate.K))
@@ -116,7 +116,7 @@ func (e *Engine) exchangeBytes(tokens int) (most int64) {
 		}
 		most = max(most, bytes)
 	}
-	return most
+	return most + e.windowBytes(tokens)
 }
 
 func about(bytes int64) string { return config.Bytes(bytes).About() }

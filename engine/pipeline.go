@@ -17,13 +17,14 @@ type pipeline struct {
 	tick    int
 	batches []batch // of the last ticks, one a stage: that of tick t at t mod stages
 	busy    []bool  // whether any replica has planned a batch at these ticks
+	most    []int   // tokens of any replica's
 	arrived []byte  // hidden states from the stage before
 
 	begin func(*batch) // told of the batch that this rank turns to; nil: nobody is
 }
 
 func newPipeline(p *place, steps *stepper) *pipeline {
-	return &pipeline{place: p, steps: steps, batches: make([]batch, p.stages), busy: make([]bool, p.stages)}
+	return &pipeline{place: p, steps: steps, batches: make([]batch, p.stages), busy: make([]bool, p.stages), most: make([]int, p.stages)}
 }
 
 // lane is the one whose turn it is.
@@ -52,12 +53,20 @@ func (p *pipeline) inFlight() bool {
 	return false
 }
 
-// step is one tick. message is how long the message of this replica's lead is, and busy tells whether any replica's lead
-// has planned a batch. ran is what this rank computed, nil where no rank of its stage had anything to do; done is the
+// planned is how many tokens the batch has that this rank has planned for this tick; 0 where it is no lead.
+func (p *pipeline) planned() int {
+	if !p.leads() {
+		return 0
+	}
+	return p.batches[p.of(0)].tokens()
+}
+
+// step is one tick. message is how long the message of this replica's lead is, busy tells whether any replica's lead
+// has planned a batch, and most is how many tokens one has at most. ran is what this rank computed, nil where no rank of its stage had anything to do; done is the
 // batch that is through, which on the lead has noted in its sequences what was drawn and scored.
-func (p *pipeline) step(ctx context.Context, message int, busy bool) (ran, done *batch, err error) {
+func (p *pipeline) step(ctx context.Context, message int, busy bool, most int) (ran, done *batch, err error) {
 	planned, mine, done := &p.batches[p.of(0)], &p.batches[p.of(p.stage)], &p.batches[p.of(p.stages-1)]
-	p.busy[p.of(0)] = busy
+	p.busy[p.of(0)], p.most[p.of(0)] = busy, most
 	if err := p.share(ctx, planned, message); err != nil {
 		return nil, nil, fmt.Errorf("the step's plan: %w", err)
 	}
@@ -65,7 +74,7 @@ func (p *pipeline) step(ctx context.Context, message int, busy bool) (ran, done 
 		if p.begin != nil {
 			p.begin(mine)
 		}
-		if err := p.steps.run(ctx, mine, p.arrived); err != nil {
+		if err := p.steps.run(ctx, mine, p.most[p.of(p.stage)], p.arrived); err != nil {
 			return nil, nil, err
 		}
 		ran = mine

@@ -10,6 +10,7 @@ import (
 // What each rank tells the others before a step, by place.
 const (
 	votePlan    = iota // the length of its plan for the step, 0: it has none
+	voteTokens         // tokens of that plan
 	voteWants          // it wants another chunk
 	voteBacklog        // sequences that wait or run
 	voteBlocks         // blocks of its cache that will have been in use when all its rows are in flight

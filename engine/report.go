@@ -199,5 +199,8 @@ func (r *run) layoutText() string {
 		}
 		text += fmt.Sprintf(" (%d experts)", x.Experts)
 	}
+	if len(r.engine.windows) > 0 {
+		text += ", rows of experts sent by the GPUs' kernels"
+	}
 	return text
 }

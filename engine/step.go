@@ -120,10 +120,13 @@ func (st *stepper) close() {
 	}
 }
 
-// run runs one step over a batch, which may be empty (ranks that share experts step together). in is the hidden states
+// run runs one step over a batch, which may be empty (ranks that share experts step together); most is how many tokens that of any
+// rank has. in is the hidden states
 // from the stage before; those for the next one are left in out, what was drawn and scored in the batch's answer.
-func (st *stepper) run(ctx context.Context, b *batch, in []byte) error {
-	hidden, err := st.model.Forward(ctx, st.stream, st.write(b, in), st.workspace)
+func (st *stepper) run(ctx context.Context, b *batch, most int, in []byte) error {
+	s := st.write(b, in)
+	s.Most = most
+	hidden, err := st.model.Forward(ctx, st.stream, s, st.workspace)
 	if err != nil {
 		return err
 	}

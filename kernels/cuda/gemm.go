@@ -112,7 +112,9 @@ var stayingTiling = tiling{"gemm_256", 256, 192, 384, 3*((256+192)*stage+32) + 2
 
 // expected is how many rows of y a kernel is chosen for, where y has room for so many: of rows that came through a window a
 // rank's even share.
-func (s *Stream) expected(offsets handle, rows int) int { return ceilDiv(rows, max(1, s.shares[offsets])) }
+func (s *Stream) expected(offsets handle, rows int) int {
+	return ceilDiv(rows, max(1, s.shares[offsets]))
+}
 
 // stays tells whether stayingTiling is faster than the others for so many rows of y, as an H100 and an H200 have shown. All
 // give the same bits.

@@ -1,0 +1,167 @@
+package engine
+
+import (
+	"fmt"
+	"maps"
+	"sync/atomic"
+	"testing"
+
+	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/io/results"
+	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/cuda"
+	"github.com/dsbatch/dsbatch/kernels/windowtest"
+)
+
+// ownGPU is a GPU that says it is nobody else's: ranks of one process may share it where they do not mind.
+type ownGPU struct {
+	*cuda.Device
+	name string
+}
+
+func (g ownGPU) Hardware() string { return g.name }
+
+// TestWindowsOnGPUs is promise 1 for experts spread over GPUs whose kernels send the rows: as many ranks as there are, or two that
+// share one, give the bits of one alone, with graphs and without.
+func TestWindowsOnGPUs(t *testing.T) {
+	if n, err := cuda.Count(); err != nil || n == 0 {
+		t.Skipf("NO JOB WAS RUN THROUGH WINDOWS OF GPUs: %d of them, %v", n, err)
+	}
+	job := func(ranks int, graphs bool) *config.Job {
+		return newJob(t, func(j *config.Job) {
+			j.Device, j.DType, j.EP, j.ChunkRows, j.Limit = "cuda", config.BF16, ranks, 4, 24
+			j.MaxBatchTokens, j.KVMemory, j.Inference.CUDAGraph = 256, 64<<20, &graphs
+		})
+	}
+	want, err := runRanks(t, 1, job(1, true), RunOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, graphs := range []bool{false, true} {
+		var named, through atomic.Int32
+		o := RunOptions{
+			wrap: func(d kernels.Device) kernels.Device {
+				return ownGPU{d.(*cuda.Device), fmt.Sprint("GPU ", named.Add(1))}
+			},
+			connected: func(e *Engine) { through.Add(int32(len(e.windows))) },
+		}
+		got, err := runRanks(t, 2, job(2, graphs), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if through.Load() == 0 {
+			t.Error("nothing went through windows")
+		}
+		if !maps.Equal(got.Digests, want.Digests) {
+			t.Errorf("graphs %t: digests %v, alone %v", graphs, got.Digests, want.Digests)
+		}
+	}
+}
+
+// windowedRun runs a job on ranks of a CPU that says it is a GPU with windows.
+func windowedRun(t *testing.T, ranks int, j *config.Job, memory int64) (results.Summary, int) {
+	t.Helper()
+	house := windowtest.NewHouse()
+	var named atomic.Int32
+	var first *Engine
+	windows := 0
+	s, err := runRanks(t, ranks, j, RunOptions{
+		wrap: func(d kernels.Device) kernels.Device {
+			return small{house.NewDevice(d, fmt.Sprint("GPU ", named.Add(1)), "cuda/none"), memory}
+		},
+		connected: func(e *Engine) {
+			if e.world.Rank() == 0 {
+				first = e
+			}
+		},
+		Progress: func(Progress) { windows = max(windows, len(first.windows)) }, // rank 0 tells
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, windows
+}
+
+// small is a device of so much memory.
+type small struct {
+	*windowtest.Device
+	memory int64
+}
+
+func (s small) Memory() (free, total int64) { return s.memory, s.memory }
+
+// TestSameBitsThroughWindows: jobs whose rows go through windows, of layers of one number of experts and of several, with ranks
+// without rows and stages, give the bits of one rank, and count the same rows of experts.
+func TestSameBitsThroughWindows(t *testing.T) {
+	job := func(set func(*config.Job)) *config.Job {
+		return newJob(t, func(j *config.Job) {
+			j.ChunkRows, j.MaxBatchTokens, j.KVMemory, j.Logprobs = 4, 64, 16<<20, 2
+			set(j)
+		})
+	}
+	want, _ := windowedRun(t, 1, job(func(*config.Job) {}), 4<<30)
+	for name, c := range map[string]struct {
+		ranks int
+		set   func(*config.Job)
+	}{
+		"2 ranks":           {2, func(*config.Job) {}},
+		"4 ranks, ep 2":     {4, func(j *config.Job) { j.EP = 2 }},
+		"4 ranks, pp 2":     {4, func(j *config.Job) { j.PP = 2 }},
+		"one row at a time": {2, func(j *config.Job) { j.MaxSeqs = 1 }},
+		"whole prompts":     {2, func(j *config.Job) { j.MaxBatchTokens = 1024 }},
+	} {
+		got, windows := windowedRun(t, c.ranks, job(c.set), 4<<30)
+		if windows == 0 {
+			t.Errorf("%s: nothing went through windows", name)
+		}
+		if !maps.Equal(got.Digests, want.Digests) {
+			t.Errorf("%s: digests %v, alone %v", name, got.Digests, want.Digests)
+		}
+	}
+}
+
+// TestTPPeersThroughWindows: each of them sends its share of the tokens.
+func TestTPPeersThroughWindows(t *testing.T) {
+	job := func() *config.Job {
+		return newJob(t, func(j *config.Job) { j.TP, j.EP, j.ChunkRows, j.MaxBatchTokens, j.KVMemory = 2, 2, 4, 64, 16<<20 })
+	}
+	want, err := runRanks(t, 4, job(), RunOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, windows := windowedRun(t, 4, job(), 4<<30)
+	if windows == 0 {
+		t.Error("nothing went through windows")
+	}
+	if !maps.Equal(got.Digests, want.Digests) {
+		t.Errorf("digests %v, through hosts %v", got.Digests, want.Digests)
+	}
+}
+
+// TestWindowsThatDoNotFit: where memory suffices for the job but not for windows too, the hosts take part, and no bit changes.
+func TestWindowsThatDoNotFit(t *testing.T) {
+	const ranks = 8
+	job := func() *config.Job {
+		return newJob(t, func(j *config.Job) { j.ChunkRows, j.MaxBatchTokens, j.KVMemory, j.MaxNewTokens = 2, 2048, 16<<20, 2 })
+	}
+	f, err := Foresee(t.Context(), job(), Hosts{Ranks: ranks, Memory: 4 << 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var least int64
+	for _, r := range f.Ranks {
+		least = max(least, r.Weights+r.Workspace+r.Exchange+r.KV)
+	}
+	wide, windows := windowedRun(t, ranks, job(), ranks*4*least)
+	if windows == 0 {
+		t.Error("with enough memory nothing went through windows")
+	}
+	least += 24 << 20 // more logits at a time than on a CPU; windows need 36 MiB more than what they replace
+	narrow, windows := windowedRun(t, ranks, job(), ranks*least)
+	if windows != 0 {
+		t.Errorf("with %d bytes for a rank rows still went through windows", least)
+	}
+	if !maps.Equal(wide.Digests, narrow.Digests) {
+		t.Errorf("digests %v through windows, %v without", wide.Digests, narrow.Digests)
+	}
+}
