@@ -98,6 +98,7 @@ func (b *bench) gpuAttention(g *Group) {
 		{64, 1, 1024, 32, 4, dim, kernels.BF16},
 		{512, 1, 1024, 32, 4, dim, kernels.BF16},
 		{1, 1, 32768, 32, 4, dim, kernels.BF16},
+		{1, 1, 32768, 32, 4, dim, kernels.F32},
 		{64, 128, 128, 16, 16, dim, kernels.BF16},
 		{16, 512, 512, 16, 16, dim, kernels.BF16},
 		{16, 512, 512, 32, 4, dim, kernels.BF16},

@@ -16,10 +16,14 @@ func openDevice() (kernels.Device, error) {
 	return cpu.New(cpu.Options{})
 }
 
-// openRankDevice is openDevice for one of many ranks.
-func openRankDevice() (kernels.Device, error) {
+// openRankDevice is openDevice for one of many ranks, which share the GPUs that there are.
+func openRankDevice(rank int) (kernels.Device, error) {
 	if os.Getenv("DSBATCH_TEST_DEVICE") == "cuda" {
-		return cuda.New(cuda.Options{})
+		n, err := cuda.Count()
+		if err != nil {
+			return nil, err
+		}
+		return cuda.New(cuda.Options{Ordinal: rank % n})
 	}
 	return cpu.New(cpu.Options{Threads: 1})
 }

@@ -122,7 +122,7 @@ func (q *layoutRank) open(t *testing.T, dir string) error {
 	if q.groups, err = comm.Form(t.Context(), q.world, table); err != nil {
 		return err
 	}
-	device, err := openRankDevice()
+	device, err := openRankDevice(q.world.Rank())
 	if err != nil {
 		return err
 	}

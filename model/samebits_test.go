@@ -32,7 +32,7 @@ var slicedModels = []string{"gpt2", "llama", "megatron-v1-mp2", "ds-moe-old-file
 // cut into steps are, and are near those of one rank whatever tp and es are.
 func TestSameBitsOnEveryLayout(t *testing.T) {
 	models := slicedModels
-	if device, err := openRankDevice(); err == nil {
+	if device, err := openRankDevice(0); err == nil {
 		if device.Arch() == "cpu/reference" { // slow, and the same road through the ranks
 			models = []string{"llama", "ds-moe-hoisted"}
 		}

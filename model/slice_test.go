@@ -68,7 +68,7 @@ func TestTrafficOfSlices(t *testing.T) {
 
 // TestPlacementThatIsNone: a placement that loses an expert is refused.
 func TestPlacementThatIsNone(t *testing.T) {
-	device, err := openRankDevice()
+	device, err := openRankDevice(0)
 	check(t, err)
 	_, err = openRunner(t, device, filepath.Join("testdata", "golden", "mixtral"), 16, model.LoadOptions{
 		Placement: func(int) []shard.Place { return []shard.Place{{Expert: 0, To: 1, Of: 1}, {Expert: 1, To: 1, Of: 2}} },
@@ -82,7 +82,7 @@ func TestPlacementThatIsNone(t *testing.T) {
 
 // TestInt8GroupsThatSlicesCut are refused.
 func TestInt8GroupsThatSlicesCut(t *testing.T) {
-	device, err := openRankDevice()
+	device, err := openRankDevice(0)
 	check(t, err)
 	_, err = openRunner(t, device, filepath.Join("testdata", "golden", "mixtral"), 16, model.LoadOptions{DType: kernels.I8, Group: 16, Slices: 4})
 	if !errors.Is(err, model.ErrSlices) || !strings.Contains(err.Error(), "layer 0 attention output: a slice of 8 of 32 inputs is no multiple of the int8 groups of 16") {

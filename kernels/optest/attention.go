@@ -12,7 +12,7 @@ import (
 type conversation struct {
 	spec    kernels.AttentionSpec
 	cacheOf kernels.CacheSpec
-	rope    *kernels.Rope
+	rotated int // attentionCase's
 	act     kernels.DType
 	seqs    []sequence
 }
@@ -34,6 +34,7 @@ type attentionCase struct {
 	bidirectional       bool
 	blockTokens         int
 	spread              float64 // deviation of the logits; 0: 1
+	rotated             int     // values of a head that are stored by way of a rotation, by nothing
 }
 
 func testAttention(k *kit) {
@@ -43,8 +44,8 @@ func testAttention(k *kit) {
 		{heads: 3, kvHeads: 3, dim: 16, lengths: []int{5, 63}, blockTokens: 3},
 		{heads: 4, kvHeads: 2, dim: 64, lengths: []int{64, 65, 1, 128}, blockTokens: 16},
 		{heads: 8, kvHeads: 1, dim: 32, lengths: []int{129, 16}, blockTokens: 32},
-		{heads: 6, kvHeads: 2, dim: 80, lengths: []int{40, 200}, blockTokens: 16},
-		{heads: 2, kvHeads: 2, dim: 128, lengths: []int{300}, blockTokens: 64},
+		{heads: 6, kvHeads: 2, dim: 80, lengths: []int{40, 200}, blockTokens: 16, rotated: 32},
+		{heads: 2, kvHeads: 2, dim: 128, lengths: []int{300}, blockTokens: 64, rotated: 128},
 		{heads: 2, kvHeads: 1, dim: 256, lengths: []int{70, 2}, blockTokens: 16},
 		{heads: 2, kvHeads: 1, dim: 20, lengths: []int{33, 90}, blockTokens: 16},
 		{heads: 4, kvHeads: 2, dim: 16, lengths: []int{150, 9, 70}, blockTokens: 16, window: 1},
@@ -77,7 +78,7 @@ func testAttention(k *kit) {
 
 // conversation makes random sequences; their blocks are spread over the cache in disorder.
 func (k *kit) conversation(c attentionCase, act, cacheType kernels.DType) *conversation {
-	v := &conversation{act: act, spec: kernels.AttentionSpec{
+	v := &conversation{act: act, rotated: c.rotated, spec: kernels.AttentionSpec{
 		Heads: c.heads, KVHeads: c.kvHeads, HeadDim: c.dim, Window: c.window, Causal: !c.bidirectional,
 		Scale: float32(1 / math.Sqrt(float64(c.dim))),
 	}}
@@ -197,7 +198,7 @@ func (v *conversation) step(k *kit, c kernels.Cache, step []chunk) []byte {
 	qb := k.floats(v.act, b.Tokens, wide, q)
 	kb, vb := k.floats(v.act, b.Tokens, narrow, kk), k.floats(v.act, b.Tokens, narrow, vv)
 	out := k.output(v.act, b.Tokens, wide)
-	k.stream.Store(c, layerUsed, qb.Tensor, kb.Tensor, vb.Tensor, b, v.rope)
+	k.stream.Store(c, layerUsed, qb.Tensor, kb.Tensor, vb.Tensor, b, v.rope(k))
 	spec := v.spec
 	if !spec.Causal {
 		var context []int32
@@ -208,6 +209,19 @@ func (v *conversation) step(k *kit, c kernels.Cache, step []chunk) []byte {
 	}
 	k.stream.Attention(out.Tensor, qb.Tensor, c, layerUsed, b, spec)
 	return k.bits(out)
+}
+
+// rope turns nothing: what is stored by way of it is to be what is stored without; nil where the case has none.
+func (v *conversation) rope(k *kit) *kernels.Rope {
+	half, longest := v.rotated/2, 0
+	if half == 0 {
+		return nil
+	}
+	for _, s := range v.seqs {
+		longest = max(longest, s.length)
+	}
+	return &kernels.Rope{Dim: v.rotated, Cos: k.floats(kernels.F32, longest, half, slices.Repeat([]float64{1}, longest*half)).Tensor,
+		Sin: k.floats(kernels.F32, longest, half, make([]float64, longest*half)).Tensor}
 }
 
 // gather copies the rows of the chunks.

@@ -28,6 +28,7 @@ func testNorm(k *kit) {
 				{rows: 4, cols: 768, deviation: 1, mean: -1, bias: true},
 				{rows: 2, cols: 4096 + 5, deviation: 1, delta: true},
 				{rows: 3, cols: 60, groups: 5, deviation: 1},
+				{rows: 9, cols: 384, groups: 3, deviation: 1, delta: true},
 				{rows: 3, cols: 192, groups: 3, deviation: 1, bias: true, same: true},
 				{rows: 70, cols: 1030, deviation: 1, bias: true, delta: true},
 			} {

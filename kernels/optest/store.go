@@ -22,6 +22,7 @@ func testStore(k *kit) {
 			{heads: 4, kvHeads: 2, dim: 16, rotated: 16, tokens: 3},
 			{heads: 4, kvHeads: 2, dim: 64, rotated: 64, tokens: 17, interleaved: true},
 			{heads: 3, kvHeads: 1, dim: 80, rotated: 20, tokens: 9},
+			{heads: 3, kvHeads: 1, dim: 80, rotated: 32, tokens: 9},
 			{heads: 3, kvHeads: 3, dim: 256, rotated: 64, tokens: 5, interleaved: true},
 			{heads: 2, kvHeads: 2, dim: 96, rotated: 96, tokens: 130},
 			{heads: 2, kvHeads: 1, dim: 24, rotated: 6, tokens: 5, interleaved: true},
