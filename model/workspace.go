@@ -154,7 +154,8 @@ func (m *Model) moeShape(tokens int) moe.Shape {
 }
 
 // Traffic is what this rank has sent to those that hold the other slices of what it holds, since the workspace was made:
-// partial results, columns, rows of sliced experts, shares of tokens. What travels to experts is the exchanges'.
+// partial results, columns, rows of sliced experts, shares of tokens; and through windows. What else travels to experts is the
+// exchanges'.
 func (m *Model) Traffic(w *Workspace) comm.Traffic {
 	t := w.sum.Traffic().Plus(w.moe.Traffic())
 	if p := w.projected; p != nil {
