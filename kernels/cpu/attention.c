@@ -49,14 +49,15 @@ typedef struct fetcher {
     int left;      /* panels to come */
 } fetcher;
 
-/* The next lines, if there are any. */
-INLINE int fetch(fetcher *f, const int lines) {
+/* The next bytes, rounded up to lines, if there are any: a step of a loop asks for as much as it reads. */
+INLINE int fetch(fetcher *f, const int bytes) {
+    const int lines = (bytes + 63) / 64;
     if (f->at >= f->end) {
         if (f->left == 0) return 0;
         f->at = f->panel[--f->left];
         f->end = f->at + f->bytes;
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < lines; i++) __builtin_prefetch(f->at + 64 * i, 0, 2);
     f->at += 64 * lines;
     return 1;
@@ -147,7 +148,7 @@ INLINE void scores(float (*score)[TILE], const float *q, const tile *t, fetcher 
             vec v[PANELS * VECTORS];
 #pragma GCC unroll 16
             for (int u = 0; u < step * VECTORS; u++) v[u] = vec_of(halves, k[u / VECTORS], d * PANEL + u % VECTORS * LANES);
-            fetch(ahead, 2);
+            fetch(ahead, step * PANEL * (halves ? 2 : 4));
 #pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
                 const vec x = vec_set(q[d * rows + r]);
@@ -211,7 +212,7 @@ INLINE void add_columns(row *w, const float (*e)[TILE], const float *by, const t
             vec x[8];
 #pragma GCC unroll 16
             for (int u = 0; u < cols; u++) x[u] = vec_of(halves, panel, at + u * LANES);
-            fetch(ahead, 1);
+            fetch(ahead, cols * LANES * (halves ? 2 : 4));
 #pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
                 const vec p = vec_set(e[r][j]);
@@ -352,7 +353,7 @@ static void attend_rows(const attention_args *a, row *w, const float *const *q, 
             n = block_rows(rows - r);
             attend_some(a, w + r, n > 1 ? packed + r * dim : q[r], &t, &f, n, halves, base);
         }
-        while (fetch(&f, 4)) {}
+        while (fetch(&f, 64)) {}
     }
     for (int r = 0; r < rows; r++) {
         const float by = w[r].sum == 0 ? 0 : 1 / w[r].sum;
