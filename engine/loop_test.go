@@ -89,7 +89,9 @@ func TestRanksWarmTogether(t *testing.T) {
 		}
 		defer watcher.Close()
 		cache, s := &warmed{}, newScheduler(100, 64, 8, 1)
-		l := &loop{run: &run{world: w, watcher: watcher, engine: &Engine{scheduler: s, steps: &stepper{cache: cache}}}}
+		steps := &stepper{cache: cache}
+		e := &Engine{scheduler: s, steps: steps, pipeline: newPipeline(&place{stages: 1}, steps)}
+		l := &loop{run: &run{world: w, watcher: watcher, engine: e}}
 		for _, tokens := range [][3]int{{32, 60, 17}, {1, 1, 1}, {90, 1, 1}} { // of a row that each rank adds
 			n := tokens[w.Rank()]
 			if err := s.add(&sequence{row: &rowState{}, tokens: make([]int32, n), prompt: n, limit: n}); err != nil {
