@@ -196,36 +196,32 @@ template <int DIM> struct attention {
         }
     }
 
-    // K and V of what rows of a sequence see. A warp has 16 positions of a tile, whose places its lanes find a tile ahead, in
-    // pieces of 16 bytes from the layer's first; a row of K and its row of V are copied by 2·pieces lanes at once.
+    // K and V of what rows of a sequence see. A warp has 16 positions of a tile, whose places its lanes find a tile ahead; a row
+    // of K and its row of V are copied by 2·pieces lanes at once.
     void load_sequence(int thread, int s, const extent& x, int kv_head, ring& p) const {
         enum { at_once = 32 / (2 * pieces) };
-        const u32 none = ~0u;
         const int warp = thread / 32, lane = thread % 32, piece = lane % pieces, v = lane / pieces % 2, sub = lane / (2 * pieces);
         const int* blocks = row_of<int>(a.blocks, s);
-        auto find = [&](int tile) {
-            const int row = cache_row(a, blocks, kv_head, tile * tile_tokens + warp * 16 + lane % 16, x.lo, x.hi);
-            return row < 0 ? none : (u32)row * (u32)(a.dim / 8);
-        };
+        auto find = [&](int tile) { return cache_row(a, blocks, kv_head, tile * tile_tokens + warp * 16 + lane % 16, x.lo, x.hi); };
         const int tiles = (x.hi + tile_tokens - 1) / tile_tokens;
-        const uint4* kv = (const uint4*)a.cache + v * a.block_tokens * (a.dim / 8) + piece;
-        const u32 to = at + v * tile_bytes + piece / 8 * kv_half + warp * 16 * 128;
-        u32 found = find(x.lo / tile_tokens);
+        const u32 row_bytes = a.dim * 2, to = at + v * tile_bytes + piece / 8 * kv_half + warp * 16 * 128;
+        const char* kv = (const char*)a.cache + (i64)v * a.block_tokens * row_bytes + piece * 16;
+        int found = find(x.lo / tile_tokens);
         for (int tile = x.lo / tile_tokens; tile < tiles; tile++, p.next()) {
-            const u32 here = found;
+            const int here = found;
             found = find(tile + 1);
             wait_barrier(at + free + p.stage * 8, p.round ^ 1);
             const u32 stage = to + p.stage * stage_bytes;
-            if (a.dim == DIM && __all_sync(0xffffffffu, here != none)) {
+            if (a.dim == DIM && __all_sync(0xffffffffu, here >= 0)) {
 #pragma unroll
                 for (int i = 0; i < 16; i += at_once)
-                    copy16(stage + place(i + sub, piece % 8), kv + __shfl_sync(0xffffffffu, here, i + sub), 16);
+                    copy16(stage + place(i + sub, piece % 8), kv + (u64)(u32)__shfl_sync(0xffffffffu, here, i + sub) * row_bytes, 16);
             } else {
 #pragma unroll
                 for (int i = 0; i < 16; i += at_once) {
-                    const u32 row = __shfl_sync(0xffffffffu, here, i + sub);
-                    const bool valid = row != none && piece * 8 < a.dim;
-                    copy16(stage + place(i + sub, piece % 8), valid ? kv + row : (const uint4*)a.cache, valid ? 16 : 0);
+                    const int row = __shfl_sync(0xffffffffu, here, i + sub);
+                    const bool valid = row >= 0 && piece * 8 < a.dim;
+                    copy16(stage + place(i + sub, piece % 8), valid ? kv + (u64)(u32)row * row_bytes : (const char*)a.cache, valid ? 16 : 0);
                 }
             }
             arrive_after_copies(at + whole + p.stage * 8);
@@ -376,6 +372,7 @@ template <int DIM> struct attention {
             round(rounded, w);
             int before = p.stage;
             p.next();
+            if (begin + 1 < end) await(p);
             // Before the weights of tile t meet V, the sums of those before are lowered, or kept where a piece ended.
             auto settle = [&](int t) {
                 if (t == begin) return;
@@ -390,7 +387,6 @@ template <int DIM> struct attention {
                     for (int i = 0; i < 4; i++) o[n][i] *= row[i / 2].keep;
             };
             for (tile++; tile < end; tile++) {
-                await(p);
                 wgmma_hold(w);
                 wgmma_begin();
                 begin_logits(w, q, p.stage);
@@ -403,13 +399,15 @@ template <int DIM> struct attention {
                 wgmma_hold(w);
                 if (tile % piece_tiles == 0) end_piece(row); // with the tile before
                 weigh(w, row, tile);
-                wgmma_hold(w); // made by now, beside the sums that are waited for
-                wgmma_wait<0>();
-                wgmma_hold(o);
-                release(free + before * 8);
-                round(rounded, w);
+                wgmma_hold(w);
+                const int done = before;
                 before = p.stage;
                 p.next();
+                if (tile + 1 < end) await(p); // here, so that ptxas leaves what is above beside the sums under way
+                wgmma_wait<0>();
+                wgmma_hold(o);
+                release(free + done * 8);
+                round(rounded, w);
             }
             settle(tile - 1);
             wgmma_hold(o);
