@@ -2,7 +2,8 @@
 // Shapes  x, y, delta [rows, groups·cols] of A; weight, bias [cols] f32.
 // Order   a thread sums its chunks of 8, ascending, then the threads' sums meet in a butterfly; the number of threads
 //         follows from cols alone. Mean first, then squares of what is left of it, all in float32.
-// Launch  norm_warp: a warp a group, for cols up to 1024. norm_block: a block a group, any cols.
+// Launch  norm_half: half a warp a group, for cols up to 128, to the bits that a warp gives, whose other half has nothing to
+//         add. norm_warp: a warp a group, for cols up to 1024. norm_block: a block a group, any cols.
 // Bound   memory. Checked by optest.Norm.
 #include "common.cuh"
 
@@ -14,13 +15,16 @@ struct norm_args {
     int pad;
 };
 
-template <bool WARP> float sum_over(float v) {
-    if (WARP) return warp_sum(v);
-    return block_sum(v);
+// Over a block, or over LANES of a warp.
+template <int LANES> float sum_over(float v) {
+    if constexpr (LANES == 0) return block_sum(v);
+#pragma unroll
+    for (int o = LANES / 2; o > 0; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
+    return v;
 }
 
 // The first HELD chunks of a thread stay in registers between the passes; the others are read again.
-template <bool WARP, int HELD> void norm_group(const norm_args& a, i64 group, int thread, int threads) {
+template <int LANES, int HELD> void norm_group(const norm_args& a, i64 group, int thread, int threads) {
     const i64 row = group / a.groups, first = group % a.groups * a.cols;
     A* x = row_of<A>(a.x, row) + first;
     A* y = row_of<A>(a.y, row) + first;
@@ -49,7 +53,7 @@ template <bool WARP, int HELD> void norm_group(const norm_args& a, i64 group, in
 #pragma unroll
         for (int j = 0; j < 8; j++) mean += v[j];
     }
-    mean = a.rms ? 0.0f : sum_over<WARP>(mean) / a.cols;
+    mean = a.rms ? 0.0f : sum_over<LANES>(mean) / a.cols;
     for (int i = 0, c = thread; c < chunks; i++, c += threads) {
         float v[8];
         if (i >= HELD) load(v, c);
@@ -64,7 +68,7 @@ template <bool WARP, int HELD> void norm_group(const norm_args& a, i64 group, in
         for (int j = 0; j < 8; j++)
             if (j < n) square += (v[j] - mean) * (v[j] - mean);
     }
-    const float scale = 1.0f / sqrtf(sum_over<WARP>(square) / a.cols + a.eps);
+    const float scale = 1.0f / sqrtf(sum_over<LANES>(square) / a.cols + a.eps);
     for (int i = 0, c = thread; c < chunks; i++, c += threads) {
         const int n = a.cols - c * 8;
         float v[8], w[8], b[8] = {};
@@ -83,13 +87,22 @@ template <bool WARP, int HELD> void norm_group(const norm_args& a, i64 group, in
     }
 }
 
+extern "C" __global__ void __launch_bounds__(128) norm_half(const norm_args a) {
+    after_earlier();
+    const i64 group = (i64)blockIdx.x * 8 + threadIdx.x / 16, groups = (i64)a.rows * a.groups;
+    if (group / 2 * 2 >= groups) return; // a warp at a time, whose lanes meet
+    norm_args mine = a;
+    if (group >= groups) mine.cols = 0; // beside the last group
+    norm_group<16, 1>(mine, min(group, groups - 1), threadIdx.x % 16, 16);
+}
+
 extern "C" __global__ void __launch_bounds__(128) norm_warp(const norm_args a) {
     after_earlier();
     const i64 group = (i64)blockIdx.x * 4 + threadIdx.x / 32;
-    if (group < (i64)a.rows * a.groups) norm_group<true, 4>(a, group, threadIdx.x % 32, 32);
+    if (group < (i64)a.rows * a.groups) norm_group<32, 4>(a, group, threadIdx.x % 32, 32);
 }
 
 extern "C" __global__ void __launch_bounds__(512) norm_block(const norm_args a) {
     after_earlier();
-    norm_group<false, 2>(a, blockIdx.x, threadIdx.x, blockDim.x);
+    norm_group<0, 2>(a, blockIdx.x, threadIdx.x, blockDim.x);
 }

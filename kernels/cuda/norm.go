@@ -10,8 +10,8 @@ type normArgs struct {
 	_                       int32
 }
 
-// normWarp is the widest group that a warp normalises by itself.
-const normWarp = 1024
+// The widest groups that half a warp, and a warp, normalise by themselves.
+const normHalf, normWarp = 128, 1024
 
 // Norm: x += delta, then y = norm(x)·weight + bias.
 func (s *Stream) Norm(y, x, delta kernels.Tensor, n kernels.Norm) {
@@ -47,6 +47,11 @@ func (s *Stream) Norm(y, x, delta kernels.Tensor, n kernels.Norm) {
 		a.rms = 1
 	}
 	key, all := kernelKey{program{file: "norm.cu", a: x.DType}, "norm_warp"}, x.Rows*groups
+	if a.cols <= normHalf {
+		key.name = "norm_half"
+		enqueue(s, op, key, grid{x: ceilDiv(all, 8), threads: 128}, &a)
+		return
+	}
 	if a.cols <= normWarp {
 		enqueue(s, op, key, grid{x: ceilDiv(all, 4), threads: 128}, &a)
 		return
