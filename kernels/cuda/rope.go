@@ -42,9 +42,11 @@ func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b ke
 			a.interleaved = 1
 		}
 	}
-	warps := min(8, int(a.heads+2*a.kvHeads))
-	enqueue(s, op, kernelKey{program{file: "rope.cu", a: q.DType, b: c.spec.DType}, "store"},
-		grid{x: b.Tokens, threads: 32 * warps}, &a)
+	key, warps := kernelKey{program{file: "rope.cu", a: q.DType, b: c.spec.DType}, "store"}, min(8, int(a.heads+2*a.kvHeads))
+	if a.interleaved == 0 && a.turned%16 == 0 && dim%8 == 0 {
+		key.name, warps = "store_chunks", min(8, ceilDiv(int((a.heads+a.kvHeads)*a.turned/16)+int(a.kvHeads)*dim/8, 32))
+	}
+	enqueue(s, op, key, grid{x: b.Tokens, threads: 32 * warps}, &a)
 }
 
 func (s *Stream) checkRope(op opNumber, r *kernels.Rope, dim int) {
