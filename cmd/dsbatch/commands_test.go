@@ -93,7 +93,7 @@ func TestJobFile(t *testing.T) {
 	file := write(t, "job.yaml", fmt.Sprintf("model: %s\ninput: [%s]\noutput: %s\nthreads: 1\nlimit: 24\nmax_new_tokens: 8\n"+
 		"chunk_rows: 3\ntemperature: 0.8\ntop_k: 40\nseed: 6\ninference:\n  dtype: torch.bfloat16\n", bundled, prompts, byFile))
 	dsbatch(t, "run", "--job", file, "--seed", "7").want(t, done)
-	if e := dsbatch(t, "diff", byFlags, byFile); e.status != done {
+	if e := dsbatch(t, "diff", byFlags, byFile); e.status != done || !strings.HasSuffix(e.stdout, ": the same\n") {
 		t.Errorf("the job file does not say what the flags say:\n%s", e.stdout)
 	}
 	if e := dsbatch(t, "run", "--job", file).want(t, badConfig); !strings.Contains(e.stderr, "seed") {
@@ -106,7 +106,7 @@ func TestDiffAndVerifyFind(t *testing.T) {
 	one, other := filepath.Join(t.TempDir(), "one"), filepath.Join(t.TempDir(), "other")
 	dsbatch(t, job(one)...).want(t, done)
 	dsbatch(t, job(other, "--seed", "1")...).want(t, done)
-	if e := dsbatch(t, "diff", one, other).want(t, badData); !strings.Contains(e.stdout, "output: ") || !strings.Contains(e.stdout, "differ") {
+	if e := dsbatch(t, "diff", one, other).want(t, badData); !strings.Contains(e.stdout, "output: ") || !strings.HasSuffix(e.stdout, ": they differ\n") {
 		t.Errorf("diff of other seeds:\n%s", e.stdout)
 	}
 	part := filepath.Join(one, "part-0000002.parquet")

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -63,5 +64,12 @@ func tellDiff(w io.Writer, r results.DiffReport) {
 			fmt.Fprintf(w, "only OUTPUT%d has the columns %v\n", i+1, columns)
 		}
 	}
-	fmt.Fprintf(w, "%d records compared, %d only in OUTPUT1, %d only in OUTPUT2\n", r.Records, r.OnlyA, r.OnlyB)
+	verdict := "they differ"
+	if r.Same() {
+		verdict = "the same"
+		if slices.ContainsFunc(r.Columns, func(c results.ColumnDiff) bool { return c.Largest > 0 }) {
+			verdict = "the same within the bound"
+		}
+	}
+	fmt.Fprintf(w, "%d records compared, %d only in OUTPUT1, %d only in OUTPUT2: %s\n", r.Records, r.OnlyA, r.OnlyB, verdict)
 }
