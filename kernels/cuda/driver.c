@@ -195,16 +195,6 @@ int cuda_device(int ordinal, char *name, size_t n, int *major, int *minor, int *
     return 0;
 }
 
-int cuda_box(uint64_t map[16], handle address, uint64_t cols, uint64_t rows, uint64_t stride, uint32_t box_cols, uint32_t box_rows) {
-    _Alignas(64) uint64_t made[16];
-    const uint64_t size[2] = {cols, rows}, strides[1] = {stride};
-    const uint32_t box[2] = {box_cols, box_rows}, steps[2] = {1, 1};
-    enum { uint16 = 1, plain = 0, swizzle_128 = 3, l2_256 = 3, zeros = 0 };
-    TRY(cuTensorMapEncodeTiled(made, uint16, 2, P(address), size, strides, box, steps, plain, swizzle_128, l2_256, zeros));
-    memcpy(map, made, sizeof made);
-    return 0;
-}
-
 int cuda_uuid(int ordinal, char uuid[16]) {
     int d;
     TRY(cuDeviceGet(&d, ordinal));
@@ -235,6 +225,18 @@ int cuda_release(int ordinal) {
 
 static CUresult enter(handle ctx) { return cuCtxSetCurrent(P(ctx)); }
 int cuda_enter(handle ctx) { return enter(ctx); }
+
+int cuda_box(handle ctx, uint64_t map[16], handle address, uint64_t cols, uint64_t rows, uint64_t stride, uint32_t box_cols,
+             uint32_t box_rows) {
+    _Alignas(64) uint64_t made[16];
+    const uint64_t size[2] = {cols, rows}, strides[1] = {stride};
+    const uint32_t box[2] = {box_cols, box_rows}, steps[2] = {1, 1};
+    enum { uint16 = 1, plain = 0, swizzle_128 = 3, l2_256 = 3, zeros = 0 };
+    TRY(enter(ctx)); /* it looks the address up, though nothing is sent to the card */
+    TRY(cuTensorMapEncodeTiled(made, uint16, 2, P(address), size, strides, box, steps, plain, swizzle_128, l2_256, zeros));
+    memcpy(map, made, sizeof made);
+    return 0;
+}
 
 int cuda_memory(handle ctx, uint64_t *free, uint64_t *total) {
     size_t f, t;

@@ -21,7 +21,8 @@ int cuda_device(int ordinal, char *name, size_t n, int *major, int *minor, int *
                 uint64_t *memory);
 /* Describes rows of 16-bit values to the copy engine (CUtensorMap): boxes of box_cols by box_rows from any column and row on,
  * swizzled by 128 bytes, zeros beyond the end. stride: bytes, a multiple of 16, as is address. */
-int cuda_box(uint64_t map[16], handle address, uint64_t cols, uint64_t rows, uint64_t stride, uint32_t box_cols, uint32_t box_rows);
+int cuda_box(handle ctx, uint64_t map[16], handle address, uint64_t cols, uint64_t rows, uint64_t stride, uint32_t box_cols,
+             uint32_t box_rows);
 int cuda_uuid(int ordinal, char uuid[16]); /* of the hardware: the same in every process that sees it */
 int cuda_reaches(int ordinal, int other, int *yes); /* whether kernels of one GPU may use the other's memory */
 int cuda_context(int ordinal, handle *ctx);

@@ -53,8 +53,8 @@ func driverVersion() (int, error) {
 }
 
 // boxesOf describes rows of 16-bit values to the copy engine: boxes of 64 columns by so many rows.
-func boxesOf(address handle, cols, rows, stride, boxRows int) (m [16]uint64, err error) {
-	err = result(C.cuda_box((*C.uint64_t)(&m[0]), C.handle(address), C.uint64_t(cols), C.uint64_t(rows), C.uint64_t(stride), 64, C.uint32_t(boxRows)),
+func boxesOf(ctx, address handle, cols, rows, stride, boxRows int) (m [16]uint64, err error) {
+	err = result(C.cuda_box(C.handle(ctx), (*C.uint64_t)(&m[0]), C.handle(address), C.uint64_t(cols), C.uint64_t(rows), C.uint64_t(stride), 64, C.uint32_t(boxRows)),
 		"cuTensorMapEncodeTiled")
 	return m, err
 }

@@ -56,4 +56,4 @@ func ncclExchange(_, _, _, _ handle, _ []uint64, _ handle, _ []uint64) error { r
 func ncclLeave(_, _ handle) error                                            { return errNoCgo }
 func ncclAbort(_, _ handle) error                                            { return errNoCgo }
 
-func boxesOf(handle, int, int, int, int) (m [16]uint64, err error) { return m, errNoCgo }
+func boxesOf(handle, handle, int, int, int, int) (m [16]uint64, err error) { return m, errNoCgo }

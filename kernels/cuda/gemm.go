@@ -183,7 +183,7 @@ func (s *Stream) gemmStays(op opNumber, p program, w *weights, y, x kernels.Tens
 		bytes = ceilDiv(x.Cols*x.DType.Size(), width) * width
 	}
 	var err error
-	if a.x, err = boxesOf(address(x), x.Cols, x.Rows, bytes, boxRows); err != nil {
+	if a.x, err = boxesOf(s.dev.ctx, address(x), x.Cols, x.Rows, bytes, boxRows); err != nil {
 		s.fail("%s: %w", op, err)
 		return
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/kernels"
@@ -69,6 +71,33 @@ func TestTilings(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBoxesOnEveryThread: rows are described to the copy engine from threads that no other call of the driver was made on, as a
+// goroutine comes by them.
+func TestBoxesOnEveryThread(t *testing.T) {
+	d := open(t, Options{})
+	if file, _ := d.gemmFor(kernels.BF16, kernels.BF16, 0); file.file != sm90File {
+		t.Skip("THE COPY ENGINE WAS NOT TRIED: the card is older than Hopper")
+	}
+	x, err := d.Alloc("x", kernels.BF16, 64, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Mem.Free()
+	var all, begun sync.WaitGroup
+	for range 16 {
+		begun.Add(1)
+		all.Go(func() {
+			runtime.LockOSThread() // for good: the thread ends with the goroutine
+			begun.Done()
+			begun.Wait() // so that each has one of its own
+			if _, err := boxesOf(d.ctx, address(x), 64, 64, 128, 64); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
 }
 
 // run gives the bits of y.

@@ -34,7 +34,7 @@ func (w splitWeights) DType() kernels.DType { return w.dtype }
 func (w splitWeights) Experts() int         { return 1 }
 func (w splitWeights) Out() int             { return w.w.Rows }
 func (w splitWeights) In() int              { return w.w.Cols }
-func (w splitWeights) Bytes() int64         { return int64(w.w.Bytes()) }
+func (w splitWeights) Bytes() int64         { return w.w.Bytes() }
 func (w splitWeights) Free()                { w.w.Mem.Free() }
 
 type splitArgs struct {
