@@ -92,20 +92,14 @@ func TestCommittedSurvives(t *testing.T) {
 	job, ctx := newTestJob(), context.Background()
 	for seed := range uint64(20) {
 		d := newCrashDisk()
-		out, err := Create(ctx, "/out", job.fp, job.layout, job.chunks, testOptions(d))
-		if err != nil {
-			t.Fatal(err)
-		}
-		w, err := Join(ctx, "/out", out.Start(), 0, job.layout, testOptions(d))
-		if err != nil {
-			t.Fatal(err)
-		}
+		w := job.begin(t, d)
 		c := job.chunks[1]
 		if err := w.Commit(ctx, c, recordsOf(c), carryOf(c)); err != nil {
 			t.Fatal(err)
 		}
 		d = d.afterPowerFailure(rand.New(rand.NewPCG(seed, 5)))
-		if out, err = Create(ctx, "/out", job.fp, job.layout, job.chunks, testOptions(d)); err != nil {
+		out, err := Create(ctx, "/out", job.fp, job.layout, job.chunks, testOptions(d))
+		if err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff([]bool{false, true, false, false}, out.Committed()); diff != "" {
@@ -119,14 +113,7 @@ func TestCommittedAtOnceSurvives(t *testing.T) {
 	job, ctx := newTestJob(), context.Background()
 	for k, died := 1, true; died; k++ {
 		d := newCrashDisk()
-		out, err := Create(ctx, "/out", job.fp, job.layout, job.chunks, testOptions(d))
-		if err != nil {
-			t.Fatal(err)
-		}
-		w, err := Join(ctx, "/out", out.Start(), 0, job.layout, testOptions(d))
-		if err != nil {
-			t.Fatal(err)
-		}
+		w := job.begin(t, d)
 		d.dieAt = d.ops + k
 		errs := make([]error, len(job.chunks))
 		var all sync.WaitGroup
@@ -136,7 +123,8 @@ func TestCommittedAtOnceSurvives(t *testing.T) {
 		all.Wait()
 		died = d.dead
 		d = d.afterPowerFailure(rand.New(rand.NewPCG(uint64(k), 11)))
-		if out, err = Create(ctx, "/out", job.fp, job.layout, job.chunks, testOptions(d)); err != nil {
+		out, err := Create(ctx, "/out", job.fp, job.layout, job.chunks, testOptions(d))
+		if err != nil {
 			t.Fatal(err)
 		}
 		for i, committed := range out.Committed() {

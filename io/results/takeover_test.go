@@ -10,14 +10,7 @@ import (
 // TestTakenOverWhileWriting: a start that loses the output in the middle of a part does not put it in place.
 func TestTakenOverWhileWriting(t *testing.T) {
 	job, ctx, d := newTestJob(), context.Background(), newCrashDisk()
-	out, err := Create(ctx, "/out", job.fp, job.layout, job.chunks, testOptions(d))
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := Join(ctx, "/out", out.Start(), 0, job.layout, testOptions(d))
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := job.begin(t, d)
 	d.before = func(what, name string) {
 		if what == "write" && strings.HasSuffix(name, ".tmp") {
 			d.names["/out/_dsbatch/lease-000002.json"] = &inode{}

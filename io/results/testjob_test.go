@@ -87,6 +87,20 @@ func testOptions(fsys fileSystem) Options {
 	return Options{fs: fsys, Beat: time.Millisecond, RowGroupRows: 2, self: &process{Host: "test", PID: 1, fate: func(process) fate { return dead }}}
 }
 
+// begin starts the job on a disk and returns the writer of its only rank.
+func (j testJob) begin(t *testing.T, d *crashDisk) *Writer {
+	t.Helper()
+	out, err := Create(context.Background(), "/out", j.fp, j.layout, j.chunks, testOptions(d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := Join(context.Background(), "/out", out.Start(), 0, j.layout, testOptions(d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
 // run is one start: ranks writers take the open chunks in turn. stopAfter ≥ 0 stops cleanly after so many chunks, with
 // some rows of the next saved.
 func (j testJob) run(fsys fileSystem, ranks, stopAfter int) error {
