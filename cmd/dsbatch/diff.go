@@ -14,7 +14,7 @@ func diffCommand() *cli.Command {
 	var o results.DiffOptions
 	return &cli.Command{
 		Name: "diff", ArgsUsage: "OUTPUT1 OUTPUT2", Usage: "compare two outputs row by row, however they are cut into parts",
-		Description: "EXIT STATUS\n0 the same; 65 different; 66 no such output; 64 bad usage.",
+		Description: "EXIT STATUS\n0 the same; 65 different, or made with unlike --n; 66 no such output; 64 bad usage.",
 		Flags: []cli.Flag{
 			&cli.Float64Flag{Name: "bound", Destination: &o.Bound, Usage: "how far log-probabilities and other floats may differ, relative to the larger of 1 and themselves: `X` (0: not a bit)"},
 		},

@@ -55,11 +55,11 @@ func statusOf(err error) int {
 		errors.Is(err, ckpt.ErrDamaged), errors.Is(err, ckpt.ErrUnsupported), errors.Is(err, ckpt.ErrMismatch),
 		errors.Is(err, ckpt.ErrTag), errors.Is(err, ckpt.ErrUnknown):
 		return statusConfig
-	case errors.Is(err, errNotWhole), errors.Is(err, results.ErrDamaged), errors.Is(err, dataset.ErrDamaged), errors.Is(err, dataset.ErrColumn):
+	case errors.Is(err, errNotWhole), errors.Is(err, results.ErrDamaged), errors.Is(err, results.ErrUnlike), errors.Is(err, dataset.ErrDamaged), errors.Is(err, dataset.ErrColumn):
 		return statusData
 	case errors.Is(err, dataset.ErrMissing), errors.Is(err, fs.ErrNotExist):
 		return statusNoInput
-	case errors.Is(err, dataset.ErrUsage):
+	case errors.Is(err, dataset.ErrUsage), errors.Is(err, results.ErrColumns):
 		return statusUsage
 	}
 	return statusFailed

@@ -64,6 +64,7 @@ func TestMisused(t *testing.T) {
 		{"a number out of range", badUsage, job(out(), "--temperature", "-1"), []string{"--temperature", "-1"}},
 		{"no rows at all", badUsage, job(out(), "--limit", "0"), []string{"--limit", "at least 1", "all"}},
 		{"a flag given twice", badUsage, append(job(out()), "--seed", "1", "--seed", "2"), []string{"--seed", "twice"}},
+		{"a carried column named as one of the output's", badUsage, job(out(), "--carry", "source:output"), []string{`"output"`, "--carry COLUMN:NAME"}},
 		{"an output inside the input", badUsage, job(filepath.Dir(prompts)+"/austen-prmoe/out", "--input", filepath.Dir(prompts)), []string{"--output"}},
 		{"experts over ranks that they do not divide", badUsage, job(out(), "--ranks", "4", "--ep", "3"), []string{"3", "4", "use 1, 2 or 4"}},
 		{"ep that no layer's experts can be divided by", badConfig, job(out(), "--ranks", "3", "--ep", "3"), []string{"3", "experts", "use"}},

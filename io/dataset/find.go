@@ -97,7 +97,7 @@ func expandOne(pattern string) ([]string, error) {
 		}
 		return found, err
 	case err == nil:
-		return []string{pattern}, nil
+		return []string{pattern}, regular(pattern, info.Mode())
 	case !errors.Is(err, fs.ErrNotExist) || !strings.ContainsAny(pattern, `*?[`):
 		return nil, refuse(ErrMissing, "%s: %v", pattern, cause(err))
 	}
@@ -114,6 +114,9 @@ func expandOne(pattern string) ([]string, error) {
 			}
 			out = append(out, inside...)
 		} else if err == nil {
+			if err := regular(path, info.Mode()); err != nil {
+				return nil, err
+			}
 			out = append(out, path)
 		}
 	}
@@ -122,6 +125,23 @@ func expandOne(pattern string) ([]string, error) {
 	}
 	slices.Sort(out)
 	return out, nil
+}
+
+// regular refuses what is no file: all ranks read the input, more than once and from any place, and a pipe gives its bytes
+// once, or makes who opens it wait for a writer.
+func regular(path string, mode fs.FileMode) error {
+	kind := ""
+	switch {
+	case mode&fs.ModeNamedPipe != 0:
+		kind = "pipe"
+	case mode&fs.ModeSocket != 0:
+		kind = "socket"
+	case mode&fs.ModeType != 0:
+		kind = "device"
+	default:
+		return nil
+	}
+	return refuse(ErrUsage, "%s: it is a %s, and input is read more than once, by every rank; write it into a file first", path, kind)
 }
 
 func hidden(name string) bool {
@@ -139,8 +159,18 @@ func walk(root string) (paths []string, err error) {
 		case entry.IsDir() || hidden(entry.Name()) || formatByName(path) == formatUnknown:
 			return nil
 		}
+		mode := entry.Type()
+		if mode&fs.ModeSymlink != 0 {
+			info, err := os.Stat(path)
+			if err != nil {
+				return refuse(ErrMissing, "%s: %v", path, cause(err))
+			}
+			if mode = info.Mode(); mode.IsDir() {
+				return refuse(ErrUsage, "%s: it is a link to a folder, which is not followed; name that folder with --input, too", path)
+			}
+		}
 		paths = append(paths, path)
-		return nil
+		return regular(path, mode)
 	})
 	slices.Sort(paths)
 	return paths, err

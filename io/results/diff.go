@@ -44,6 +44,7 @@ func (r DiffReport) Same() bool {
 }
 
 // Diff compares what two outputs have committed, record by record, however their chunks, parts and row groups are cut.
+// Outputs of unlike numbers of samples are ErrUnlike.
 func Diff(ctx context.Context, a, b string, o DiffOptions) (DiffReport, error) {
 	var report DiffReport
 	left, err := openStream(ctx, disk{}, a)
@@ -55,7 +56,7 @@ func Diff(ctx context.Context, a, b string, o DiffOptions) (DiffReport, error) {
 		return report, err
 	}
 	if left.samples != right.samples {
-		return report, fmt.Errorf("%s has %d samples a row, %s has %d: they cannot be compared", a, left.samples, b, right.samples)
+		return report, fmt.Errorf("%s was made with --n %d, %s with --n %d: they %w record by record", a, left.samples, b, right.samples, ErrUnlike)
 	}
 	err = report.compare(ctx, left, right, o)
 	return report, errors.Join(err, left.close(), right.close())

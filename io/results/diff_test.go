@@ -2,6 +2,7 @@ package results
 
 import (
 	"context"
+	"errors"
 	"math"
 	"path/filepath"
 	"strings"
@@ -127,6 +128,12 @@ func TestDiff(t *testing.T) {
 	fewer := writeOutput(t, Layout{Task: Generate}, same, Options{}, 9)
 	if r := diff(fewer, DiffOptions{}); r.Same() || cmp.Diff([]string{"token_logprobs", "top_logprobs"}, r.ColumnsA) != "" {
 		t.Errorf("without log-probabilities: %+v", r)
+	}
+
+	twice := writeOutput(t, Layout{Task: Generate, Samples: 2}, func(r Record) *Record { return nil }, Options{}, 9)
+	_, err := Diff(context.Background(), a, twice, DiffOptions{})
+	if !errors.Is(err, ErrUnlike) || !strings.Contains(err.Error(), a+" was made with --n 1, "+twice+" with --n 2") {
+		t.Errorf("two samples a row: %v", err)
 	}
 }
 

@@ -122,8 +122,21 @@ func (l Layout) ownFields() (fields []arrow.Field) {
 }
 
 // Check refuses an unknown task, an id that is neither integer nor text, two columns of one name, and a carried type
-// that Parquet cannot store.
+// that Parquet cannot store. All of it wraps ErrColumns.
 func (l Layout) Check() error {
+	if err := l.check(); err != nil {
+		return &layoutError{err.Error()}
+	}
+	return nil
+}
+
+// layoutError is a sentence that wraps ErrColumns without repeating it.
+type layoutError struct{ text string }
+
+func (e *layoutError) Error() string { return e.text }
+func (e *layoutError) Unwrap() error { return ErrColumns }
+
+func (l Layout) check() error {
 	if !slices.Contains([]Task{Generate, Score, Embed, Classify, FillMask}, l.Task) {
 		return fmt.Errorf("task %q: use generate, score, embed, classify or fill-mask", l.Task)
 	}
@@ -139,7 +152,7 @@ func (l Layout) Check() error {
 	}
 	for _, f := range l.Carry {
 		if seen[f.Name] {
-			return fmt.Errorf("carried column %q has the name of another output column; rename it: --carry %s:NAME", f.Name, f.Name)
+			return fmt.Errorf("a carried column would have the name of the output column %q; give it another: --carry COLUMN:NAME, also beside all", f.Name)
 		}
 		seen[f.Name] = true
 	}

@@ -1,6 +1,7 @@
 package results
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -13,11 +14,11 @@ func TestLayoutRefusals(t *testing.T) {
 		`task "sing"`: {Task: "sing"},
 		`id column "x" is float32; an id is an integer or a text`:                  {Task: Embed, ID: v15.Field{Name: "x", Type: v15.PrimitiveTypes.Float32}},
 		`id column "embedding" has the name of an output column`:                   {Task: Embed, ID: v15.Field{Name: "embedding", Type: text}},
-		`carried column "error" has the name of another output column; re`:         {Task: Embed, Carry: []v15.Field{{Name: "error", Type: text}}},
-		`carried column "a" has the name`:                                          {Task: Embed, Carry: []v15.Field{{Name: "a", Type: text}, {Name: "a", Type: text}}},
+		`name of the output column "error"; give it another: --carry COLUMN:NAME`:  {Task: Embed, Carry: []v15.Field{{Name: "error", Type: text}}},
+		`a carried column would have the name of the output column "a"`:            {Task: Embed, Carry: []v15.Field{{Name: "a", Type: text}, {Name: "a", Type: text}}},
 		`carried column "when" of type month_interval cannot be stored in Parquet`: {Task: Embed, Carry: []v15.Field{{Name: "when", Type: v15.FixedWidthTypes.MonthInterval}}},
 	} {
-		if err := layout.Check(); err == nil || !strings.Contains(err.Error(), want) {
+		if err := layout.Check(); !errors.Is(err, ErrColumns) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}

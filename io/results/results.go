@@ -91,6 +91,10 @@ var (
 	// this version cannot go on with.
 	ErrDamaged  = errors.New("damaged")
 	ErrUnusable = errors.New("not usable")
+	// ErrColumns marks columns that were asked for and that no output can have, ErrUnlike two outputs whose records do not
+	// correspond.
+	ErrColumns = errors.New("columns that no output can have")
+	ErrUnlike  = errors.New("cannot be compared")
 )
 
 const stateFolder = "_dsbatch"
