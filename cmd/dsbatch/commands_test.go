@@ -32,6 +32,48 @@ func TestTokenize(t *testing.T) {
 	refused(t, badUsage, []string{"tokenize"}, "--model")
 }
 
+// TestTokenizeIsAsStrictAsRun: a text that a row is set aside for gives no ids either, and for the same reason.
+func TestTokenizeIsAsStrictAsRun(t *testing.T) {
+	rows := []string{
+		`{"text": "half \ud800 of a pair"}`,
+		`{"text": "\udc00\ud800"}`,
+		`{"text": "a pair \ud83d\ude00"}`,
+		"{\"text\": \"caf\xe9\"}",
+		`{"text": "twice", "text": "other"}`,
+		`{"text": "more"} x`,
+		`{"text": "also", "other": "\ud800"}`,
+		`["text"]`,
+		`{"text": "good", "special": null}`,
+	}
+	in := strings.Join(rows, "\n")
+	output := filepath.Join(t.TempDir(), "out")
+	dsbatch(t, job(output, "--input", write(t, "rows.jsonl", in), "--prompt-column", "text", "--max-new-tokens", "1")...).want(t, badRows)
+	of := head(t, output)
+	answers := lines(feed(t, in, "tokenize", "--model", bundled).want(t, done).stdout)
+	if len(of) != len(rows) || len(answers) != len(rows) {
+		t.Fatalf("%d rows and %d answers, want %d", len(of), len(answers), len(rows))
+	}
+	good := 0
+	for i, answer := range answers {
+		var a struct {
+			IDs   []int
+			Error any
+		}
+		if err := json.Unmarshal([]byte(answer), &a); err != nil {
+			t.Fatal(err)
+		}
+		if a.IDs != nil {
+			good++
+		}
+		if a.Error != of[i]["error"] || a.Error == nil && float64(len(a.IDs)) != of[i]["prompt_tokens"] {
+			t.Errorf("%q: tokenize says %s, run %v", rows[i], answer, of[i])
+		}
+	}
+	if good != 2 {
+		t.Errorf("%d of the texts are good, want 2", good)
+	}
+}
+
 // feed runs the program with something on standard input.
 func feed(t testing.TB, in string, args ...string) ended {
 	t.Helper()

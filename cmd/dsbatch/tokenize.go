@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/dsbatch/dsbatch/engine"
+	"github.com/dsbatch/dsbatch/io/dataset"
 	"github.com/dsbatch/dsbatch/io/tokenizer"
 )
 
@@ -19,7 +20,8 @@ func tokenizeCommand() *cli.Command {
 		Name: "tokenize", Usage: "turn texts into token ids, or back, a JSON object a line",
 		Description: "Reads JSON Lines from standard input.\n" +
 			"{\"text\": \"…\", \"special\": true} gives {\"ids\": [...]}; with --decode\n" +
-			"{\"ids\": [...], \"skip_special\": false} gives {\"text\": \"…\"}. A line that cannot be used gives {\"error\": \"…\"}.",
+			"{\"ids\": [...], \"skip_special\": false} gives {\"text\": \"…\"}. A line that cannot be used gives {\"error\": \"…\"},\n" +
+			"as would set a row of dsbatch run aside: half of a surrogate pair (\\ud800), bytes that are not UTF-8, a key twice.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "model", Usage: "`DIR` of the model whose tokenizer is used"},
 			&cli.BoolFlag{Name: "decode", Usage: "ids to text"},
@@ -52,17 +54,15 @@ func tokenizeCommand() *cli.Command {
 }
 
 func encodeLine(t *tokenizer.Tokenizer, line []byte) (any, error) {
-	in := struct {
-		Text    *string `json:"text"`
-		Special *bool   `json:"special"`
-	}{}
-	if err := json.Unmarshal(line, &in); err != nil {
+	var text *string
+	special := true
+	if err := read(line, []string{"text", "special"}, &text, &special); err != nil {
 		return nil, err
 	}
-	if in.Text == nil {
+	if text == nil {
 		return nil, fmt.Errorf("it has no text")
 	}
-	ids, err := t.Encode(*in.Text, in.Special == nil || *in.Special)
+	ids, err := t.Encode(*text, special)
 	if ids == nil {
 		ids = []int32{}
 	}
@@ -72,16 +72,31 @@ func encodeLine(t *tokenizer.Tokenizer, line []byte) (any, error) {
 }
 
 func decodeLine(t *tokenizer.Tokenizer, line []byte) (any, error) {
-	in := struct {
-		IDs         []int32 `json:"ids"`
-		SkipSpecial bool    `json:"skip_special"`
-	}{}
-	if err := json.Unmarshal(line, &in); err != nil {
+	var ids []int32
+	skip := false
+	if err := read(line, []string{"ids", "skip_special"}, &ids, &skip); err != nil {
 		return nil, err
 	}
 	return struct {
 		Text string `json:"text"`
-	}{t.Decode(in.IDs, in.SkipSpecial)}, nil
+	}{t.Decode(ids, skip)}, nil
+}
+
+// read gives each name's value to its place, where the line has one. What sets a row of dsbatch run aside is an error.
+func read(line []byte, names []string, places ...any) error {
+	values, err := dataset.Values(line, names...)
+	if err != nil {
+		return err
+	}
+	for i, v := range values {
+		if v == nil {
+			continue
+		}
+		if err := json.Unmarshal(v, places[i]); err != nil {
+			return fmt.Errorf("%s: %w", names[i], err)
+		}
+	}
+	return nil
 }
 
 // eachLine answers each line of r with one of w.

@@ -143,20 +143,40 @@ func (c *jsonlCursor) parse(line []byte, row *Row) error {
 
 // values finds the bytes of each role's value in a line.
 func (c *jsonlCursor) values(line []byte) (values [roles][]byte, err error) {
+	if err := lineValues(line, c.names[:], values[:]); err != nil {
+		return values, err
+	}
+	for r, name := range c.names {
+		if fixed, ok := c.fixed[name]; ok && values[r] == nil && name != "" {
+			values[r] = []byte(fixed)
+		}
+	}
+	return values, nil
+}
+
+// Values finds the JSON of the named keys in a line, nil of those that it lacks, as reading a row does: what would set a row
+// aside (half of a surrogate pair, bytes that are not UTF-8, a key twice) is an error here too.
+func Values(line []byte, names ...string) ([][]byte, error) {
+	values := make([][]byte, len(names))
+	return values, lineValues(line, names, values)
+}
+
+// lineValues puts the bytes of each name's value into values; the name "" is nobody's.
+func lineValues(line []byte, names []string, values [][]byte) error {
 	s := jsonScan{b: line}
 	if s.peek() != '{' {
 		if err := s.value(); err != nil {
-			return values, fmt.Errorf("the line %w", err)
+			return fmt.Errorf("the line %w", err)
 		}
-		return values, errors.New("the line is not a JSON object")
+		return errors.New("the line is not a JSON object")
 	}
-	err = s.object(func(key string, from, to int) error {
-		for r, name := range c.names {
+	err := s.object(func(key string, from, to int) error {
+		for i, name := range names {
 			if name == key && name != "" {
-				if values[r] != nil {
+				if values[i] != nil {
 					return fmt.Errorf("has the key %q twice", key)
 				}
-				values[r] = line[from:to]
+				values[i] = line[from:to]
 			}
 		}
 		return nil
@@ -165,14 +185,9 @@ func (c *jsonlCursor) values(line []byte) (values [roles][]byte, err error) {
 		err = s.end()
 	}
 	if err != nil {
-		return values, fmt.Errorf("the line %w", err)
+		return fmt.Errorf("the line %w", err)
 	}
-	for r, name := range c.names {
-		if fixed, ok := c.fixed[name]; ok && values[r] == nil && name != "" {
-			values[r] = []byte(fixed)
-		}
-	}
-	return values, nil
+	return nil
 }
 
 func (c *jsonlCursor) input(values [roles][]byte, row *Row) (err error) {
