@@ -265,9 +265,6 @@ func (out *Output) Finished() bool { return out.finished }
 // Summary counts what was committed when Create returned.
 func (out *Output) Summary() Summary { return out.summary }
 
-// Job is what job.json says.
-func (out *Output) Job() *Job { return out.job }
-
 // Lost is why this job may not write to the output any more, nil while it may: another job has taken it over (ErrLost), or
 // may soon, since the lease could not be written for a while. Stop then; writers refuse to commit once another has it.
 func (out *Output) Lost() error {

@@ -16,30 +16,6 @@
 
 enum { warpgroups = 2, tile_rows = warpgroups * 64, stages = 4, loaders = 128, threads = warpgroups * 128 + loaders };
 
-// c (+)= a · b for 64 rows, a [64, 16] in registers as mma's A operand. Deep: b as in wgmma. Wide: b [16, N] with its N adjacent
-// in swizzled rows of 64, halves bytes from one 64 to the next.
-template <class T, int N, bool WIDE> struct wgmma_rows;
-#define WGMMA_ROWS(T, N, WIDE, TURNED, SUMS, A0, A1, A2, A3, B, ADD)                                                   \
-    template <> struct wgmma_rows<T, N, WIDE> {                                                                        \
-        static void run(bool add, float (&c)[N / 8][4], const u32 (&a)[4], u64 b) {                                    \
-            asm volatile("{.reg .pred p; setp.ne.b32 p, " ADD ", 0; "                                                  \
-                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." #T "." #T " {" REGISTERS_##SUMS "}, {"      \
-                         A0 ", " A1 ", " A2 ", " A3 "}, " B ", p, 1, 1, " TURNED ";}"                                  \
-                         : SUMS_##SUMS(0)                                                                              \
-                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));                         \
-        }                                                                                                              \
-    };
-#define WGMMA_ROWS_OF(T)                                                                                               \
-    WGMMA_ROWS(T, 64, false, "0", 32, "%32", "%33", "%34", "%35", "%36", "%37")                                        \
-    WGMMA_ROWS(T, 64, true, "1", 32, "%32", "%33", "%34", "%35", "%36", "%37")                                         \
-    WGMMA_ROWS(T, 128, true, "1", 64, "%64", "%65", "%66", "%67", "%68", "%69")
-WGMMA_ROWS_OF(bf16)
-WGMMA_ROWS_OF(f16)
-
-inline u64 wide_operand(u32 address, u32 halves) {
-    return (u64)(address >> 4 & 0x3fff) | (u64)(halves >> 4) << 16 | (u64)(1024 >> 4) << 32 | 1ull << 62;
-}
-
 // The stages, and how often a warp went around them, modulo 2.
 struct ring {
     int stage, round;

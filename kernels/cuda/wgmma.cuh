@@ -24,6 +24,10 @@ template <int N> void wgmma_hold(float (&c)[N][4]) {
 // modulo 8, from an address that is a multiple of 1024.
 inline u64 plain_operand(u32 address) { return (u64)(address >> 4 & 0x3fff) | (u64)(1024 >> 4) << 16 | (u64)(128 >> 4) << 32; }
 inline u64 swizzled_operand(u32 address) { return (u64)(address >> 4 & 0x3fff) | 1ull << 16 | (u64)(1024 >> 4) << 32 | 1ull << 62; }
+// Its N adjacent in swizzled rows of 64, halves bytes from one 64 to the next.
+inline u64 wide_operand(u32 address, u32 halves) {
+    return (u64)(address >> 4 & 0x3fff) | (u64)(halves >> 4) << 16 | (u64)(1024 >> 4) << 32 | 1ull << 62;
+}
 
 // Four 8×8 matrices of 16-bit values, transposed; lane l gives the row l%8 of matrix l/8.
 inline void store_transposed(u32 to, u32 r0, u32 r1, u32 r2, u32 r3) {
@@ -70,3 +74,22 @@ template <class T, int N> struct wgmma;
     WGMMA(T, 192, 96, "%96", "%97", "%98")
 WGMMA_OF(bf16)
 WGMMA_OF(f16)
+
+// c (+)= a · b, with a [64, 16] in registers, as mma's A operand. b lies as in wgmma, or, where WIDE, as wide_operand says.
+template <class T, int N, bool WIDE> struct wgmma_rows;
+#define WGMMA_ROWS(T, N, WIDE, TURNED, SUMS, A0, A1, A2, A3, B, ADD)                                                   \
+    template <> struct wgmma_rows<T, N, WIDE> {                                                                        \
+        static void run(bool add, float (&c)[N / 8][4], const u32 (&a)[4], u64 b) {                                    \
+            asm volatile("{.reg .pred p; setp.ne.b32 p, " ADD ", 0; "                                                  \
+                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." #T "." #T " {" REGISTERS_##SUMS "}, {"      \
+                         A0 ", " A1 ", " A2 ", " A3 "}, " B ", p, 1, 1, " TURNED ";}"                                  \
+                         : SUMS_##SUMS(0)                                                                              \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));                         \
+        }                                                                                                              \
+    };
+#define WGMMA_ROWS_OF(T)                                                                                               \
+    WGMMA_ROWS(T, 64, false, "0", 32, "%32", "%33", "%34", "%35", "%36", "%37")                                        \
+    WGMMA_ROWS(T, 64, true, "1", 32, "%32", "%33", "%34", "%35", "%36", "%37")                                         \
+    WGMMA_ROWS(T, 128, true, "1", 64, "%64", "%65", "%66", "%67", "%68", "%69")
+WGMMA_ROWS_OF(bf16)
+WGMMA_ROWS_OF(f16)
