@@ -153,11 +153,14 @@ func commitChunk(ctx context.Context, rows *dataset.Dataset, out *results.Writer
 	if len(rows.CarrySchema()) == 0 {
 		return out.Commit(ctx, results.Chunk(c.chunk), records, nil)
 	}
-	carry, err := rows.Carry(ctx, c.chunk.File, c.chunk.From, c.chunk.To)
+	carry, bad, err := rows.Carry(ctx, c.chunk.File, c.chunk.From, c.chunk.To)
 	if err != nil {
 		return err
 	}
 	defer carry.Release()
+	if len(bad) > 0 {
+		records = setAside(records, bad)
+	}
 	return out.Commit(ctx, results.Chunk(c.chunk), records, carry)
 }
 

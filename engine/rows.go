@@ -159,6 +159,22 @@ func (e *Engine) records(row *rowState) []results.Record {
 	return records
 }
 
+// setAside puts an error record in the place of those of each bad row; both go by row, ascending. A row that was bad before
+// keeps its reason.
+func setAside(records []results.Record, bad []*dataset.RowError) []results.Record {
+	out := records[:0]
+	for _, r := range records {
+		for len(bad) > 0 && bad[0].Row < r.Row {
+			bad = bad[1:]
+		}
+		if r.Error == "" && len(bad) > 0 && bad[0].Row == r.Row {
+			r = results.Record{Row: r.Row, ID: r.ID, Sample: r.Sample, FinishReason: finishError, Error: bad[0].Err.Error()}
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
 // samples is the number of records of a row.
 func (e *Engine) samples() int {
 	if e.job.Task == config.Generate {

@@ -2,11 +2,16 @@ package main_test
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/arrow-go/v18/arrow/ipc"
+	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/apache/arrow-go/v18/parquet/file"
 )
 
@@ -63,6 +68,41 @@ func TestBadRowsAreSetAside(t *testing.T) {
 
 	// started again, it ends as before
 	dsbatch(t, job(output, args...)...).want(t, badRows)
+}
+
+// TestCarriedTextThatCannotBeWritten: a text of a Parquet or Arrow file is UTF-8 by the file's word only. A row that carries
+// one which is not is set aside, and all texts of the output are UTF-8.
+func TestCarriedTextThatCannotBeWritten(t *testing.T) {
+	schema := arrow.NewSchema([]arrow.Field{{Name: "prompt", Type: arrow.BinaryTypes.String}, {Name: "note", Type: arrow.BinaryTypes.String}}, nil)
+	b := array.NewRecordBuilder(memory.DefaultAllocator, schema)
+	defer b.Release()
+	b.Field(0).(*array.StringBuilder).AppendValues([]string{"And it came", "And it came", "caf\xe9"}, nil)
+	b.Field(1).(*array.StringBuilder).AppendValues([]string{"good", "caf\xe9", "caf\xe9"}, nil)
+	rec := b.NewRecord()
+	defer rec.Release()
+	input, output := filepath.Join(t.TempDir(), "rows.arrows"), filepath.Join(t.TempDir(), "out")
+	f, err := os.Create(input)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := ipc.NewWriter(f, ipc.WithSchema(schema))
+	if err := errors.Join(w.Write(rec), w.Close(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	dsbatch(t, job(output, "--input", input, "--carry", "note", "--n", "2", "--max-new-tokens", "2")...).want(t, badRows)
+	dsbatch(t, "verify", output).want(t, done)
+	rows := head(t, output)
+	if len(rows) != 6 {
+		t.Fatalf("%d rows, want 2 samples of 3", len(rows))
+	}
+	for i, row := range rows {
+		reason, _ := row["error"].(string)
+		want := []string{"", "note, which is to be carried, is not valid UTF-8", "prompt is not valid UTF-8"}[i/2]
+		if !strings.HasPrefix(reason, want) || (want == "") != (row["error"] == nil) || (row["output"] == nil) != (want != "") ||
+			(row["note"] == nil) != (want != "") || row["sample"] != float64(i%2) {
+			t.Errorf("record %d: %v, want the reason %q", i, row, want)
+		}
+	}
 }
 
 // head are the rows of an output.

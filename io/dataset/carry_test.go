@@ -54,7 +54,7 @@ func TestCarryOverFiles(t *testing.T) {
 	}
 	var got []string
 	for i, f := range set.Files() {
-		rec, err := set.Carry(context.Background(), i, 0, f.Rows)
+		rec, _, err := set.Carry(context.Background(), i, 0, f.Rows)
 		if err != nil {
 			t.Fatal(err)
 		}

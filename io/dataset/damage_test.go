@@ -24,7 +24,7 @@ func TestWhenDamageShows(t *testing.T) {
 			continue
 		}
 		if !atOpen {
-			_, err = set.Carry(context.Background(), 0, 0, set.Rows())
+			_, _, err = set.Carry(context.Background(), 0, 0, set.Rows())
 		}
 		if !errors.Is(err, ErrDamaged) || strings.HasPrefix(file, "offset") && !strings.Contains(err.Error(), "record batch 0: from row 0: column prompt: has offsets out of order") {
 			t.Errorf("%s: %v", file, err)

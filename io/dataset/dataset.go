@@ -131,11 +131,12 @@ func (d *Dataset) Read(ctx context.Context, file int, from, to int64) iter.Seq2[
 const maxCarried = 1 << 30
 
 // Carry returns the carried columns of the rows from..to-1 of a file; the caller releases it. Bad rows are in it with
-// what they have. The rows of a chunk are held at once, and more than maxCarried of them is refused.
-func (d *Dataset) Carry(ctx context.Context, file int, from, to int64) (_ arrow.Record, err error) {
+// what they have. A value whose text is not UTF-8 is null there, and its row is listed as bad. The rows of a chunk are held
+// at once, and more than maxCarried of them is refused.
+func (d *Dataset) Carry(ctx context.Context, file int, from, to int64) (_ arrow.Record, bad []*RowError, err error) {
 	c, err := d.take(file, from, to, true)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() { d.leave(file, c, err) }()
 	var records []arrow.Record
@@ -147,11 +148,18 @@ func (d *Dataset) Carry(ctx context.Context, file int, from, to int64) (_ arrow.
 	}()
 	for c.at() < to {
 		if err = ctx.Err(); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		var r arrow.Record
-		if r, err = c.record(to - c.at()); err != nil {
-			return nil, err
+		first := c.at()
+		if r, err = c.record(to - first); err != nil {
+			return nil, nil, err
+		}
+		r, reasons := withoutBadText(r)
+		for row := range r.NumRows() {
+			if reason := reasons[int(row)]; reason != nil {
+				bad = append(bad, &RowError{File: d.files[file].Path, Row: d.files[file].First + first + row, Err: reason})
+			}
 		}
 		records = append(records, r)
 		for _, column := range r.Columns() {
@@ -160,10 +168,11 @@ func (d *Dataset) Carry(ctx context.Context, file int, from, to int64) (_ arrow.
 		if held > maxCarried {
 			err = refuse(ErrUsage, "%s: the rows %d to %d of a chunk have more than %d MiB in the columns that are carried; set a smaller --chunk-rows, or carry fewer columns",
 				d.files[file].Path, d.files[file].First+from, d.files[file].First+to-1, maxCarried>>20)
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return d.joined(records, to-from)
+	whole, err := d.joined(records, to-from)
+	return whole, bad, err
 }
 
 // joined puts records one behind the other.

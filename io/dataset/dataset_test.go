@@ -181,7 +181,7 @@ func TestReadStops(t *testing.T) {
 			t.Errorf("a cancelled read goes on: %v", err)
 		}
 	}
-	if _, err := set.Carry(ctx, 0, 0, 1); !errors.Is(err, context.Canceled) {
+	if _, _, err := set.Carry(ctx, 0, 0, 1); !errors.Is(err, context.Canceled) {
 		t.Errorf("a cancelled carry goes on: %v", err)
 	}
 	for range 20 { // left in the middle: the next read finds its place

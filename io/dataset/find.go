@@ -250,7 +250,7 @@ func partitions(path string) (out []partition) {
 		if !ok || name == "" {
 			continue
 		}
-		p := partition{name: unescape(name), value: unescape(value)}
+		p := partition{name: unescape(name), value: strings.ToValidUTF8(unescape(value), "\uFFFD")}
 		p.null = p.value == "__HIVE_DEFAULT_PARTITION__"
 		out = append(slices.DeleteFunc(out, func(q partition) bool { return q.name == p.name }), p)
 	}

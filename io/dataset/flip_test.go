@@ -106,7 +106,7 @@ func readAll(path string, columns Columns) error {
 			return err
 		}
 	}
-	rec, err := set.Carry(context.Background(), 0, 0, min(set.Rows(), 10000))
+	rec, _, err := set.Carry(context.Background(), 0, 0, min(set.Rows(), 10000))
 	if err == nil {
 		for _, c := range rec.Columns() { // touch every value
 			for i := range c.Len() {

@@ -1,8 +1,6 @@
 package dataset
 
 import (
-	"strings"
-
 	"github.com/apache/arrow/go/v15/arrow"
 )
 
@@ -117,7 +115,7 @@ func (p *jsonlFile) addPartitions(parts []partition, whole map[string]bool) {
 		if find(p.cols, part.name) >= 0 {
 			continue
 		}
-		typ, value := arrow.DataType(arrow.BinaryTypes.String), string(appendQuoted(nil, strings.ToValidUTF8(part.value, "\uFFFD")))
+		typ, value := arrow.DataType(arrow.BinaryTypes.String), string(appendQuoted(nil, part.value))
 		if whole[part.name] {
 			typ, value = arrow.PrimitiveTypes.Int64, part.value
 		}

@@ -161,7 +161,7 @@ func TestConcurrentReads(t *testing.T) {
 				f := set.Files()[i]
 				from := r.Int64N(f.Rows)
 				to := from + r.Int64N(f.Rows-from+1)
-				if rec, err := set.Carry(context.Background(), i, from, to); err != nil || rec.NumRows() != to-from {
+				if rec, _, err := set.Carry(context.Background(), i, from, to); err != nil || rec.NumRows() != to-from {
 					t.Error(rec, err)
 				}
 				next := f.First + from

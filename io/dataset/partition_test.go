@@ -25,7 +25,7 @@ func TestHiveFolder(t *testing.T) {
 		t.Errorf("carried %s", got)
 	}
 	for i, book := range []string{"austen", "kjv"} {
-		rec, err := set.Carry(context.Background(), i, 1, 5)
+		rec, _, err := set.Carry(context.Background(), i, 1, 5)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -53,7 +53,7 @@ func TestPartitionsInLinesAndNumbers(t *testing.T) {
 	if diff := cmp.Diff([]any{int64(2024), int64(7), nil}, ids); diff != "" || rows[2].Err == nil {
 		t.Errorf("ids (-want +got):\n%s%v", diff, rows[2].Err)
 	}
-	rec, err := set.Carry(context.Background(), 0, 0, 1)
+	rec, _, err := set.Carry(context.Background(), 0, 0, 1)
 	if err != nil || rec.Column(0).ValueStr(0) != "J A" || rec.Column(1).ValueStr(0) != "2024" {
 		t.Errorf("carried %v, %v", rec, err)
 	}

@@ -115,7 +115,7 @@ func ours(t *testing.T, path string, columns Columns, step int64) (map[string][]
 		types[f.Name] = f.Type
 	}
 	for from := int64(0); from < set.Rows(); from += step {
-		rec, err := set.Carry(context.Background(), 0, from, min(from+step, set.Rows()))
+		rec, _, err := set.Carry(context.Background(), 0, from, min(from+step, set.Rows()))
 		if err != nil {
 			t.Fatal(err)
 		}
