@@ -92,6 +92,23 @@ func expertCounts(c *model.Config) (experts []int, residual bool) {
 	return experts, residual
 }
 
+// expertsAreMeant refuses settings of experts that a model without any would pass over unseen; sizes of ep and es are refused
+// by comm.Ranks.
+func (e *Engine) expertsAreMeant() error {
+	if experts, _ := expertCounts(&e.shape); len(experts) > 0 {
+		return nil
+	}
+	switch j := e.job; {
+	case j.DropTokens:
+		return fmt.Errorf("%w: --drop-tokens: the model has no experts, so there is no token to drop; leave it out", ErrRefused)
+	case j.ExpertPlacement != "":
+		return fmt.Errorf("%w: --expert-placement %s: the model has no experts to place; leave it out", ErrRefused, j.ExpertPlacement)
+	case j.ExpertOutputBias != "" && j.ExpertOutputBias != "auto":
+		return fmt.Errorf("%w: --expert-output-bias %s: the model has no experts; leave it out", ErrRefused, j.ExpertOutputBias)
+	}
+	return nil
+}
+
 func allEqual(list []int, v int) bool {
 	return !slices.ContainsFunc(list, func(x int) bool { return x != v }) && len(list) > 0
 }

@@ -120,7 +120,7 @@ func (e *Engine) inspect() (err error) {
 	if err := e.readTokenizer(); err != nil {
 		return err
 	}
-	if err := e.limits(); err != nil {
+	if err := errors.Join(e.limits(), e.expertsAreMeant()); err != nil {
 		return err
 	}
 	if e.layout, err = e.ranks(); err != nil {

@@ -221,6 +221,19 @@ func TestModelFolders(t *testing.T) {
 		replace(t, filepath.Join(folder, "tokenizer.json"), string(text))
 		refused(t, badConfig, job(output(), "--model", folder), "tokenizer", "another model", "160")
 	})
+	t.Run("settings of experts for a dense model", func(t *testing.T) {
+		dense := []string{"--model", filepath.Join(goldens, "llama"), "--input", write(t, "ids.jsonl", `{"ids": [1, 2, 3]}`), "--ids-column", "ids"}
+		for _, c := range []struct{ flag, value, say string }{
+			{"--drop-tokens", "true", "no token to drop"},
+			{"--expert-placement", write(t, "placement.json", `{"format": 1, "layers": []}`), "no experts to place"},
+			{"--expert-output-bias", "add", "no experts"},
+			{"--ep", "2", "no experts"},
+			{"--es", "2", "no experts"},
+		} {
+			args := append(append([]string{"run", "--output", output(), "--ranks", "2"}, dense...), c.flag+"="+c.value)
+			refused(t, badConfig, args, c.say)
+		}
+	})
 	t.Run("no tokenizer", func(t *testing.T) {
 		refused(t, badConfig, job(output(), "--model", filepath.Join(goldens, "mixtral")), "tokenizer", "--ids-column")
 	})
