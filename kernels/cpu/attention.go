@@ -32,24 +32,11 @@ const itemRows = 64
 // Attention of every token over its sequence's KV.
 func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b kernels.Batch, spec kernels.AttentionSpec) {
 	const op = "attention"
-	c := s.checkCache(op, kv, layer)
+	c := s.openCache(op, kv, layer)
 	if s.err != nil {
 		return
 	}
-	if spec.KVHeads != c.spec.KVHeads || spec.HeadDim != c.spec.HeadDim || spec.Heads < 1 || spec.Heads%spec.KVHeads != 0 {
-		s.fail("%s: %d heads of %d over %d of K and V; the cache has %d of %d", op, spec.Heads, spec.HeadDim, spec.KVHeads, c.spec.KVHeads, c.spec.HeadDim)
-	}
-	s.check(op, "q", q, kernels.F32, b.Tokens, spec.Heads*spec.HeadDim)
-	s.check(op, "out", out, kernels.F32, b.Tokens, spec.Heads*spec.HeadDim)
-	s.checkVector(op, "position", b.Position, b.Tokens)
-	s.checkVector(op, "start", b.Start, b.Seqs+1)
-	if b.Tokens > 0 {
-		s.check(op, "blocks", b.Blocks, kernels.I32, anySize, anySize)
-	}
-	if !spec.Causal {
-		s.checkVector(op, "context", spec.Context, b.Seqs)
-	}
-	if s.err != nil || b.Tokens == 0 {
+	if s.note(rules.Attention(c.spec, out, q, b, spec)); s.err != nil || b.Tokens == 0 {
 		return
 	}
 	a := &attentionArgs{

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/internal/operands"
 )
 
 // panel is how many tokens of K lie side by side, so that one vector holds a dimension of all of them.
@@ -71,15 +72,9 @@ func (c *cache) at(slot, head int) (k, v int) {
 	return base + place/c.width*c.width*dim + place%c.width, base + c.headSize() + place*dim
 }
 
-// checkCache opens c for an op on one of its layers.
-func (s *Stream) checkCache(op string, k kernels.Cache, layer int) *cache {
-	c, ok := k.(*cache)
-	if !ok {
-		s.fail("%s: the cache is %T, which is none of this device", op, k)
-		return nil
-	}
-	if layer < 0 || layer >= c.spec.Layers {
-		s.fail("%s: layer %d of a cache of %d", op, layer, c.spec.Layers)
-	}
+// openCache opens k for an op on one of its layers.
+func (s *Stream) openCache(op string, k kernels.Cache, layer int) *cache {
+	c, err := operands.Cache[*cache](op, k, layer)
+	s.note(err)
 	return c
 }

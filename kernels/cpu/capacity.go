@@ -10,10 +10,8 @@ import (
 // Drop marks the choices over capacity as -1, of weight 0.
 func (s *Stream) Drop(r kernels.Routing, c kernels.Capacity) {
 	const op = "drop"
-	s.checkRouting(op, r, r.Expert.Rows)
-	s.check(op, "weight", r.Weight, kernels.F32, r.Expert.Rows, r.K)
-	if s.err == nil && (c.C < 0 || c.Policy != kernels.DropByPosition && c.Policy != kernels.DropByProbs) {
-		s.fail("%s: capacity %d, policy %d", op, c.C, c.Policy)
+	if s.note(rules.Drop(r, c)); s.err != nil {
+		return
 	}
 	expert, weight := s.choices(op, r), view[float32](r.Weight)
 	if s.err != nil {

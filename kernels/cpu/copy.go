@@ -7,7 +7,7 @@ const byteTime = 0.04
 
 // Write copies src, rows adjacent, to dst.
 func (s *Stream) Write(dst kernels.Tensor, src []byte) {
-	if s.checkBytes("write", dst, len(src)) {
+	if s.note(rules.Bytes("write", dst, len(src))); s.err == nil && dst.Cols > 0 {
 		n := dst.Cols * dst.DType.Size()
 		for i := range dst.Rows {
 			copy(bytesOf(dst, i), src[i*n:])
@@ -17,7 +17,7 @@ func (s *Stream) Write(dst kernels.Tensor, src []byte) {
 
 // Read copies src to dst, rows adjacent.
 func (s *Stream) Read(dst []byte, src kernels.Tensor) {
-	if s.checkBytes("read", src, len(dst)) {
+	if s.note(rules.Bytes("read", src, len(dst))); s.err == nil && src.Cols > 0 {
 		n := src.Cols * src.DType.Size()
 		for i := range src.Rows {
 			copy(dst[i*n:(i+1)*n], bytesOf(src, i))
@@ -25,23 +25,9 @@ func (s *Stream) Read(dst []byte, src kernels.Tensor) {
 	}
 }
 
-func (s *Stream) checkBytes(op string, t kernels.Tensor, n int) bool {
-	if int64(n) != t.Bytes() {
-		s.fail("%s: %d bytes for %v, want %d", op, n, t, t.Bytes())
-	}
-	s.check(op, "tensor", t, t.DType, anySize, anySize)
-	return s.err == nil && t.Cols > 0
-}
-
 // Copy converts among the float types, rounding to nearest even; other types are copied as they are.
 func (s *Stream) Copy(dst, src kernels.Tensor) {
-	const op = "copy"
-	if s.err == nil && dst.DType != src.DType && !(dst.DType.IsFloat() && src.DType.IsFloat()) {
-		s.fail("%s: %v cannot become %v", op, src, dst)
-	}
-	s.check(op, "src", src, src.DType, anySize, anySize)
-	s.check(op, "dst", dst, dst.DType, src.Rows, src.Cols)
-	if s.err != nil || src.Cols == 0 {
+	if s.note(rules.Copy(dst, src)); s.err != nil || src.Cols == 0 {
 		return
 	}
 	s.rows(src.Rows, float64(8*src.Cols)*byteTime, func(from, to int) {
@@ -57,10 +43,7 @@ func (s *Stream) Copy(dst, src kernels.Tensor) {
 
 // Add: y += x.
 func (s *Stream) Add(y, x kernels.Tensor) {
-	const op = "add"
-	s.check(op, "x", x, kernels.F32, anySize, anySize)
-	s.check(op, "y", y, kernels.F32, x.Rows, x.Cols)
-	if s.err != nil || x.Cols == 0 {
+	if s.note(rules.Add(y, x)); s.err != nil || x.Cols == 0 {
 		return
 	}
 	ym, xm := view[float32](y), view[float32](x)

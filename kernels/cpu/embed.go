@@ -12,14 +12,7 @@ type embedArgs struct {
 // Embed: y[t] = table[ids[t]] + positions[pos[t]], widened to float32; positions may be none.
 func (s *Stream) Embed(y, ids, table, pos, positions kernels.Tensor) {
 	const op = "embed"
-	s.check(op, "y", y, kernels.F32, anySize, anySize)
-	s.checkFloat(op, "table", table, anySize, y.Cols)
-	s.checkVector(op, "ids", ids, y.Rows)
-	if !positions.None() {
-		s.checkFloat(op, "positions", positions, anySize, y.Cols)
-		s.checkVector(op, "pos", pos, y.Rows)
-	}
-	if s.err != nil || y.Rows == 0 || y.Cols == 0 {
+	if s.note(rules.Embed(y, ids, table, pos, positions)); s.err != nil || y.Rows == 0 || y.Cols == 0 {
 		return
 	}
 	a := &embedArgs{y: view[float32](y), table: table, positions: positions, ids: vector[int32](ids)[:y.Rows]}

@@ -18,17 +18,7 @@ type gateArgs struct {
 
 // Gate chooses the K experts of the largest logits, ties to the lower index, a NaN below everything.
 func (s *Stream) Gate(r kernels.Routing, logits kernels.Tensor, g kernels.Gate) {
-	const op = "gate"
-	s.check(op, "logits", logits, kernels.F32, anySize, g.Experts)
-	s.checkRouting(op, r, logits.Rows)
-	s.check(op, "weight", r.Weight, kernels.F32, logits.Rows, r.K)
-	if s.err == nil && (r.K != g.K || r.Experts != g.Experts || g.K > g.Experts) {
-		s.fail("%s: %d of %d experts for a routing of %d of %d", op, g.K, g.Experts, r.K, r.Experts)
-	}
-	if s.err == nil && g.Score != kernels.Softmax && g.Score != kernels.Sigmoid {
-		s.fail("%s: score %d is unknown", op, g.Score)
-	}
-	if s.err != nil {
+	if s.note(rules.Gate(r, logits, g)); s.err != nil {
 		return
 	}
 	a := &gateArgs{
@@ -39,14 +29,6 @@ func (s *Stream) Gate(r kernels.Routing, logits kernels.Tensor, g kernels.Gate) 
 		a.scale = 1
 	}
 	s.rows(logits.Rows, float64(g.Experts*(1+g.K))/2, func(from, to int) { s.dev.kernels.gate(a, from, to) })
-}
-
-// checkRouting checks what all routing ops share: r.Expert is [tokens, K].
-func (s *Stream) checkRouting(op string, r kernels.Routing, tokens int) {
-	if s.err == nil && (r.K < 1 || r.Experts < 1) {
-		s.fail("%s: a routing of %d of %d experts", op, r.K, r.Experts)
-	}
-	s.check(op, "expert", r.Expert, kernels.I32, tokens, r.K)
 }
 
 // gateRows is the reference: K passes over the logits.

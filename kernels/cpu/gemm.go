@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/internal/operands"
 )
 
 // gemm is one call of Linear or Grouped, its tensors checked: y[i] = e(x[source(i)]·W_eᵀ + b_e) for the rows i from
@@ -51,7 +52,7 @@ func (s *Stream) Grouped(y, x kernels.Tensor, w kernels.Weights, offsets, index 
 	if !ok {
 		return
 	}
-	s.checkVector("grouped", "offsets", offsets, g.w.experts+1)
+	s.note(rules.Vector("grouped", "offsets", offsets, g.w.experts+1))
 	if s.err != nil {
 		return
 	}
@@ -61,7 +62,7 @@ func (s *Stream) Grouped(y, x kernels.Tensor, w kernels.Weights, offsets, index 
 		if div < 1 {
 			s.fail("grouped: div is %d, want at least 1", div)
 		}
-		s.checkVector("grouped", "index", index, slots)
+		s.note(rules.Vector("grouped", "index", index, slots))
 		if s.err != nil {
 			return
 		}
@@ -99,8 +100,8 @@ func (s *Stream) openGemm(op string, y, x kernels.Tensor, w kernels.Weights, e k
 	case e.Act > kernels.ReLU:
 		s.fail("%s: activation %d is unknown", op, e.Act)
 	default:
-		s.check(op, "x", x, kernels.F32, anySize, p.in)
-		s.check(op, "y", y, kernels.F32, anySize, p.out)
+		s.note(rules.Tensor(op, "x", x, kernels.F32, operands.Any, p.in))
+		s.note(rules.Tensor(op, "y", y, kernels.F32, operands.Any, p.out))
 	}
 	if s.err != nil {
 		return nil, false

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/internal/operands"
 )
 
 const (
@@ -72,10 +73,11 @@ func allocate(what string, size int64) (*memory, error) {
 
 // Alloc makes a tensor in memory aligned to 64 bytes, its rows adjacent.
 func (d *Device) Alloc(what string, t kernels.DType, rows, cols int) (kernels.Tensor, error) {
-	if rows < 0 || cols < 0 || t.Size() == 0 || (rows > 0 && cols > math.MaxInt/8/rows) {
-		return kernels.Tensor{}, fmt.Errorf("%s: %v [%d, %d] is no tensor", what, t, rows, cols)
+	size, err := operands.Size(what, t, rows, cols)
+	if err != nil {
+		return kernels.Tensor{}, err
 	}
-	m, err := allocate(what, int64(rows)*int64(cols)*int64(t.Size()))
+	m, err := allocate(what, size)
 	if err != nil {
 		return kernels.Tensor{}, err
 	}

@@ -17,30 +17,13 @@ type normArgs struct {
 
 // Norm: x += delta, then y = norm(x)·weight + bias.
 func (s *Stream) Norm(y, x, delta kernels.Tensor, n kernels.Norm) {
-	const op = "norm"
-	groups := max(1, n.Groups)
-	s.check(op, "x", x, kernels.F32, anySize, anySize)
-	s.check(op, "y", y, kernels.F32, x.Rows, x.Cols)
-	if !delta.None() {
-		s.check(op, "delta", delta, kernels.F32, x.Rows, x.Cols)
-	}
-	if s.err == nil && x.Cols%groups != 0 {
-		s.fail("%s: %d columns do not fall into %d equal groups", op, x.Cols, groups)
-	}
-	s.check(op, "weight", n.Weight, kernels.F32, 1, x.Cols/groups)
-	if !n.Bias.None() {
-		s.check(op, "bias", n.Bias, kernels.F32, 1, x.Cols/groups)
-	}
-	if s.err == nil && n.Kind != kernels.LayerNorm && n.Kind != kernels.RMSNorm {
-		s.fail("%s: kind %d is unknown", op, n.Kind)
-	}
-	if s.err != nil || x.Cols == 0 {
+	if s.note(rules.Norm(y, x, delta, n)); s.err != nil || x.Cols == 0 {
 		return
 	}
 	a := &normArgs{
 		y: view[float32](y), x: view[float32](x), delta: view[float32](delta),
 		weight: vector[float32](n.Weight), bias: vector[float32](n.Bias),
-		eps: n.Eps, groups: groups, rms: n.Kind == kernels.RMSNorm,
+		eps: n.Eps, groups: max(1, n.Groups), rms: n.Kind == kernels.RMSNorm,
 	}
 	s.rows(x.Rows, float64(16*x.Cols)*byteTime, func(from, to int) { s.dev.kernels.norm(a, from, to) })
 }

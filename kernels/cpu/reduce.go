@@ -15,13 +15,7 @@ type reduceArgs struct {
 
 // Reduce: y[t] = Σ_p parts[p·T + t], a balanced tree in the order of the parts.
 func (s *Stream) Reduce(y, parts kernels.Tensor, n int, add bool) {
-	const op = "reduce"
-	if s.err == nil && (n < 1 || n > kernels.MaxParts) {
-		s.fail("%s: %d parts, want 1 to %d", op, n, kernels.MaxParts)
-	}
-	s.check(op, "y", y, kernels.F32, anySize, anySize)
-	s.check(op, "parts", parts, kernels.F32, n*y.Rows, y.Cols)
-	if s.err != nil || y.Cols == 0 {
+	if s.note(rules.Reduce(y, parts, n)); s.err != nil || y.Cols == 0 {
 		return
 	}
 	a := &reduceArgs{y: view[float32](y), parts: view[float32](parts), rows: y.Rows, n: n, add: add}

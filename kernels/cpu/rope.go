@@ -20,23 +20,11 @@ type storeArgs struct {
 // Store rotates q and k in place and puts k and v into the cache.
 func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b kernels.Batch, rope *kernels.Rope) {
 	const op = "store"
-	c := s.checkCache(op, kv, layer)
+	c := s.openCache(op, kv, layer)
 	if s.err != nil {
 		return
 	}
-	dim, width := c.spec.HeadDim, c.spec.HeadDim*c.spec.KVHeads
-	s.check(op, "q", q, kernels.F32, b.Tokens, anySize)
-	s.check(op, "k", k, kernels.F32, b.Tokens, width)
-	s.check(op, "v", v, kernels.F32, b.Tokens, width)
-	s.checkVector(op, "slot", b.Slot, b.Tokens)
-	if s.err == nil && q.Cols%dim != 0 {
-		s.fail("%s: q is %v, want heads of %d", op, q, dim)
-	}
-	if rope != nil {
-		s.checkRope(op, rope, dim)
-		s.checkVector(op, "position", b.Position, b.Tokens)
-	}
-	if s.err != nil || b.Tokens == 0 {
+	if s.note(rules.Store(c.spec, q, k, v, b, rope)); s.err != nil || b.Tokens == 0 {
 		return
 	}
 	a := &storeArgs{
@@ -56,16 +44,8 @@ func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b ke
 		s.checkIndex(op, "position", a.position, rope.Cos.Rows)
 	}
 	if s.err == nil {
-		s.rows(b.Tokens, float64(8*(q.Cols+2*width))*byteTime, func(from, to int) { s.dev.kernels.store(a, from, to) })
+		s.rows(b.Tokens, float64(8*(q.Cols+2*k.Cols))*byteTime, func(from, to int) { s.dev.kernels.store(a, from, to) })
 	}
-}
-
-func (s *Stream) checkRope(op string, r *kernels.Rope, dim int) {
-	if s.err == nil && (r.Dim < 2 || r.Dim%2 != 0 || r.Dim > dim) {
-		s.fail("%s: rope turns %d values of a head of %d, want an even number of them", op, r.Dim, dim)
-	}
-	s.check(op, "rope cos", r.Cos, kernels.F32, anySize, r.Dim/2)
-	s.check(op, "rope sin", r.Sin, kernels.F32, r.Cos.Rows, r.Dim/2)
 }
 
 // storeRows is the reference.

@@ -6,12 +6,10 @@ import "github.com/dsbatch/dsbatch/kernels"
 // Choices beyond the last slot become -1.
 func (s *Stream) Table(r kernels.Routing) {
 	const op = "table"
-	s.checkRouting(op, r, r.Expert.Rows)
-	n := r.Expert.Rows * r.K
-	s.check(op, "offsets", r.Offsets, kernels.I32, 1, r.Experts+1)
-	s.checkVector(op, "choices", r.Choices, n)
-	s.checkVector(op, "place", r.Place, n)
-	expert := s.choices(op, r)
+	if s.note(rules.Table(r)); s.err != nil {
+		return
+	}
+	n, expert := r.Expert.Rows*r.K, s.choices(op, r)
 	if s.err != nil {
 		return
 	}

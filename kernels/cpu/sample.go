@@ -22,23 +22,7 @@ type sampleArgs struct {
 func (s *Stream) Sample(logits kernels.Tensor, p kernels.Sampling) {
 	const op = "sample"
 	n := logits.Rows
-	if s.err == nil && (p.Vocab < 1 || logits.Cols < p.Vocab || p.Top < 0 || p.Top > p.Vocab) {
-		s.fail("%s: vocabulary of %d, %d of it reported, for logits %v", op, p.Vocab, p.Top, logits)
-	}
-	s.check(op, "logits", logits, kernels.F32, anySize, anySize)
-	s.check(op, "temperature", p.Temperature, kernels.F32, n, 1)
-	s.check(op, "top-k", p.TopK, kernels.I32, n, 1)
-	s.check(op, "top-p", p.TopP, kernels.F32, n, 1)
-	s.check(op, "min-p", p.MinP, kernels.F32, n, 1)
-	s.check(op, "penalty", p.Penalty, kernels.F32, n, 1)
-	s.check(op, "u", p.U, kernels.F32, n, 1)
-	s.check(op, "token", p.Token, kernels.I32, n, 1)
-	s.check(op, "logprob", p.Logprob, kernels.F32, n, 1)
-	if p.Top > 0 {
-		s.check(op, "top id", p.TopID, kernels.I32, n, p.Top)
-		s.check(op, "top logprob", p.TopLogprob, kernels.F32, n, p.Top)
-	}
-	if s.err != nil || n == 0 {
+	if s.note(rules.Sample(logits, p)); s.err != nil || n == 0 {
 		return
 	}
 	a := &sampleArgs{
@@ -75,8 +59,7 @@ func (s *Stream) openSeen(op string, a *sampleArgs, p kernels.Sampling) {
 		return
 	}
 	n := len(a.penalty)
-	s.checkVector(op, "seen start", p.SeenStart, n+1)
-	if s.err != nil {
+	if s.note(rules.Vector(op, "seen start", p.SeenStart, n+1)); s.err != nil {
 		return
 	}
 	a.seenStart = vector[int32](p.SeenStart)[:n+1]
@@ -84,8 +67,7 @@ func (s *Stream) openSeen(op string, a *sampleArgs, p kernels.Sampling) {
 		a.seenStart = nil
 		return
 	}
-	s.checkVector(op, "seen", p.Seen, int(a.seenStart[n]))
-	if s.err != nil {
+	if s.note(rules.Vector(op, "seen", p.Seen, int(a.seenStart[n]))); s.err != nil {
 		return
 	}
 	a.seen = vector[int32](p.Seen)

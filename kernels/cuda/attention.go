@@ -21,26 +21,14 @@ var attentionKernels = [...]attentionKernel{
 // Attention of every token over its sequence's KV.
 func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b kernels.Batch, spec kernels.AttentionSpec) {
 	const op = opAttention
-	c := s.checkCache(op, kv, layer)
+	c := s.openCache(op, kv, layer)
 	if s.err != nil {
 		return
 	}
-	if spec.KVHeads != c.spec.KVHeads || spec.HeadDim != c.spec.HeadDim || spec.Heads < 1 || spec.Heads%spec.KVHeads != 0 {
-		s.fail("%s: %d heads of %d over %d of K and V; the cache has %d of %d", op, spec.Heads, spec.HeadDim, spec.KVHeads, c.spec.KVHeads, c.spec.HeadDim)
-	}
-	s.checkFloat(op, "q", q, b.Tokens, spec.Heads*spec.HeadDim)
-	s.check(op, "out", out, q.DType, b.Tokens, spec.Heads*spec.HeadDim)
-	s.checkVector(op, "position", b.Position, b.Tokens)
-	s.checkVector(op, "seq", b.Seq, b.Tokens)
-	s.checkVector(op, "start", b.Start, b.Seqs+1)
-	if b.Tokens > 0 {
-		s.check(op, "blocks", b.Blocks, kernels.I32, anySize, anySize)
-		if s.err == nil && (b.Blocks.Rows < b.Seqs || b.Blocks.Cols*c.spec.BlockTokens < b.MaxContext) {
-			s.fail("%s: blocks is %v, want a row for each of %d sequences, and blocks of %d for %d tokens", op, b.Blocks, b.Seqs, c.spec.BlockTokens, b.MaxContext)
-		}
-	}
-	if !spec.Causal {
-		s.checkVector(op, "context", spec.Context, b.Seqs)
+	s.note(rules.Attention(c.spec, out, q, b, spec))
+	s.note(rules.Vector(op.String(), "seq", b.Seq, b.Tokens))
+	if s.err == nil && b.Tokens > 0 && (b.Blocks.Rows < b.Seqs || b.Blocks.Cols*c.spec.BlockTokens < b.MaxContext) {
+		s.fail("%s: blocks is %v, want a row for each of %d sequences, and blocks of %d for %d tokens", op, b.Blocks, b.Seqs, c.spec.BlockTokens, b.MaxContext)
 	}
 	if s.err != nil || b.Tokens == 0 {
 		return

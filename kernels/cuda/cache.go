@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/internal/operands"
 )
 
 // cache is a paged KV cache: [layer][block][KV head]{K [tokens][dim], V [tokens][dim]}.
@@ -46,15 +47,9 @@ func (c *cache) layer(i int) handle {
 	return c.mem.address + handle(int64(i)*c.blockBytes()*int64(c.spec.Blocks))
 }
 
-// checkCache opens k for an op on one of its layers.
-func (s *Stream) checkCache(op opNumber, k kernels.Cache, layer int) *cache {
-	c, ok := k.(*cache)
-	if !ok {
-		s.fail("%s: the cache is %T, which is none of this device", op, k)
-		return nil
-	}
-	if layer < 0 || layer >= c.spec.Layers {
-		s.fail("%s: layer %d of a cache of %d", op, layer, c.spec.Layers)
-	}
+// openCache opens k for an op on one of its layers.
+func (s *Stream) openCache(op opNumber, k kernels.Cache, layer int) *cache {
+	c, err := operands.Cache[*cache](op.String(), k, layer)
+	s.note(err)
 	return c
 }

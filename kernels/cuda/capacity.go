@@ -15,11 +15,7 @@ type dropArgs struct {
 // Drop marks the choices over capacity as -1, of weight 0.
 func (s *Stream) Drop(r kernels.Routing, c kernels.Capacity) {
 	const op = opDrop
-	s.checkRouting(op, r, r.Expert.Rows)
-	s.check(op, "weight", r.Weight, kernels.F32, r.Expert.Rows, r.K)
-	if s.err == nil && (c.C < 0 || c.Policy != kernels.DropByPosition && c.Policy != kernels.DropByProbs) {
-		s.fail("%s: capacity %d, policy %d", op, c.C, c.Policy)
-	}
+	s.note(rules.Drop(r, c))
 	n := r.Expert.Rows * r.K
 	if s.err != nil || n == 0 {
 		return

@@ -59,7 +59,7 @@ type pendingRead struct{ dst, src []byte }
 
 // Write copies src, rows adjacent, to dst. src is staged, so it may be changed at once.
 func (s *Stream) Write(dst kernels.Tensor, src []byte) {
-	if !s.checkBytes(opWrite, dst, len(src)) {
+	if s.note(rules.Bytes(opWrite.String(), dst, len(src))); s.err != nil || len(src) == 0 {
 		return
 	}
 	b, err := s.stage.take(int64(len(src)))
@@ -75,7 +75,7 @@ func (s *Stream) Write(dst kernels.Tensor, src []byte) {
 
 // Read copies src to dst, rows adjacent, when Sync is called.
 func (s *Stream) Read(dst []byte, src kernels.Tensor) {
-	if !s.checkBytes(opRead, src, len(dst)) {
+	if s.note(rules.Bytes(opRead.String(), src, len(dst))); s.err != nil || len(dst) == 0 {
 		return
 	}
 	b, err := s.stage.take(int64(len(dst)))
@@ -97,14 +97,6 @@ func pitch(t kernels.Tensor) uint64 {
 	return uint64(t.Stride * t.DType.Size())
 }
 
-func (s *Stream) checkBytes(op opNumber, t kernels.Tensor, n int) bool {
-	if int64(n) != t.Bytes() {
-		s.fail("%s: %d bytes for %v, want %d", op, n, t, t.Bytes())
-	}
-	s.check(op, "tensor", t, t.DType, anySize, anySize)
-	return s.err == nil && t.Cols > 0 && t.Rows > 0
-}
-
 // copyArgs are those of copy.cu, add too.
 type copyArgs struct {
 	dst, src mat
@@ -115,12 +107,7 @@ type copyArgs struct {
 // Copy converts among the float types, rounding to nearest even; other types are copied as they are.
 func (s *Stream) Copy(dst, src kernels.Tensor) {
 	const op = opCopy
-	if s.err == nil && dst.DType != src.DType && !(dst.DType.IsFloat() && src.DType.IsFloat()) {
-		s.fail("%s: %v cannot become %v", op, src, dst)
-	}
-	s.check(op, "src", src, src.DType, anySize, anySize)
-	s.check(op, "dst", dst, dst.DType, src.Rows, src.Cols)
-	if s.err != nil || src.Cols == 0 || src.Rows == 0 {
+	if s.note(rules.Copy(dst, src)); s.err != nil || src.Cols == 0 || src.Rows == 0 {
 		return
 	}
 	if dst.DType == src.DType {
@@ -135,9 +122,7 @@ func (s *Stream) Copy(dst, src kernels.Tensor) {
 // Add: y += x.
 func (s *Stream) Add(y, x kernels.Tensor) {
 	const op = opAdd
-	s.checkFloat(op, "x", x, anySize, anySize)
-	s.check(op, "y", y, x.DType, x.Rows, x.Cols)
-	if s.err != nil || x.Cols == 0 || x.Rows == 0 {
+	if s.note(rules.Add(y, x)); s.err != nil || x.Cols == 0 || x.Rows == 0 {
 		return
 	}
 	enqueue(s, op, kernelKey{program{file: "copy.cu", a: y.DType, b: y.DType}, "add"}, byChunk(x.Rows, x.Cols),

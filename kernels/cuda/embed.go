@@ -1,6 +1,9 @@
 package cuda
 
-import "github.com/dsbatch/dsbatch/kernels"
+import (
+	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/internal/operands"
+)
 
 type embedArgs struct {
 	y, table, positions             mat
@@ -12,12 +15,9 @@ type embedArgs struct {
 // Embed: y[t] = table[ids[t]] + positions[pos[t]]; positions may be none and are of the table's type.
 func (s *Stream) Embed(y, ids, table, pos, positions kernels.Tensor) {
 	const op = opEmbed
-	s.checkFloat(op, "y", y, anySize, anySize)
-	s.checkFloat(op, "table", table, anySize, y.Cols)
-	s.checkVector(op, "ids", ids, y.Rows)
+	s.note(rules.Embed(y, ids, table, pos, positions))
 	if !positions.None() {
-		s.check(op, "positions", positions, table.DType, anySize, y.Cols)
-		s.checkVector(op, "pos", pos, y.Rows)
+		s.note(rules.Tensor(op.String(), "positions", positions, table.DType, operands.Any, y.Cols))
 	}
 	if s.err != nil || y.Rows == 0 || y.Cols == 0 {
 		return

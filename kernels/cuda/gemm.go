@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/internal/operands"
 )
 
 type gemmArgs struct {
@@ -39,13 +40,13 @@ func (s *Stream) Grouped(y, x kernels.Tensor, w kernels.Weights, offsets, index 
 	if s.err != nil {
 		return
 	}
-	s.checkVector(op, "offsets", offsets, p.experts+1)
+	s.note(rules.Vector(op.String(), "offsets", offsets, p.experts+1))
 	a := gemmArgs{offsets: address(offsets), div: 1}
 	if !index.None() {
 		if div < 1 {
 			s.fail("%s: div is %d, want at least 1", op, div)
 		}
-		s.checkVector(op, "index", index, 0)
+		s.note(rules.Vector(op.String(), "index", index, 0))
 		a.index, a.div = address(index), int32(div)
 	}
 	if s.err == nil {
@@ -69,8 +70,8 @@ func (s *Stream) checkGemm(op opNumber, y, x kernels.Tensor, w kernels.Weights, 
 	case y.DType != x.DType && y.DType != kernels.F32:
 		s.fail("%s: y is %v where x is %v", op, y, x)
 	}
-	s.checkFloat(op, "x", x, anySize, p.in)
-	s.checkFloat(op, "y", y, anySize, p.out)
+	s.note(rules.Float(op.String(), "x", x, operands.Any, p.in))
+	s.note(rules.Float(op.String(), "y", y, operands.Any, p.out))
 	return p
 }
 

@@ -8,6 +8,7 @@ import (
 	"math/bits"
 
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/internal/operands"
 )
 
 const (
@@ -122,10 +123,11 @@ func (d *Device) Memory() (free, total int64) {
 
 // Alloc makes a tensor, its rows adjacent, at a multiple of 512 bytes.
 func (d *Device) Alloc(what string, t kernels.DType, rows, cols int) (kernels.Tensor, error) {
-	if rows < 0 || cols < 0 || t.Size() == 0 || (rows > 0 && cols > math.MaxInt/8/rows) {
-		return kernels.Tensor{}, fmt.Errorf("%s: %v [%d, %d] is no tensor", what, t, rows, cols)
+	size, err := operands.Size(what, t, rows, cols)
+	if err != nil {
+		return kernels.Tensor{}, err
 	}
-	m, err := d.memory.allocate(what, int64(rows)*int64(cols)*int64(t.Size()))
+	m, err := d.memory.allocate(what, size)
 	if err != nil {
 		return kernels.Tensor{}, err
 	}

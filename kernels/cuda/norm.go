@@ -16,25 +16,10 @@ const normHalf, normWarp = 128, 1024
 // Norm: x += delta, then y = norm(x)·weight + bias.
 func (s *Stream) Norm(y, x, delta kernels.Tensor, n kernels.Norm) {
 	const op = opNorm
-	groups := max(1, n.Groups)
-	s.checkFloat(op, "x", x, anySize, anySize)
-	s.check(op, "y", y, x.DType, x.Rows, x.Cols)
-	if !delta.None() {
-		s.check(op, "delta", delta, x.DType, x.Rows, x.Cols)
-	}
-	if s.err == nil && x.Cols%groups != 0 {
-		s.fail("%s: %d columns do not fall into %d equal groups", op, x.Cols, groups)
-	}
-	s.check(op, "weight", n.Weight, kernels.F32, 1, x.Cols/groups)
-	if !n.Bias.None() {
-		s.check(op, "bias", n.Bias, kernels.F32, 1, x.Cols/groups)
-	}
-	if s.err == nil && n.Kind != kernels.LayerNorm && n.Kind != kernels.RMSNorm {
-		s.fail("%s: kind %d is unknown", op, n.Kind)
-	}
-	if s.err != nil || x.Cols == 0 || x.Rows == 0 {
+	if s.note(rules.Norm(y, x, delta, n)); s.err != nil || x.Cols == 0 || x.Rows == 0 {
 		return
 	}
+	groups := max(1, n.Groups)
 	a := normArgs{y: matOf(y), x: matOf(x), weight: address(n.Weight), rows: int32(x.Rows), cols: int32(x.Cols / groups),
 		groups: int32(groups), eps: n.Eps}
 	if !delta.None() {

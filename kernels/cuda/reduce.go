@@ -11,12 +11,7 @@ type reduceArgs struct {
 // Reduce: y[t] = Σ_p parts[p·T + t], a balanced tree in the order of the parts.
 func (s *Stream) Reduce(y, parts kernels.Tensor, n int, add bool) {
 	const op = opReduce
-	if s.err == nil && (n < 1 || n > kernels.MaxParts) {
-		s.fail("%s: %d parts, want 1 to %d", op, n, kernels.MaxParts)
-	}
-	s.checkFloat(op, "y", y, anySize, anySize)
-	s.check(op, "parts", parts, kernels.F32, n*y.Rows, y.Cols)
-	if s.err != nil || y.Cols == 0 || y.Rows == 0 {
+	if s.note(rules.Reduce(y, parts, n)); s.err != nil || y.Cols == 0 || y.Rows == 0 {
 		return
 	}
 	enqueue(s, op, kernelKey{program{file: "reduce.cu", a: y.DType}, "reduce"}, byChunk(y.Rows, y.Cols),

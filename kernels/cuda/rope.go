@@ -13,25 +13,14 @@ type storeArgs struct {
 // Store rotates q and k in place and puts k and v into the cache.
 func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b kernels.Batch, rope *kernels.Rope) {
 	const op = opStore
-	c := s.checkCache(op, kv, layer)
+	c := s.openCache(op, kv, layer)
 	if s.err != nil {
 		return
 	}
-	dim, width := c.spec.HeadDim, c.spec.HeadDim*c.spec.KVHeads
-	s.checkFloat(op, "q", q, b.Tokens, anySize)
-	s.check(op, "k", k, q.DType, b.Tokens, width)
-	s.check(op, "v", v, q.DType, b.Tokens, width)
-	s.checkVector(op, "slot", b.Slot, b.Tokens)
-	if s.err == nil && q.Cols%dim != 0 {
-		s.fail("%s: q is %v, want heads of %d", op, q, dim)
-	}
-	if rope != nil {
-		s.checkRope(op, rope, dim)
-		s.checkVector(op, "position", b.Position, b.Tokens)
-	}
-	if s.err != nil || b.Tokens == 0 {
+	if s.note(rules.Store(c.spec, q, k, v, b, rope)); s.err != nil || b.Tokens == 0 {
 		return
 	}
+	dim := c.spec.HeadDim
 	a := storeArgs{q: matOf(q), k: matOf(k), v: matOf(v), slot: address(b.Slot), cache: c.layer(layer), fault: s.dev.fault.address,
 		heads: int32(q.Cols / dim), kvHeads: int32(c.spec.KVHeads), dim: int32(dim), blockTokens: int32(c.spec.BlockTokens),
 		slots: int32(c.spec.Blocks * c.spec.BlockTokens), op: int32(op)}
@@ -47,12 +36,4 @@ func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b ke
 		key.name, warps = "store_chunks", min(8, ceilDiv(int((a.heads+a.kvHeads)*a.turned/16)+int(a.kvHeads)*dim/8, 32))
 	}
 	enqueue(s, op, key, grid{x: b.Tokens, threads: 32 * warps}, &a)
-}
-
-func (s *Stream) checkRope(op opNumber, r *kernels.Rope, dim int) {
-	if s.err == nil && (r.Dim < 2 || r.Dim%2 != 0 || r.Dim > dim) {
-		s.fail("%s: rope turns %d values of a head of %d, want an even number of them", op, r.Dim, dim)
-	}
-	s.check(op, "rope cos", r.Cos, kernels.F32, anySize, r.Dim/2)
-	s.check(op, "rope sin", r.Sin, kernels.F32, r.Cos.Rows, r.Dim/2)
 }

@@ -11,11 +11,8 @@ type tableArgs struct {
 // Table sorts the kept choices by expert, stable in their order. Choices beyond the last slot become -1.
 func (s *Stream) Table(r kernels.Routing) {
 	const op = opTable
-	s.checkRouting(op, r, r.Expert.Rows)
+	s.note(rules.Table(r))
 	n := r.Expert.Rows * r.K
-	s.check(op, "offsets", r.Offsets, kernels.I32, 1, r.Experts+1)
-	s.checkVector(op, "choices", r.Choices, n)
-	s.checkVector(op, "place", r.Place, n)
 	if s.err != nil {
 		return
 	}

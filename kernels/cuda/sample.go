@@ -12,24 +12,9 @@ type sampleArgs struct {
 func (s *Stream) Sample(logits kernels.Tensor, p kernels.Sampling) {
 	const op = opSample
 	n := logits.Rows
-	if s.err == nil && (p.Vocab < 1 || logits.Cols < p.Vocab || p.Top < 0 || p.Top > p.Vocab) {
-		s.fail("%s: vocabulary of %d, %d of it reported, for logits %v", op, p.Vocab, p.Top, logits)
-	}
-	s.check(op, "logits", logits, kernels.F32, anySize, anySize)
-	s.check(op, "temperature", p.Temperature, kernels.F32, n, 1)
-	s.check(op, "top-k", p.TopK, kernels.I32, n, 1)
-	s.check(op, "top-p", p.TopP, kernels.F32, n, 1)
-	s.check(op, "min-p", p.MinP, kernels.F32, n, 1)
-	s.check(op, "penalty", p.Penalty, kernels.F32, n, 1)
-	s.check(op, "u", p.U, kernels.F32, n, 1)
-	s.check(op, "token", p.Token, kernels.I32, n, 1)
-	s.check(op, "logprob", p.Logprob, kernels.F32, n, 1)
-	if p.Top > 0 {
-		s.check(op, "top id", p.TopID, kernels.I32, n, p.Top)
-		s.check(op, "top logprob", p.TopLogprob, kernels.F32, n, p.Top)
-	}
+	s.note(rules.Sample(logits, p))
 	if !p.SeenStart.None() {
-		s.checkVector(op, "seen start", p.SeenStart, n+1)
+		s.note(rules.Vector(op.String(), "seen start", p.SeenStart, n+1))
 	}
 	if s.err != nil || n == 0 {
 		return
@@ -42,7 +27,7 @@ func (s *Stream) Sample(logits kernels.Tensor, p kernels.Sampling) {
 	}
 	shared := 0
 	if !p.SeenStart.None() && !p.Seen.None() {
-		s.checkVector(op, "seen", p.Seen, 0)
+		s.note(rules.Vector(op.String(), "seen", p.Seen, 0))
 		a.seenStart, a.seen = address(p.SeenStart), address(p.Seen)
 		shared = 16 + 4*ceilDiv(p.Vocab, 32)
 	}

@@ -12,13 +12,7 @@ type selectArgs struct {
 // Select: dst[i] = src[index[i]/div]; rows of index -1 keep what they have.
 func (s *Stream) Select(dst, src, index kernels.Tensor, div int) {
 	const op = opSelect
-	s.check(op, "src", src, src.DType, anySize, anySize)
-	s.check(op, "dst", dst, src.DType, anySize, src.Cols)
-	s.checkVector(op, "index", index, dst.Rows)
-	if s.err == nil && div < 1 {
-		s.fail("%s: div %d, want at least 1", op, div)
-	}
-	if s.err != nil || dst.Rows == 0 || dst.Cols == 0 {
+	if s.note(rules.Select(dst, src, index, div)); s.err != nil || dst.Rows == 0 || dst.Cols == 0 {
 		return
 	}
 	name := "select4"

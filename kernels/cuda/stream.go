@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/internal/operands"
 )
 
 // Stream is a queue of ops on a Device. It implements kernels.Stream: ops are checked and recorded, and go to the GPU
@@ -109,66 +110,27 @@ func (s *Stream) takeTasks(op opNumber) handle {
 	return s.tasks.address
 }
 
-// fail notes the first error.
+// note keeps the first error.
+func (s *Stream) note(err error) {
+	if s.err == nil {
+		s.err = err
+	}
+}
+
+// fail is note of an error that is made here.
 func (s *Stream) fail(format string, args ...any) {
 	if s.err == nil {
 		s.err = fmt.Errorf(format, args...)
 	}
 }
 
-// anySize as rows or columns lets any number pass.
-const anySize = -1
-
-// check notes an error unless t is a tensor [rows, cols] of type d inside its memory, which is this back end's.
-func (s *Stream) check(op opNumber, name string, t kernels.Tensor, d kernels.DType, rows, cols int) {
-	switch {
-	case s.err != nil:
-	case t.None():
-		s.fail("%s: %s is missing", op, name)
-	case t.DType != d, rows != anySize && t.Rows != rows, cols != anySize && t.Cols != cols:
-		s.fail("%s: %s is %v, want %v [%s, %s]", op, name, t, d, sizeText(rows), sizeText(cols))
-	default:
-		s.checkMemory(op, name, t)
+// rules are what this back end asks of operands: activations of one float type, in memory that was not freed.
+var rules = operands.Rules{AnyFloat: true, Extent: func(m kernels.Memory) (bytes int64, ok bool) {
+	ours, ok := m.(*memory)
+	if !ok || ours.address == 0 {
+		return 0, ok
 	}
-}
-
-// checkFloat is check for any of the float types.
-func (s *Stream) checkFloat(op opNumber, name string, t kernels.Tensor, rows, cols int) {
-	if s.err == nil && !t.None() && !t.DType.IsFloat() {
-		s.fail("%s: %s is %v, want a float type", op, name, t)
-	}
-	s.check(op, name, t, t.DType, rows, cols)
-}
-
-// checkVector is check for I32 vectors [1, at least n], the ids and tables that a caller keeps longer than a step.
-func (s *Stream) checkVector(op opNumber, name string, t kernels.Tensor, n int) {
-	if s.err == nil && !t.None() && t.Cols < n {
-		s.fail("%s: %s is %v, want at least %d columns", op, name, t, n)
-	}
-	s.check(op, name, t, kernels.I32, 1, anySize)
-}
-
-func (s *Stream) checkMemory(op opNumber, name string, t kernels.Tensor) {
-	m, ok := t.Mem.(*memory)
-	if !ok {
-		s.fail("%s: %s lies in %T, which is no memory of this device", op, name, t.Mem)
-		return
-	}
-	if t.Rows <= 0 || t.Cols <= 0 {
-		return
-	}
-	size := int64(t.DType.Size())
-	end := t.Offset + (int64(t.Rows-1)*int64(t.Stride)+int64(t.Cols))*size
-	if m.address == 0 || t.Offset < 0 || t.Offset%size != 0 || t.Stride < t.Cols && t.Rows > 1 || end > m.Size() {
-		s.fail("%s: %s %v, stride %d, at byte %d leaves its memory of %d bytes", op, name, t, t.Stride, t.Offset, m.Size())
-	}
-}
-
-func sizeText(n int) string {
-	if n == anySize {
-		return "any"
-	}
-	return fmt.Sprint(n)
-}
+	return ours.Size(), true
+}}
 
 func ceilDiv(a, b int) int { return (a + b - 1) / b }

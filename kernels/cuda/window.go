@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/internal/operands"
 )
 
 // window is memory that the kernels of other GPUs write, in other processes by the driver's inter-process handles. It implements
@@ -223,9 +224,9 @@ func (w *window) Send(stream kernels.Stream, x kernels.Tensor, r kernels.Routing
 		return
 	}
 	slots := x.Rows * r.K
-	s.check(op, "x", x, w.spec.DType, anySize, w.spec.Cols)
-	s.check(op, "offsets", r.Offsets, kernels.I32, 1, r.Experts+1)
-	s.checkVector(op, "choices", r.Choices, slots)
+	s.note(rules.Tensor(op.String(), "x", x, w.spec.DType, operands.Any, w.spec.Cols))
+	s.note(rules.Tensor(op.String(), "offsets", r.Offsets, kernels.I32, 1, r.Experts+1))
+	s.note(rules.Vector(op.String(), "choices", r.Choices, slots))
 	local := r.Experts / w.spec.Ranks
 	if s.err == nil && (slots > w.spec.Rows || local*w.spec.Ranks != r.Experts || local > w.spec.Experts || r.K < 1) {
 		s.fail("%s: %d tokens with %d choices of %d experts, in windows of %d ranks for %d rows and %d experts each",
@@ -255,8 +256,8 @@ func (w *window) Arrive(stream kernels.Stream, offsets, index kernels.Tensor, ro
 	if s == nil {
 		return x
 	}
-	s.check(op, "offsets", offsets, kernels.I32, 1, anySize)
-	s.checkVector(op, "index", index, rows)
+	s.note(rules.Tensor(op.String(), "offsets", offsets, kernels.I32, 1, operands.Any))
+	s.note(rules.Vector(op.String(), "index", index, rows))
 	local := offsets.Cols - 1
 	if s.err == nil && (local < 1 || local > w.spec.Experts) {
 		s.fail("%s: offsets of %d experts, in a window for %d", op, local, w.spec.Experts)
@@ -285,9 +286,9 @@ func (w *window) Return(stream kernels.Stream, y, offsets, index kernels.Tensor)
 	if s == nil {
 		return
 	}
-	s.check(op, "y", y, w.spec.DType, anySize, w.spec.Cols)
-	s.check(op, "offsets", offsets, kernels.I32, 1, anySize)
-	s.checkVector(op, "index", index, y.Rows)
+	s.note(rules.Tensor(op.String(), "y", y, w.spec.DType, operands.Any, w.spec.Cols))
+	s.note(rules.Tensor(op.String(), "offsets", offsets, kernels.I32, 1, operands.Any))
+	s.note(rules.Vector(op.String(), "index", index, y.Rows))
 	if s.err != nil {
 		return
 	}
