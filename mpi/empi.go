@@ -61,6 +61,7 @@ func MPI() (World, error) {
 		return nil, err
 	}
 	warnWithoutPMI(os.LookupEnv)
+	warnUnfenced(os.LookupEnv)
 	empi.LogErrors = false // they are returned
 	if err := start(); err != nil {
 		return nil, fmt.Errorf("this MPI library was built without thread support: %w; use another one", err)

@@ -52,6 +52,20 @@ func launched(env func(string) (string, bool)) (kind string, size int) {
 	return "", 1
 }
 
+// unfenced tells whether the nodes of a Slurm step leave MPI_Init without waiting for each other, as far as a rank's
+// environment shows: a message from a rank that is ready may then reach one that cannot take it yet, which crashes.
+//
+// Open MPI holds the ranks back by two PMIx fences, the second of which carries no data. For such a fence Slurm's plugin
+// has the nodes meet in a tree of TreeWidth branches, and since Slurm 21.08 that tree has no branch at all where there
+// are fewer nodes than that (reverse_tree_info in its src/common/reverse_tree.c). The plugin's ring of nodes does wait.
+func unfenced(env func(string) (string, bool)) bool {
+	kind, _ := launched(env)
+	space, _ := env("PMIX_NAMESPACE")
+	nodes, _ := env("SLURM_STEP_NUM_NODES")
+	fence, _ := env("SLURM_PMIX_FENCE")
+	return kind == "srun" && strings.HasPrefix(space, "slurm.pmix.") && nodes != "" && nodes != "1" && fence != "ring"
+}
+
 // localRanks returns how many ranks the launcher started on this host, 1 where it doesn't say.
 func localRanks(env func(string) (string, bool)) int {
 	for _, name := range []string{"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_TASKS_PER_NODE"} {

@@ -32,3 +32,30 @@ func TestLocalRanks(t *testing.T) {
 		}
 	}
 }
+
+func TestUnfenced(t *testing.T) {
+	step := map[string]string{"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0", "PMIX_RANK": "0",
+		"PMIX_NAMESPACE": "slurm.pmix.7.0", "SLURM_STEP_NUM_NODES": "2"}
+	for name, c := range map[string]struct {
+		set  map[string]string
+		want bool
+	}{
+		"two nodes":         {nil, true},
+		"with the tree":     {map[string]string{"SLURM_PMIX_FENCE": "tree"}, true},
+		"with the ring":     {map[string]string{"SLURM_PMIX_FENCE": "ring"}, false},
+		"one node":          {map[string]string{"SLURM_STEP_NUM_NODES": "1"}, false},
+		"PMI-2":             {map[string]string{"PMIX_NAMESPACE": ""}, false},
+		"mpirun in the job": {map[string]string{"OMPI_COMM_WORLD_SIZE": "4"}, false},
+	} {
+		env := func(k string) (string, bool) {
+			if v, ok := c.set[k]; ok {
+				return v, true
+			}
+			v, ok := step[k]
+			return v, ok
+		}
+		if got := unfenced(env); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}

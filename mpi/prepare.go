@@ -50,3 +50,11 @@ func warnWithoutPMI(env func(string) (string, bool)) {
 		fmt.Fprintf(os.Stderr, "dsbatch: srun has started the ranks without a PMI; %s\n", remedy("srun"))
 	}
 }
+
+// warnUnfenced tells, once, what to do where a rank may crash while the library starts.
+func warnUnfenced(env func(string) (string, bool)) {
+	if unfenced(env) && launchedRank(env) == 0 {
+		fmt.Fprintln(os.Stderr, "dsbatch: a rank may crash in MPI_Init, since Slurm's nodes do not wait for each other there; "+
+			"export SLURM_PMIX_FENCE=ring before srun (this warning also comes where mpi.conf has PMIxCollFence=ring)")
+	}
+}

@@ -150,7 +150,9 @@ func (s *Script) directives(b *strings.Builder) {
 func (s *Script) step(b *strings.Builder) {
 	b.WriteString(`
 # Every rank goes on from what is committed in the output, however often this runs. Should ranks find themselves alone,
-# set SLURM_MPI_TYPE to a type of srun --mpi=list that the MPI library was built for.
+# set SLURM_MPI_TYPE to a type of srun --mpi=list that the MPI library was built for. With Slurm's default collective the
+# nodes do not wait for each other while MPI starts, and a rank may crash in MPI_Init; a ring waits.
+export SLURM_PMIX_FENCE="${SLURM_PMIX_FENCE:-ring}"
 srun --mpi="${SLURM_MPI_TYPE:-pmix}" --kill-on-bad-exit=1 --cpu-bind=none`)
 	if s.CPUsPerRank > 0 {
 		fmt.Fprintf(b, " --cpus-per-task=%d", s.CPUsPerRank) // which srun does not take from the job since 22.05

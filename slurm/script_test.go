@@ -72,7 +72,7 @@ func TestQueuedAgain(t *testing.T) {
 		{"asked to stop, with all time", 75, never, "", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			command(t, "srun", fmt.Sprint("exit ", c.status))
+			command(t, "srun", fmt.Sprint(`[ "$SLURM_PMIX_FENCE" = ring ] || exit 99; exit `, c.status))
 			command(t, "scontrol", `if [ "$1" = requeue ]; then echo REQUEUE "$2"; else echo "JobId=$4 StartTime=1 EndTime=`+c.end+` Deadline=N/A"; fi`)
 			out, status := runScript(t, example(), "SLURM_JOB_ID=12", "SLURM_RESTART_COUNT="+c.restarts)
 			if again := strings.Contains(out, "REQUEUE 12"); status != c.status || again != c.again {

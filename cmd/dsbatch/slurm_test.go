@@ -95,8 +95,13 @@ func TestUnderSlurm(t *testing.T) {
 
 	t.Run("to the end", func(t *testing.T) {
 		output := filepath.Join(t.TempDir(), "out")
-		s.wholeAfter(t, s.submit(t, output, fast), "0")
+		number := s.submit(t, output, fast)
+		s.wholeAfter(t, number, "0")
 		sameRows(t, undisturbed, output)
+		log, err := os.ReadFile(filepath.Join(output, "_dsbatch", "slurm-"+number+".log"))
+		if err != nil || strings.Contains(string(log), "MPI_Init") {
+			t.Errorf("the ranks are warned of their own script: %v\n%s", err, log)
+		}
 		if text, err := os.ReadFile(filepath.Join(output, "stats.json")); err != nil || !regexp.MustCompile(`"layout":\s*"4 ranks`).Match(text) {
 			t.Errorf("stats.json does not tell of 4 ranks: %v", err)
 		}
