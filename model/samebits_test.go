@@ -41,17 +41,7 @@ func TestSameBitsOnEveryLayout(t *testing.T) {
 	}
 	for _, name := range models {
 		t.Run(name, func(t *testing.T) {
-			whole, first := layout{}.logits(t, name), map[[2]int][][]float32{}
-			for _, y := range layouts {
-				got, key := y.logits(t, name), [2]int{max(y.tp, 1), max(y.es, 1)}
-				for i := range texts {
-					nearLogits(t, fmt.Sprintf("%v: text %d", y, i), got[i], whole[i])
-				}
-				if first[key] == nil {
-					first[key] = got
-				}
-				compareBits(t, y, got, first[key])
-			}
+			compareLayouts(t, name, layouts)
 		})
 	}
 }
@@ -66,18 +56,24 @@ func TestUnevenSlices(t *testing.T) {
 		"austen-prmoe": {{tp: 4, ep: 2}, {tp: 4, ep: 4, coordinated: true, piece: 3}}, // 6 heads; trained
 	} {
 		t.Run(name, func(t *testing.T) {
-			whole, first := layout{}.logits(t, name), map[[2]int][][]float32{}
-			for _, y := range list {
-				got, key := y.logits(t, name), [2]int{y.tp, y.es}
-				for i := range texts {
-					nearLogits(t, fmt.Sprintf("%v: text %d", y, i), got[i], whole[i])
-				}
-				if first[key] == nil {
-					first[key] = got
-				}
-				compareBits(t, y, got, first[key])
-			}
+			compareLayouts(t, name, list)
 		})
+	}
+}
+
+// compareLayouts runs a model in each layout: logits near those of one rank, and of the same bits wherever tp and es are the same.
+func compareLayouts(t *testing.T, name string, layouts []layout) {
+	t.Helper()
+	whole, first := layout{}.logits(t, name), map[[2]int][][]float32{}
+	for _, y := range layouts {
+		got, key := y.logits(t, name), [2]int{max(y.tp, 1), max(y.es, 1)}
+		for i := range texts {
+			nearLogits(t, fmt.Sprintf("%v: text %d", y, i), got[i], whole[i])
+		}
+		if first[key] == nil {
+			first[key] = got
+		}
+		compareBits(t, y, got, first[key])
 	}
 }
 

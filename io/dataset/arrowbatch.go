@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
@@ -149,32 +150,31 @@ func (l *batchLoader) array(f *ipcField, typ arrow.DataType) (arrow.Array, error
 	if err != nil {
 		return nil, err
 	}
-	made := func(buffers []*memory.Buffer, children ...arrow.ArrayData) arrow.Array {
-		return array.MakeFromData(array.NewData(plain, n, append([]*memory.Buffer{valid}, buffers...), children, count, 0))
+	if t, ok := typ.(arrow.BinaryViewDataType); ok {
+		return l.view(n, valid, t)
 	}
+	buffers, children, err := l.content(f, typ, n)
+	if err != nil {
+		return nil, err
+	}
+	return array.MakeFromData(array.NewData(plain, n, append([]*memory.Buffer{valid}, buffers...), children, count, 0)), nil
+}
+
+// content loads what an array of n values has beside its bitmap: its buffers, and the arrays inside it.
+func (l *batchLoader) content(f *ipcField, typ arrow.DataType, n int) (buffers []*memory.Buffer, inside []arrow.ArrayData, err error) {
 	switch t := typ.(type) {
 	case *arrow.StringType, *arrow.BinaryType:
-		offsets, err := l.offsets(n, 4)
+		offsets, data, err := l.texts(n, 4)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		data, err := l.buffer(last(offsets))
-		if err != nil {
-			return nil, err
-		}
-		return made([]*memory.Buffer{bytes32(offsets), memory.NewBufferBytes(data)}), nil
+		return []*memory.Buffer{bytes32(offsets), data}, nil, nil
 	case *arrow.LargeStringType, *arrow.LargeBinaryType:
-		offsets, err := l.offsets(n, 8)
+		offsets, data, err := l.texts(n, 8)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		data, err := l.buffer(last(offsets))
-		if err != nil {
-			return nil, err
-		}
-		return made([]*memory.Buffer{memory.NewBufferBytes(arrow.Int64Traits.CastToBytes(offsets)), memory.NewBufferBytes(data)}), nil
-	case arrow.BinaryViewDataType:
-		return l.view(n, valid, t)
+		return []*memory.Buffer{memory.NewBufferBytes(arrow.Int64Traits.CastToBytes(offsets)), data}, nil, nil
 	case *arrow.ListType, *arrow.LargeListType, *arrow.MapType:
 		width := 4
 		if t.ID() == arrow.LARGE_LIST {
@@ -182,46 +182,52 @@ func (l *batchLoader) array(f *ipcField, typ arrow.DataType) (arrow.Array, error
 		}
 		offsets, err := l.offsets(n, width)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		child, err := l.array(f.children[0], f.children[0].typ)
-		if err == nil && (last(offsets) > int64(child.Len()) || last(offsets) > 1<<31-1) {
-			err = errShort
-		}
-		if err != nil {
-			return nil, err
-		}
-		return made([]*memory.Buffer{bytes32(offsets)}, child.Data()), nil
+		end := last(offsets)
+		child, err := l.child(f.children[0], func(values int64) bool { return end <= values && end <= math.MaxInt32 })
+		return []*memory.Buffer{bytes32(offsets)}, []arrow.ArrayData{child}, err
 	case *arrow.FixedSizeListType:
-		child, err := l.array(f.children[0], f.children[0].typ)
-		if err == nil && int64(child.Len()) < int64(n)*int64(t.Len()) {
-			err = errShort
-		}
-		if err != nil {
-			return nil, err
-		}
-		return made(nil, child.Data()), nil
+		child, err := l.child(f.children[0], func(values int64) bool { return int64(n)*int64(t.Len()) <= values })
+		return nil, []arrow.ArrayData{child}, err
 	case *arrow.StructType:
-		var children []arrow.ArrayData
 		for _, c := range f.children {
-			child, err := l.array(c, c.typ)
-			if err == nil && child.Len() != n {
-				err = errShort
-			}
+			child, err := l.child(c, func(values int64) bool { return values == int64(n) })
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
-			children = append(children, child.Data())
+			inside = append(inside, child)
 		}
-		return made(nil, children...), nil
+		return nil, inside, nil
 	case arrow.FixedWidthDataType:
 		data, err := l.buffer((int64(n)*int64(t.BitWidth()) + 7) / 8)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return made([]*memory.Buffer{memory.NewBufferBytes(data)}), nil
+		return []*memory.Buffer{memory.NewBufferBytes(data)}, nil, nil
 	}
-	return nil, fmt.Errorf("has the type %v, which is not read", typ)
+	return nil, nil, fmt.Errorf("has the type %v, which is not read", typ)
+}
+
+// child loads an array inside another one, which needs so many values of it.
+func (l *batchLoader) child(f *ipcField, enough func(values int64) bool) (arrow.ArrayData, error) {
+	a, err := l.array(f, f.typ)
+	if err != nil {
+		return nil, err
+	}
+	if !enough(int64(a.Len())) {
+		return nil, errShort
+	}
+	return a.Data(), nil
+}
+
+// texts reads n+1 offsets of a width, and the bytes that they cut into n texts.
+func (l *batchLoader) texts(n, width int) (offsets []int64, data *memory.Buffer, err error) {
+	if offsets, err = l.offsets(n, width); err != nil {
+		return nil, nil, err
+	}
+	b, err := l.buffer(last(offsets))
+	return offsets, memory.NewBufferBytes(b), err
 }
 
 // offsets reads n+1 offsets of a width, and checks that they ascend from 0 or above. They come as 64 bits.

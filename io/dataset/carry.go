@@ -187,32 +187,27 @@ func cast(a arrow.Array, typ arrow.DataType) (arrow.Array, error) {
 	return b.NewArray(), nil
 }
 
+// castValue appends a[i], which is not null, as b's type; unify has seen to it that nothing but a large integer gets lost.
 func castValue(b array.Builder, a arrow.Array, i int) error {
+	n, whole := integer(a, i)
+	x, exact := number(a, i)
 	switch b := b.(type) {
 	case *array.Int64Builder:
-		n, _ := integer(a, i)
 		b.Append(n)
 	case *array.Int32Builder:
-		n, _ := integer(a, i)
 		b.Append(int32(n))
 	case *array.Int16Builder:
-		n, _ := integer(a, i)
 		b.Append(int16(n))
 	case *array.Uint64Builder:
-		n, _ := integer(a, i)
 		b.Append(uint64(n))
 	case *array.Uint32Builder:
-		n, _ := integer(a, i)
 		b.Append(uint32(n))
 	case *array.Uint16Builder:
-		n, _ := integer(a, i)
 		b.Append(uint16(n))
 	case *array.Float32Builder:
-		x, _ := number(a, i)
 		b.Append(float32(x))
 	case *array.Float64Builder:
-		x, ok := number(a, i)
-		if n, is := integer(a, i); !ok || is && (n > 1<<53 || n < -1<<53) {
+		if !exact || whole && (n > 1<<53 || n < -1<<53) {
 			return errors.New("has integers in one file and floats in another, and an integer that no float holds; convert it")
 		}
 		b.Append(x)

@@ -18,22 +18,30 @@ import (
 func opened(t *testing.T, ranks int, piece int64, patterns func(rank int) []string, columns Columns) (sets []*Dataset, errs []error) {
 	t.Helper()
 	sets, errs = make([]*Dataset, ranks), make([]error, ranks)
-	all, met := make([][]byte, ranks), sync.WaitGroup{}
-	met.Add(ranks)
 	var done sync.WaitGroup
-	for rank := range ranks {
+	for rank, peers := range meeting(ranks, piece) {
 		done.Go(func() {
-			gather := func(_ context.Context, mine []byte) ([][]byte, error) {
-				all[rank] = mine
-				met.Done()
-				met.Wait()
-				return all, nil
-			}
-			sets[rank], errs[rank] = OpenTogether(context.Background(), patterns(rank), columns, Peers{Rank: rank, Size: ranks, Gather: gather, piece: piece})
+			sets[rank], errs[rank] = OpenTogether(context.Background(), patterns(rank), columns, peers)
 		})
 	}
 	done.Wait()
 	return sets, errs
+}
+
+// meeting is ranks that gather once, each waiting for all.
+func meeting(ranks int, piece int64) []Peers {
+	all, met, peers := make([][]byte, ranks), sync.WaitGroup{}, make([]Peers, ranks)
+	met.Add(ranks)
+	for rank := range peers {
+		gather := func(_ context.Context, mine []byte) ([][]byte, error) {
+			all[rank] = mine
+			met.Done()
+			met.Wait()
+			return all, nil
+		}
+		peers[rank] = Peers{Rank: rank, Size: ranks, Gather: gather, piece: piece}
+	}
+	return peers
 }
 
 // told is a data set's rows, types and ids as text; every file is entered at several rows.
@@ -151,19 +159,11 @@ func TestLinesGivenUp(t *testing.T) {
 	}
 	ended, end := context.WithCancel(t.Context())
 	end()
-	all, met := make([][]byte, 2), sync.WaitGroup{}
-	met.Add(2)
 	var done sync.WaitGroup
+	peers := meeting(2, 4)
 	for rank, ctx := range []context.Context{t.Context(), ended} {
 		done.Go(func() {
-			gather := func(_ context.Context, mine []byte) ([][]byte, error) {
-				all[rank] = mine
-				met.Done()
-				met.Wait()
-				return all, nil
-			}
-			peers := Peers{Rank: rank, Size: 2, Gather: gather, piece: 4}
-			if _, err := OpenTogether(ctx, []string{path}, Columns{Prompt: "prompt"}, peers); !errors.Is(err, context.Canceled) {
+			if _, err := OpenTogether(ctx, []string{path}, Columns{Prompt: "prompt"}, peers[rank]); !errors.Is(err, context.Canceled) {
 				t.Errorf("rank %d: %v", rank, err)
 			}
 		})

@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -41,7 +42,7 @@ func TestOpsRefuseMissingOperands(t *testing.T) {
 		if first == nil || !strings.HasPrefix(first.Error(), op.String()+": ") || len(s.queue) > 0 {
 			t.Errorf("%v: %v, %d bytes queued", op, first, len(s.queue))
 		}
-		if s.Add(none, none); s.err != first {
+		if s.Add(none, none); !errors.Is(s.err, first) {
 			t.Errorf("%v: %v, and after it %v", op, first, s.err)
 		}
 	}
