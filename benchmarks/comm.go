@@ -157,7 +157,10 @@ func exchangeRate(ctx context.Context, w mpi.World, rows int) (exchanged, copied
 		send[i], recv[i] = byte(i), 1
 	}
 	layer := func() error {
-		if _, err := x.Count(ctx, counts); err != nil {
+		if err := x.Count(ctx, counts); err != nil {
+			return err
+		}
+		if _, err := x.Counted(ctx); err != nil {
 			return err
 		}
 		if err := x.Dispatch(ctx, recv, send, exchangeRow); err != nil {

@@ -4,22 +4,25 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/dsbatch/dsbatch/mpi"
 )
 
 // AllToAll carries rows of tokens to the ranks that hold their experts, and the results back. A layer calls Count,
-// Dispatch, Finish, Combine and Finish in this order, on all ranks of the ep group, ranks without a token too. Exact
+// Counted, Dispatch, Finish, Combine and Finish in this order, on all ranks of the ep group, ranks without a token too. Exact
 // counts travel: no row is padded, none is dropped, and the bytes that arrive don't depend on the algorithm.
 //
-// Dispatch and Combine begin and wait for no other rank: a layer that has something to compute meanwhile does so before
-// it calls Finish. Rows lie in the memory of the back end that made the AllToAll: host memory for one made by NewFlat. The
+// Count, Dispatch and Combine begin and wait for no other rank: a layer that has something to compute meanwhile does so
+// before it calls Counted or Finish. Rows lie in the memory of the back end that made the AllToAll: host memory for one made by NewFlat. The
 // slices are views of that memory, and the AllToAll's own until Finish has returned. One goroutine at a time.
 type AllToAll interface {
-	// Count tells each rank how many rows it will get. sendRows[e] is the number of rows that this rank has for expert e
-	// of the layer [experts]; the ranks of the group hold equal, contiguous runs of experts. (Where an expert has copies,
-	// each counts as an expert of its own.) The result is rows[source][local expert], valid until the next Count.
-	Count(ctx context.Context, sendRows []int) (rows [][]int, err error)
+	// Count begins to tell each rank how many rows it will get. sendRows[e] is the number of rows that this rank has for
+	// expert e of the layer [experts]; the ranks of the group hold equal, contiguous runs of experts. (Where an expert has
+	// copies, each counts as an expert of its own.) sendRows stays as it is until Counted has returned.
+	Count(ctx context.Context, sendRows []int) error
+	// Counted waits for the counts: rows[source][local expert], valid until the next Count.
+	Counted(ctx context.Context) (rows [][]int, err error)
 	// Dispatch begins to send rows of rowBytes bytes, which lie in send in the order of experts. recv gets them by source, then by
 	// local expert, each source's in the order in which they were sent: as many as Count has told.
 	Dispatch(ctx context.Context, recv, send []byte, rowBytes int) error
@@ -59,6 +62,8 @@ func (t *Traffic) Gathered(ranks int, bytes int64) {
 type tally struct {
 	group        mpi.World
 	local        int     // experts of each rank
+	sendRows     []int   // as Count was given them
+	ones         []int   // a row for each rank: its counts
 	rows         [][]int // [source][local]
 	flat         []int   // rows' elements
 	to, from     []int   // rows for and from each rank
@@ -71,7 +76,8 @@ type tally struct {
 
 func newTally(group mpi.World) tally {
 	p := group.Size()
-	return tally{group: group, to: make([]int, p), from: make([]int, p), sends: make([]int64, p), recvs: make([]int64, p)}
+	return tally{group: group, to: make([]int, p), from: make([]int, p), ones: slices.Repeat([]int{1}, p),
+		sends: make([]int64, p), recvs: make([]int64, p)}
 }
 
 // Traffic returns what this rank has sent.
@@ -79,7 +85,7 @@ func (c *tally) Traffic() Traffic { return c.traffic }
 
 // open takes the rows for each expert and makes of them the counts that travel.
 func (c *tally) open(sendRows []int) error {
-	c.counted = false
+	c.counted, c.sendRows = false, sendRows
 	p := c.group.Size()
 	if len(sendRows)%p != 0 || len(sendRows) == 0 {
 		return fmt.Errorf("all-to-all: %s cannot be spread evenly over %s", count(len(sendRows), "expert"), count(p, "rank"))
@@ -102,12 +108,12 @@ func (c *tally) open(sendRows []int) error {
 }
 
 // settle reads the counts that have come.
-func (c *tally) settle(sendRows []int) {
+func (c *tally) settle() {
 	for i := range c.flat {
 		c.flat[i] = int(binary.LittleEndian.Uint32(c.in[4*i:]))
 	}
 	for r := range c.to {
-		c.to[r], c.from[r] = sum(sendRows[r*c.local:(r+1)*c.local]), sum(c.rows[r])
+		c.to[r], c.from[r] = sum(c.sendRows[r*c.local:(r+1)*c.local]), sum(c.rows[r])
 	}
 	c.sum = [2]int{sum(c.to), sum(c.from)}
 	c.counted = true

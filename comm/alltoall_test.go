@@ -78,6 +78,14 @@ func move(ctx context.Context, x AllToAll, begin func(context.Context, []byte, [
 	return x.Finish(ctx)
 }
 
+// counted tells the counts and waits for those of the others.
+func counted(ctx context.Context, x AllToAll, sendRows []int) ([][]int, error) {
+	if err := x.Count(ctx, sendRows); err != nil {
+		return nil, err
+	}
+	return x.Counted(ctx)
+}
+
 // exchange runs one layer's two exchanges on one rank and compares every byte with what the routing says. The expert's
 // work is a row of another size that tells who computed it.
 func exchange(ctx context.Context, group mpi.World, x AllToAll, r *rand.Rand) error {
@@ -102,7 +110,7 @@ func exchange(ctx context.Context, group mpi.World, x AllToAll, r *rand.Rand) er
 			}
 		}
 	}
-	got, err := x.Count(ctx, rows[me])
+	got, err := counted(ctx, x, rows[me])
 	if err != nil {
 		return err
 	}
@@ -172,12 +180,12 @@ func TestAllToAllRefuses(t *testing.T) {
 				t.Errorf("%s: %v, want something about %q", what, err, say)
 			}
 		}
-		_, err := x.Count(ctx, []int{1, 2, 3})
+		err := x.Count(ctx, []int{1, 2, 3})
 		wrong("3 experts, 2 ranks", "3 experts cannot be spread", err)
-		_, err = x.Count(ctx, []int{1, -2})
+		err = x.Count(ctx, []int{1, -2})
 		wrong("negative rows", "-2 rows", err)
 		wrong("no count", "before they are counted", x.Dispatch(ctx, nil, nil, 4))
-		if _, err = x.Count(ctx, []int{2, 1}); err != nil { // rank 0 gets 4 rows, rank 1 2
+		if _, err = counted(ctx, x, []int{2, 1}); err != nil { // rank 0 gets 4 rows, rank 1 2
 			return err
 		}
 		in := 4 - 2*w.Rank()
@@ -217,7 +225,7 @@ func TestHops(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if _, err := x.Count(ctx, slices.Repeat([]int{1}, p*local)); err != nil {
+			if _, err := counted(ctx, x, slices.Repeat([]int{1}, p*local)); err != nil {
 				return err
 			}
 			if got := x.Traffic(); got != c.counted {

@@ -83,10 +83,16 @@ func (e *ExpertRanks) gather(l *Layout, tp, team map[int]int) bool {
 	return true
 }
 
+// Together tells whether several ranks take part in an exchange with the same rows: their counts have to be alike.
+func Together(rows AllToAll) bool {
+	_, together := rows.(*coordinated)
+	return together
+}
+
 // Senders returns who sends the same rows in an ep group over rows, as places in the group: each rank its own or, where
 // that is coordinated, tp peers, each to its run of the ranks.
 func (e *ExpertRanks) Senders(rows AllToAll, group []int) (senders [][]int) {
-	if _, together := rows.(*coordinated); !together {
+	if !Together(rows) {
 		return runs(ascending(0, len(group)), 1)
 	}
 	for _, g := range e.GatherGroups {
@@ -124,23 +130,27 @@ func newCoordinated(x *ExpertGroups, peers AllToAll) *coordinated {
 		starts: make([]int, x.Gather.Size()+1), counts: make([]int64, x.Gather.Size())}
 }
 
-func (c *coordinated) Count(ctx context.Context, sendRows []int) ([][]int, error) {
+func (c *coordinated) Count(ctx context.Context, sendRows []int) error {
 	if len(sendRows)%c.ranks != 0 {
-		return nil, fmt.Errorf("all-to-all: %s cannot be spread evenly over %s", count(len(sendRows), "expert"), count(c.ranks, "rank"))
+		return fmt.Errorf("all-to-all: %s cannot be spread evenly over %s", count(len(sendRows), "expert"), count(c.ranks, "rank"))
 	}
 	experts, me := len(sendRows)/c.gather.Size(), c.gather.Rank()
-	rows, err := c.AllToAll.Count(ctx, sendRows[me*experts:(me+1)*experts])
-	if err != nil {
-		return nil, err
-	}
-	c.none = make([]int, len(sendRows)/c.ranks)
-	for i := range c.rows {
-		c.rows[i] = c.none
-	}
-	copy(c.rows[me*len(rows):], rows)
 	for i := range c.gather.Size() {
 		c.starts[i+1] = c.starts[i] + sum(sendRows[i*experts:(i+1)*experts])
 	}
+	c.none = make([]int, len(sendRows)/c.ranks)
+	return c.AllToAll.Count(ctx, sendRows[me*experts:(me+1)*experts])
+}
+
+func (c *coordinated) Counted(ctx context.Context) ([][]int, error) {
+	rows, err := c.AllToAll.Counted(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range c.rows {
+		c.rows[i] = c.none
+	}
+	copy(c.rows[c.gather.Rank()*len(rows):], rows)
 	return c.rows, nil
 }
 

@@ -60,7 +60,7 @@ func exchangeTokens(ctx context.Context, x *ExpertGroups, team int, tokens []int
 		send = binary.LittleEndian.AppendUint32(send, uint32(tokens[t]))
 		send = binary.LittleEndian.AppendUint32(send, uint32(1000*team+t))
 	}
-	got, err := rows.Count(ctx, counts)
+	got, err := counted(ctx, rows, counts)
 	if err != nil {
 		return l, err
 	}

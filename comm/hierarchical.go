@@ -54,22 +54,22 @@ func newHierarchical(group mpi.World, nodes Nodes) *hierarchical {
 	for i := range h.carried {
 		h.carried[i] = slices.Repeat([]int{1}, len(h.wards[h.self]))
 	}
-	ones := slices.Repeat([]int{1}, p)
-	h.table.plan(h, ones, ones)
+	h.table.plan(h, h.ones, h.ones)
 	return h
 }
 
-func (h *hierarchical) Count(ctx context.Context, sendRows []int) ([][]int, error) {
+func (h *hierarchical) Count(ctx context.Context, sendRows []int) error {
 	if err := h.open(sendRows); err != nil {
-		return nil, err
+		return err
 	}
-	if err := h.table.begin(ctx, h, h.in, h.out, 4*h.local, true); err != nil {
-		return nil, err
-	}
+	return h.table.begin(ctx, h, h.in, h.out, 4*h.local, true)
+}
+
+func (h *hierarchical) Counted(ctx context.Context) ([][]int, error) {
 	if err := h.table.finish(ctx, h); err != nil {
 		return nil, err
 	}
-	h.settle(sendRows)
+	h.settle()
 	passing := h.table.buffers[came] // the counts that mates sent for this rank and for its wards, which it keeps
 	for i := range h.mates {
 		for k, d := range h.wards[h.self] {

@@ -398,10 +398,17 @@ func (e *Engine) connect(o comm.AllToAllOptions) error {
 		e.divideCopies(i, rows, o.Nodes)
 		if g.EP.Size() > 1 || g.ES.Size() > 1 || split != nil {
 			e.exchanges[g.Experts] = &moe.Exchange{Rank: g.EP.Rank(), Ranks: g.EP.Size(), Rows: rows, Slice: g.ES, Split: split}
+			if !e.onGPU() && !comm.Together(rows) {
+				e.exchanges[g.Experts].Apart = apartRows
+			}
 		}
 	}
 	return nil
 }
+
+// apartRows is how many own rows an expert has at least where a CPU computes them apart from those of other ranks: with
+// fewer, reading its weights again takes longer than what is waited for less.
+const apartRows = 16
 
 // typicalTokens is how many choices a rank's tokens make in the step by which --all-to-all auto is chosen.
 const typicalTokens = 256

@@ -25,6 +25,10 @@ type Exchange struct {
 	// results are gathered (coordinated all-to-all). nil: each sends all, and nothing is gathered. A layer with Capacity
 	// is never split: who is dropped depends on all tokens.
 	Split *comm.Group
+	// Apart is how many of its own tokens' rows an expert has to have in the mean for this rank to compute them apart, while
+	// other ranks' rows travel; 0: own rows are computed with those. No bit depends on it, and ranks may differ. 0 where Rows
+	// are moved together with peers.
+	Apart int
 }
 
 // sliced tells whether the experts are.
@@ -37,6 +41,7 @@ type exchangeBuffers struct {
 	act              kernels.DType
 	recv, inner, out kernels.Tensor
 	arrived          order
+	own              own
 	slices           sliceBuffers
 	placed           placedSlots
 	parts            kernels.Tensor
@@ -48,8 +53,9 @@ type exchangeBuffers struct {
 }
 
 // exchange is experts over ranks: rows go to their experts' ranks, are computed there in expert order, and come back
-// to the slots they left, which r tells. All counts are exact; a rank without tokens takes part with none. While rows
-// travel this rank computes its dense branch: what waits for a rank with more to do then waits less.
+// to the slots they left, which r tells. All counts are exact; a rank without tokens takes part with none. While counts and
+// rows travel this rank computes what needs no other: its dense branch, and its experts for its own tokens. What waits for a
+// rank with more to do then waits less.
 func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.Tensor, r *kernels.Routing, dense *branch, w *Workspace) error {
 	w.enter(Dispatch)
 	b := &w.exchange
@@ -60,23 +66,44 @@ func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.T
 	if err := l.arrange(s, r, sent, b); err != nil {
 		return err
 	}
-	out = out.RowRange(0, sent)
-	s.Select(out, x, r.Choices.ColRange(0, sent), r.K)
-	rows, err := l.Exchange.Rows.Count(ctx, b.sendRows)
-	if err != nil {
-		return fmt.Errorf("counts of the exchange: %w", err)
-	}
-	received := b.arrived.sort(rows, l.Up.Experts())
-	b.computed = received
-	recv, err := b.room(&b.recv, "arriving rows", b.act, received, out.Cols)
-	if err != nil {
+	own := &b.own
+	if err := l.keep(b, sent, dense.gaps()); err != nil {
 		return err
 	}
 	if err := dense.room(b); err != nil {
 		return err
 	}
-	err = l.Exchange.move(ctx, s, recv, out, w, Dispatch, func() error {
-		dense.up(s)
+	leave, err := own.leaving(b, out)
+	if err != nil {
+		return err
+	}
+	compute := func() error { return own.compute(s, l, out, x, r, w) }
+	rows, err := l.Exchange.count(ctx, w, func() error {
+		own.gather(s, leave, x, r)
+		if dense == nil {
+			return compute()
+		}
+		if own.kept() > 0 {
+			dense.up(s)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	received := b.arrived.sort(rows, l.Up.Experts())
+	b.computed = received + own.kept()
+	recv, err := b.room(&b.recv, "arriving rows", b.act, received, out.Cols)
+	if err != nil {
+		return err
+	}
+	err = l.Exchange.move(ctx, s, recv, leave, w, Dispatch, func() error {
+		if own.kept() == 0 {
+			dense.up(s)
+		}
+		if err := compute(); err != nil {
+			return err
+		}
 		return b.arrived.write(b, s)
 	})
 	if err != nil {
@@ -97,7 +124,29 @@ func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.T
 	}
 	w.enter(Combine)
 	s.Select(recv, result, b.arrived.inverse.ColRange(0, received), 1) // back in the order of arrival
-	return l.Exchange.move(ctx, s, out, recv, w, Combine, func() error { return dense.down(ctx, s, b.dense) })
+	err = l.Exchange.move(ctx, s, leave, recv, w, Combine, func() error {
+		if dense == nil {
+			return compute()
+		}
+		return dense.down(ctx, s, b.dense)
+	})
+	own.scatter(s, out, leave)
+	return err
+}
+
+// count tells the other ranks how many rows they get, and computes until theirs have come.
+func (e *Exchange) count(ctx context.Context, w *Workspace, meanwhile func() error) (rows [][]int, err error) {
+	if err := e.Rows.Count(ctx, w.exchange.sendRows); err != nil {
+		return nil, fmt.Errorf("counts of the exchange: %w", err)
+	}
+	defer func() { // as in move
+		w.enter(Dispatch)
+		counted, end := e.Rows.Counted(ctx)
+		if rows = counted; end != nil && err == nil {
+			err = fmt.Errorf("counts of the exchange: %w", end)
+		}
+	}()
+	return nil, meanwhile()
 }
 
 // move is a section of the layer, Dispatch or Combine: rows go from device to device where the exchange can, else through
@@ -176,7 +225,7 @@ func (b *exchangeBuffers) room(t *kernels.Tensor, what string, d kernels.DType, 
 }
 
 func (b *exchangeBuffers) free() {
-	for _, t := range slices.Concat(b.arrived.tensors(), b.slices.tensors(), b.placed.tensors(), []*kernels.Tensor{&b.recv, &b.inner, &b.out, &b.parts, &b.dense}) {
+	for _, t := range slices.Concat(b.arrived.tensors(), b.own.tensors(), b.slices.tensors(), b.placed.tensors(), []*kernels.Tensor{&b.recv, &b.inner, &b.out, &b.parts, &b.dense}) {
 		if !t.None() {
 			t.Mem.Free()
 			*t = kernels.Tensor{}

@@ -41,7 +41,8 @@ func pyramid(steep bool) []*definition {
 
 // onRanks runs the layers on as many ranks as xs has parts, one part each, in two steps with the parts in opposite
 // order first, so that every buffer has old contents of another size. copies, where not nil, is the experts of each rank
-// for a layer of so many. It returns the results of each rank, and its counts and rows computed, layer by layer.
+// for a layer of so many. Some ranks compute their own rows apart, others do not. It returns the results of each rank, and
+// its counts and rows computed, layer by layer.
 func onRanks(t testing.TB, layers []*definition, xs []matrix, copies func(experts int) [][]int) (ys []matrix, counts [][][]int32, computed [][]int, err error) {
 	ranks := len(xs)
 	ys, counts, computed = make([]matrix, ranks), make([][][]int32, ranks), make([][]int, ranks)
@@ -57,7 +58,7 @@ func onRanks(t testing.TB, layers []*definition, xs []matrix, copies func(expert
 			if err != nil {
 				return err
 			}
-			x := &moe.Exchange{Rank: world.Rank(), Ranks: ranks, Rows: comm.NewFlat(group)}
+			x := &moe.Exchange{Rank: world.Rank(), Ranks: ranks, Rows: comm.NewFlat(group), Apart: (world.Rank() + most) % 3}
 			if copies == nil {
 				held = append(held, m.layer(d, x))
 				continue
@@ -308,11 +309,16 @@ type broken struct {
 
 var errBroken = errors.New("the wire is cut")
 
-func (b broken) Count(ctx context.Context, rows []int) ([][]int, error) {
+func (b broken) Count(ctx context.Context, rows []int) error {
 	if b.at == "counts" {
-		return nil, errBroken
+		return errBroken
 	}
 	return b.AllToAll.Count(ctx, rows)
+}
+
+func (b broken) Counted(ctx context.Context) ([][]int, error) {
+	rows, err := b.AllToAll.Counted(ctx)
+	return rows, errors.Join(err, map[string]error{"counted": errBroken}[b.at])
 }
 
 func (b broken) Dispatch(ctx context.Context, recv, send []byte, rowBytes int) error {
@@ -336,7 +342,7 @@ func (b broken) Finish(ctx context.Context) error {
 func TestExchangeThatFailsSaysWhere(t *testing.T) {
 	d, m := pyramid(false)[0], newMachine(t, 1)
 	w, x := m.workspace(9, d), m.tensor(random(rand.New(rand.NewPCG(1, 1)), 9, 12, 1))
-	for at, says := range map[string]string{"counts": "counts", "dispatch": "dispatch", "finish": "dispatch", "combine": "combine"} {
+	for at, says := range map[string]string{"counts": "counts", "counted": "counts", "dispatch": "dispatch", "finish": "dispatch", "combine": "combine"} {
 		w.Begin(0)
 		l := m.layer(d, &moe.Exchange{Ranks: 1, Rows: broken{comm.NewFlat(mpi.Alone()), at}})
 		err := l.Forward(t.Context(), m.stream, x, x, w)

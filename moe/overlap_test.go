@@ -62,15 +62,16 @@ func (v *travelling) Finish(ctx context.Context) error {
 	return v.AllToAll.Finish(ctx)
 }
 
-// TestBranchLeavesTravellingRowsAlone: a residual layer computes its dense branch while rows travel, and neither reads nor
-// writes them: its results have the bits that they have on one rank without an exchange.
+// TestBranchLeavesTravellingRowsAlone: a residual layer computes its dense branch while rows travel, and any layer its
+// experts for its own tokens, and neither reads nor writes them: its results have the bits that they have on one rank without an exchange.
 func TestBranchLeavesTravellingRowsAlone(t *testing.T) {
 	layers, rng := pyramid(false), rand.New(rand.NewPCG(3, 5))
 	x := random(rng, 61, layers[0].hidden(), 1)
 	m := newMachine(t, 1)
 	want := m.forward(m.workspace(x.rows, layers...), x, m.layer(layers[0], nil), m.layer(layers[1], nil))
 	for _, tokens := range [][]int{{61}, {30, 31}, {0, 61}, {20, 0, 37, 4}} {
-		for _, late := range []bool{false, true} {
+		for n := range 4 {
+			late, apart := n%2 > 0, n/2
 			parts, wants := cut(x, tokens), cut(want, tokens)
 			err := mpi.Run(len(tokens), func(world mpi.World) error {
 				r, m := world.Rank(), newMachine(t, 1)
@@ -81,7 +82,7 @@ func TestBranchLeavesTravellingRowsAlone(t *testing.T) {
 					if err != nil {
 						return err
 					}
-					l := m.layer(d, &moe.Exchange{Rank: r, Ranks: len(tokens), Rows: &travelling{AllToAll: comm.NewFlat(group), late: late}})
+					l := m.layer(d, &moe.Exchange{Rank: r, Ranks: len(tokens), Rows: &travelling{AllToAll: comm.NewFlat(group), late: late}, Apart: apart})
 					out := m.tensor(matrix{parts[r].rows, x.cols, make([]float32, len(parts[r].v))})
 					if err := l.Forward(t.Context(), m.stream, out, in, w); err != nil {
 						return err
@@ -94,7 +95,7 @@ func TestBranchLeavesTravellingRowsAlone(t *testing.T) {
 				return nil
 			})
 			if err != nil {
-				t.Errorf("tokens %v, late %t: %v", tokens, late, err)
+				t.Errorf("tokens %v, late %t, apart from %d rows: %v", tokens, late, apart, err)
 			}
 		}
 	}

@@ -41,6 +41,15 @@ func (b *branch) room(e *exchangeBuffers) error {
 	return err
 }
 
+// gaps is in how many parts own rows are computed: while counts, rows and results travel or, where the branch's halves
+// take the first and the last of these, while rows do.
+func (b *branch) gaps() int {
+	if b == nil {
+		return 3
+	}
+	return 1
+}
+
 // up computes the coefficients' logits and the inside of the MLP. Experts that are all here use its memory.
 func (b *branch) up(s kernels.Stream) {
 	if b == nil {

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // remedy is what to do where the library doesn't see the ranks that the launcher started.
@@ -17,12 +20,20 @@ func remedy(kind string) string {
 }
 
 // prepare sets what the MPI library reads from the environment when it starts, unless the user has set it: ranks that
-// wait give their core away where there are no more cores than ranks, and the library leaves Go's signals alone.
+// wait give their core away where there are no more cores than ranks, the library leaves Go's signals alone, and rows for
+// another rank of the host lie in shared memory as soon as they are sent (roomy).
 func prepare() error {
 	const yield = "OMPI_MCA_mpi_yield_when_idle"
 	set := map[string]string{"UCX_ERROR_SIGNALS": ""}
-	if localRanks(os.LookupEnv) >= runtime.NumCPU() {
+	local := localRanks(os.LookupEnv)
+	if local >= runtime.NumCPU() {
 		set[yield] = "1"
+	}
+	if local > 1 && roomy(local) {
+		for _, way := range []string{"vader", "sm"} { // of Open MPI 4, and 5
+			set["OMPI_MCA_btl_"+way+"_eager_limit"] = strconv.Itoa(eagerBytes)
+			set["OMPI_MCA_btl_"+way+"_segment_size"] = strconv.Itoa(segmentBytes)
+		}
 	}
 	for name, value := range set {
 		if _, ok := os.LookupEnv(name); ok {
@@ -33,6 +44,21 @@ func prepare() error {
 		}
 	}
 	return nil
+}
+
+// A message of Open MPI between ranks of a host that has more than 4 KiB travels only while both are in a call of the
+// library: a rank that computes meanwhile keeps the other waiting. Up to eagerBytes, what a rank of a few hundred tokens
+// sends another in a layer, it is in shared memory when the send has begun. Each rank has a segment of it.
+const (
+	eagerBytes   = 128<<10 + 1<<10
+	segmentBytes = 32 << 20
+)
+
+// roomy tells whether the host's shared memory has room for the segments of so many ranks, and as much again. In containers
+// it is often small, and who writes past its end is killed.
+func roomy(ranks int) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs("/dev/shm", &fs) == nil && fs.Bavail*uint64(fs.Bsize) >= 2*uint64(ranks)*segmentBytes
 }
 
 // warnWithoutPMI tells, once, what to do where srun started the ranks without a PMI, through which they find each other:
