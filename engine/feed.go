@@ -158,8 +158,8 @@ func commitChunk(ctx context.Context, rows *dataset.Dataset, out *results.Writer
 		return err
 	}
 	defer carry.Release()
-	if len(bad) > 0 {
-		records = setAside(records, bad)
+	for _, row := range setAside(records, bad) {
+		record.AddBadRow(stats.BadRow{File: row.File, Row: row.Row, Reason: row.Err.Error()})
 	}
 	return out.Commit(ctx, results.Chunk(c.chunk), records, carry)
 }

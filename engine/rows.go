@@ -160,19 +160,21 @@ func (e *Engine) records(row *rowState) []results.Record {
 }
 
 // setAside puts an error record in the place of those of each bad row; both go by row, ascending. A row that was bad before
-// keeps its reason.
-func setAside(records []results.Record, bad []*dataset.RowError) []results.Record {
-	out := records[:0]
-	for _, r := range records {
+// keeps its reason; the others are returned.
+func setAside(records []results.Record, bad []*dataset.RowError) (fresh []*dataset.RowError) {
+	for i, r := range records {
 		for len(bad) > 0 && bad[0].Row < r.Row {
 			bad = bad[1:]
 		}
-		if r.Error == "" && len(bad) > 0 && bad[0].Row == r.Row {
-			r = results.Record{Row: r.Row, ID: r.ID, Sample: r.Sample, FinishReason: finishError, Error: bad[0].Err.Error()}
+		if r.Error != "" || len(bad) == 0 || bad[0].Row != r.Row {
+			continue
 		}
-		out = append(out, r)
+		records[i] = results.Record{Row: r.Row, ID: r.ID, Sample: r.Sample, FinishReason: finishError, Error: bad[0].Err.Error()}
+		if r.Sample == 0 {
+			fresh = append(fresh, bad[0])
+		}
 	}
-	return out
+	return fresh
 }
 
 // samples is the number of records of a row.

@@ -91,6 +91,9 @@ func TestCarriedTextThatCannotBeWritten(t *testing.T) {
 	}
 	dsbatch(t, job(output, "--input", input, "--carry", "note", "--n", "2", "--max-new-tokens", "2")...).want(t, badRows)
 	dsbatch(t, "verify", output).want(t, done)
+	if report, err := os.ReadFile(filepath.Join(output, "stats.json")); err != nil || strings.Count(string(report), "which is to be carried") == 0 {
+		t.Errorf("stats.json does not tell of the row: %v", err)
+	}
 	rows := head(t, output)
 	if len(rows) != 6 {
 		t.Fatalf("%d rows, want 2 samples of 3", len(rows))
