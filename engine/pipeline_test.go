@@ -16,7 +16,7 @@ import (
 // Were a batch begun only when the one before is through, each would wait there for the other, for ever; how fast they are
 // has no part in it. What they find is what one rank finds.
 func TestStagesWorkAtOnce(t *testing.T) {
-	const meetings = 5 // batches: 2 lanes, each with a prefill and 2 steps of decoding
+	const meetings = 5           // batches: 2 lanes, each with a prefill and 2 steps of decoding
 	const patience = time.Minute // only a failure takes it
 	prompts := layoutPrompts(100, 5, 5, 5, 5)
 	results := map[int][]Result{} // by the number of stages
