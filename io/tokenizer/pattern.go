@@ -2,7 +2,9 @@ package tokenizer
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/dlclark/regexp2/v2"
@@ -22,9 +24,11 @@ type span struct{ begin, end int }
 // memory by a regex's length; the longest in use has some 1500 bytes.
 const (
 	longestRegex = 16 << 10
-	longestMatch = time.Minute
-	deepestStack = 1 << 22 // numbers
+	longestMatch = 5 * time.Second // of a processor
+	deepestStack = 1 << 22         // numbers
 )
+
+var started = time.Now()
 
 // readPattern reads {"String": …} or {"Regex": …}. A known regex is scanned by hand, another by regexp2, which is
 // some ten times slower.
@@ -60,19 +64,36 @@ func compileRegex(regex string) (pattern, error) {
 	if err != nil {
 		return nil, fmt.Errorf("regex %q: %w", regex, err)
 	}
-	compiled.MatchTimeout = longestMatch
-	return backtracking{compiled}, nil
+	return backtracking{compiled, longestMatch, threadTime}, nil
 }
 
-type backtracking struct{ regex *regexp2.Regexp }
+// backtracking is a regex whose matches may each take so much time of a processor.
+type backtracking struct {
+	regex *regexp2.Regexp
+	most  time.Duration
+	ran   func() time.Duration // how long the calling thread has
+}
 
+// matches has regexp2 stop a match by the clock, the only way that it knows, and goes by how long this thread really ran: on a
+// busy machine, or in a process that was stopped for a while, a good text is tried again with more patience.
 func (p backtracking) matches(dst []span, text string) ([]span, error) {
-	all, err := p.regex.FindAllStringIndex(text, -1)
-	if err != nil {
-		return nil, fmt.Errorf("regex %v: %w", p.regex, err)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	for patience := 2 * p.most; ; patience *= 2 {
+		regex := *p.regex
+		regex.MatchTimeout = patience
+		begun, ran := time.Now(), p.ran()
+		all, err := regex.FindAllStringIndex(text, -1)
+		if err == nil {
+			for _, m := range all {
+				dst = append(dst, span{m[0], m[1]})
+			}
+			return dst, nil
+		}
+		// Of the match that was stopped, the thread has run at least what is left of patience without all of its waiting.
+		waited := time.Since(begun) - (p.ran() - ran)
+		if errors.Is(err, regexp2.ErrBacktrackingStackLimit) || patience-waited >= p.most {
+			return nil, fmt.Errorf("regex %v: %w", p.regex, err)
+		}
 	}
-	for _, m := range all {
-		dst = append(dst, span{m[0], m[1]})
-	}
-	return dst, nil
 }

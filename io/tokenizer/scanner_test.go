@@ -47,12 +47,12 @@ func TestScannersMatchTheirRegexes(t *testing.T) {
 		}
 	}
 	for regex, byHand := range scanners {
-		reference := backtracking{regexp2.MustCompile(spelledOut(regex))}
+		reference := mustCompile(t, spelledOut(regex))
 		dialect, err := regexp2Dialect(regex)
 		if err != nil {
 			t.Fatal(err)
 		}
-		translated := backtracking{regexp2.MustCompile(dialect)}
+		translated := mustCompile(t, dialect)
 		check := func(t interface {
 			Fatal(...any)
 			Errorf(string, ...any)
@@ -82,7 +82,7 @@ func TestSetRunsMatchTheirRegexes(t *testing.T) {
 			t.Errorf("%s: not read as a run", regex)
 			continue
 		}
-		reference := backtracking{regexp2.MustCompile(regex)}
+		reference := mustCompile(t, regex)
 		rapid.Check(t, func(t *rapid.T) {
 			text := awkwardText().Draw(t, "text")
 			if got, want := piecesOf(t, run, text), piecesOf(t, reference, text); !slices.Equal(got, want) {
@@ -179,17 +179,31 @@ func mustCompile(t interface{ Fatal(...any) }, dialect string) pattern {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return backtracking{regex}
+	return backtracking{regex, time.Hour, threadTime}
 }
 
-// A regex that backtracks without end is stopped and told of.
+// A regex that backtracks without end is stopped and told of, by the time that it ran: that of a thread which had to wait does
+// not count.
 func TestRegexThatBlowsUp(t *testing.T) {
 	p, err := compileRegex(`(a|aa)+$`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.(backtracking).regex.MatchTimeout = 200 * time.Millisecond // of what would take years
-	if spans, err := p.matches(nil, strings.Repeat("a", 100)+"!"); err == nil || !strings.Contains(err.Error(), "timeout") {
-		t.Errorf("%d matches, %v", len(spans), err)
+	b, looks := p.(backtracking), 0
+	b.most = 50 * time.Millisecond        // of what would take years
+	for _, waiting := range []int{0, 2} { // attempts in which the thread seems not to run
+		b.ran = func() time.Duration {
+			if looks++; looks <= 2*waiting {
+				return 0
+			}
+			return threadTime()
+		}
+		looks = 0
+		if spans, err := b.matches(nil, strings.Repeat("a", 100)+"!"); err == nil || !strings.Contains(err.Error(), "timeout") {
+			t.Errorf("%d matches, %v", len(spans), err)
+		}
+		if looks <= 2*waiting {
+			t.Errorf("given up after %d looks at the clock, although it had not run by then", looks)
+		}
 	}
 }
