@@ -80,7 +80,7 @@ func (e *Engine) readChunk(ctx context.Context, rows *dataset.Dataset, saved *re
 	n := int(chunk.Rows())
 	c := &chunkState{chunk: chunk, left: n} // grows with the rows that come: their number is the file's word
 	i := 0
-	for in, err := range rows.Read(ctx, chunk.File, chunk.From, chunk.To) {
+	for in, err := range rows.Read(dataset.WithProgress(ctx, task.Progress), chunk.File, chunk.From, chunk.To) {
 		if err != nil {
 			return nil, err
 		}
@@ -134,8 +134,8 @@ func (e *Engine) commit(ctx context.Context, rows *dataset.Dataset, out *results
 		c.done.Go(func() {
 			for chunk := range c.whole {
 				if c.failed() == nil {
-					c.fail(begin(phaseCommit, chunk.chunk.Index, func(*comm.Task) error {
-						return commitChunk(ctx, rows, out, chunk, record)
+					c.fail(begin(phaseCommit, chunk.chunk.Index, func(t *comm.Task) error {
+						return commitChunk(dataset.WithProgress(ctx, t.Progress), rows, out, chunk, record)
 					}))
 				}
 			}

@@ -45,17 +45,17 @@ type File struct {
 // rowFile is a file of any format once its columns are bound.
 type rowFile interface {
 	rows() int64
-	// open starts at a row; with a plan it reads carried columns, else rows.
+	// open starts at a row, or before it; with a plan it reads carried columns, else rows.
 	open(from int64, carry *carryPlan, textIDs bool) (cursor, error)
 }
 
 // cursor reads a file in order from a place. It is one goroutine's.
 type cursor interface {
 	at() int64
-	rows(limit int64) ([]*Row, error)         // 1 to limit rows; with an error, the good ones before it
-	record(limit int64) (arrow.Record, error) // of 1 to limit rows
-	reaches(row int64) bool                   // whether forward to a row is better than a new cursor
-	forward(row int64) error                  // passes rows
+	rows(limit int64) ([]*Row, error)             // 1 to limit rows; with an error, the good ones before it
+	record(limit int64) (arrow.Record, error)     // of 1 to limit rows
+	reaches(row int64) bool                       // whether forward to a row is better than a new cursor
+	forward(ctx context.Context, row int64) error // passes rows
 	Close() error
 }
 
@@ -101,7 +101,7 @@ func (d *Dataset) Close() error {
 // An error ends it: of the context, or a sentence that wraps ErrDamaged.
 func (d *Dataset) Read(ctx context.Context, file int, from, to int64) iter.Seq2[*Row, error] {
 	return func(yield func(*Row, error) bool) {
-		c, err := d.take(file, from, to, false)
+		c, err := d.take(ctx, file, from, to, false)
 		if err != nil {
 			yield(nil, err)
 			return
@@ -134,7 +134,7 @@ const maxCarried = 1 << 30
 // what they have. A value whose text is not UTF-8 is null there, and its row is listed as bad. The rows of a chunk are held
 // at once, and more than maxCarried of them is refused.
 func (d *Dataset) Carry(ctx context.Context, file int, from, to int64) (_ arrow.Record, bad []*RowError, err error) {
-	c, err := d.take(file, from, to, true)
+	c, err := d.take(ctx, file, from, to, true)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -208,16 +208,12 @@ func (d *Dataset) joined(records []arrow.Record, rows int64) (_ arrow.Record, er
 const mostIdle = 8
 
 // take finds a cursor at a row: one that was left there, or before it, or a new one.
-func (d *Dataset) take(file int, from, to int64, carry bool) (idleCursor, error) {
+func (d *Dataset) take(ctx context.Context, file int, from, to int64, carry bool) (idleCursor, error) {
 	if file < 0 || file >= len(d.files) || from < 0 || to < from || to > d.files[file].Rows {
 		return idleCursor{}, refuse(ErrUsage, "rows %d to %d of file %d: there are %d files, and this range is not in one", from, to, file, len(d.files))
 	}
 	if c, ok := d.takeIdle(file, from, carry); ok {
-		err := c.forward(from)
-		if err != nil {
-			return idleCursor{}, errors.Join(err, c.Close())
-		}
-		return c, nil
+		return c.entered(ctx, from)
 	}
 	var plan *carryPlan
 	if carry {
@@ -227,7 +223,24 @@ func (d *Dataset) take(file int, from, to int64, carry bool) (idleCursor, error)
 	if err != nil {
 		return idleCursor{}, named(d.files[file].Path, err)
 	}
-	return idleCursor{file, carry, c}, nil
+	return idleCursor{file, carry, c}.entered(ctx, from)
+}
+
+// entered is the cursor once it is at a row; where it does not get there, it is closed.
+func (c idleCursor) entered(ctx context.Context, row int64) (idleCursor, error) {
+	if err := c.forward(ctx, row); err != nil {
+		return idleCursor{}, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// progressKey is that of a context's function for WithProgress.
+type progressKey struct{}
+
+// WithProgress has what is read under the context call f from time to time on the way to its first row, which in a compressed
+// file may be minutes away.
+func WithProgress(ctx context.Context, f func()) context.Context {
+	return context.WithValue(ctx, progressKey{}, f)
 }
 
 func (d *Dataset) takeIdle(file int, from int64, carry bool) (idleCursor, bool) {

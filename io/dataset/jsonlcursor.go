@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -37,22 +38,31 @@ func (p *jsonlFile) open(from int64, carry *carryPlan, text bool) (cursor, error
 		}
 		c.row = p.marks[i].Row
 	}
-	if err := c.forward(from); err != nil {
-		shut(l)
-		return nil, err
-	}
 	return c, nil
 }
 
+// passRows is how many are passed between two looks at the context.
+const passRows = 1 << 14
+
 // forward passes the rows before a row.
-func (c *jsonlCursor) forward(to int64) error {
-	n, err := c.lines.pass(to - c.row)
-	if err == nil && n < to-c.row {
-		err = errChanged
-	}
-	c.row += n
-	if err != nil {
-		return c.place().damaged(err)
+func (c *jsonlCursor) forward(ctx context.Context, to int64) error {
+	progress, _ := ctx.Value(progressKey{}).(func())
+	for c.row < to {
+		want := min(to-c.row, passRows)
+		n, err := c.lines.pass(want)
+		if err == nil && n < want {
+			err = errChanged
+		}
+		c.row += n
+		if err != nil {
+			return c.place().damaged(err)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if progress != nil {
+			progress()
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"context"
 	"errors"
 	"io"
 
@@ -41,8 +42,8 @@ type tableCursor struct {
 	single bool // rows are read one at a time, to find the first that is damaged
 }
 
-func (c *tableCursor) reaches(row int64) bool { return c.at() == row }
-func (c *tableCursor) forward(int64) error    { return nil } // it is there
+func (c *tableCursor) reaches(row int64) bool               { return c.at() == row }
+func (c *tableCursor) forward(context.Context, int64) error { return nil } // it is there
 
 func (c *tableCursor) rows(limit int64) ([]*Row, error) {
 	number := c.first + c.at()
