@@ -26,7 +26,7 @@ type Report struct {
 	Summary           // what is committed
 	Finished bool     // _SUCCESS is there
 	Expected int64    // rows of the job
-	Problems []string // a sentence each, in the order of the parts; none: the output is whole
+	Problems []string // a sentence each, in the order of the parts, then what is missing; none: the output is whole
 }
 
 // Whole tells whether every row is there once, undamaged.
@@ -66,10 +66,15 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 		problems[i], err = v.chunk(ctx, job.Chunks[i], l.lines[i])
 		return err
 	})
+	var missing []Chunk
 	for i, c := range job.Chunks {
 		report.Expected += c.Rows()
 		report.Problems = append(report.Problems, problems[i]...)
+		if l.lines[i] == nil {
+			missing = append(missing, c)
+		}
 	}
+	report.Problems = append(report.Problems, uncommitted(missing)...)
 	if err == nil && report.Finished && !o.Quick {
 		err = report.badRows(ctx, o.fs, dir)
 	}
@@ -77,6 +82,30 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 		report.Problems = append(report.Problems, "the output is not finished: there is no "+successName)
 	}
 	return report, err
+}
+
+// mostMissing runs of missing parts are listed; a job that was stopped may have thousands.
+const mostMissing = 8
+
+// uncommitted is a sentence for each run of chunks that have no commit line; chunks are ascending.
+func uncommitted(chunks []Chunk) (problems []string) {
+	for len(chunks) > 0 {
+		n := 1
+		for n < len(chunks) && chunks[n].Index == chunks[0].Index+n {
+			n++
+		}
+		if len(problems) == mostMissing {
+			return append(problems, fmt.Sprintf("the rows of %d parts more are missing", len(chunks)))
+		}
+		first, last := chunks[0], chunks[n-1]
+		parts := partName(first.Index) + " is"
+		if n > 1 {
+			parts = partName(first.Index) + " to " + partName(last.Index) + " are"
+		}
+		problems = append(problems, fmt.Sprintf("rows %d to %d are missing: %s not committed", first.First, last.First+last.Rows()-1, parts))
+		chunks = chunks[n:]
+	}
+	return problems
 }
 
 // inParallel calls work(0…n−1) from a number of goroutines until one fails.
@@ -150,15 +179,12 @@ type verifier struct {
 	samples int
 }
 
-// chunk says what is wrong with a chunk whose commit line is line; nil: there is none.
+// chunk says what is wrong with a chunk whose commit line is line; nil: there is none, and that is said elsewhere.
 func (v verifier) chunk(ctx context.Context, c Chunk, line *commitLine) (problems []string, err error) {
-	rows := fmt.Sprintf("rows %d to %d", c.First, c.First+c.Rows()-1)
-	if line == nil {
-		return []string{fmt.Sprintf("%s are missing: %s is not committed", rows, partName(c.Index))}, nil
-	}
-	if v.quick {
+	if line == nil || v.quick {
 		return nil, nil
 	}
+	rows := fmt.Sprintf("rows %d to %d", c.First, c.First+c.Rows()-1)
 	problem := func(format string, args ...any) {
 		problems = append(problems, line.Part+": "+fmt.Sprintf(format, args...))
 	}

@@ -165,3 +165,31 @@ func TestVerifyQuick(t *testing.T) {
 		t.Error(err, "a truncated part passes")
 	}
 }
+
+// TestMissingPartsInOneLine: neighbours are told together, and of very many runs the first.
+func TestMissingPartsInOneLine(t *testing.T) {
+	for _, c := range []struct {
+		missing []int // chunks of 3 rows
+		want    []string
+	}{
+		{nil, nil},
+		{[]int{2}, []string{"rows 6 to 8 are missing: part-0000002.parquet is not committed"}},
+		{[]int{0, 2, 3, 4}, []string{"rows 0 to 2 are missing: part-0000000.parquet is not committed",
+			"rows 6 to 14 are missing: part-0000002.parquet to part-0000004.parquet are not committed"}},
+	} {
+		var chunks []Chunk
+		for _, i := range c.missing {
+			chunks = append(chunks, Chunk{Index: i, To: 3, First: int64(3 * i)})
+		}
+		if got := uncommitted(chunks); !slices.Equal(got, c.want) {
+			t.Errorf("%v: %q, want %q", c.missing, got, c.want)
+		}
+	}
+	var odd []Chunk
+	for i := range 100 {
+		odd = append(odd, Chunk{Index: 2*i + 1, To: 3, First: int64(6*i + 3)})
+	}
+	if got := uncommitted(odd); len(got) != mostMissing+1 || got[mostMissing] != "the rows of 92 parts more are missing" {
+		t.Errorf("%q", got)
+	}
+}
