@@ -90,7 +90,14 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 			return err
 		}
 	}
-	w := c.App.Writer
+	tellLayout(c.App.Writer, x, machine, f)
+	l, fullest := planLayout(x, machine)
+	tellMemory(c.App.Writer, fullest)
+	return predict(c, job, hosts, x, l, machine, f)
+}
+
+// tellLayout prints the model, and how its ranks share it out.
+func tellLayout(w io.Writer, x *engine.Forecast, machine plan.Machine, f planFlags) {
 	fmt.Fprintf(w, "model      %s, %d layers, %v weights, %.3g parameters at work for a token\n", x.Config.Family, x.Config.Layers, x.DType, plan.Active(&x.Config))
 	for _, part := range x.Block {
 		fmt.Fprintf(w, "block      %s\n", part)
@@ -105,10 +112,17 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 			fmt.Fprintf(w, "           %s (%s): %v\n", row.Name, row.What, row.Groups)
 		}
 	}
-	l, fullest := planLayout(x, machine)
+}
+
+func tellMemory(w io.Writer, fullest engine.RankForecast) {
 	about := func(n int64) string { return config.Bytes(n).About() }
 	fmt.Fprintf(w, "memory     of the fullest rank: weights %s, workspace %s for steps of %d tokens, tokens of other ranks %s, KV %s (%d tokens), of %s\n",
 		about(fullest.Weights), about(fullest.Workspace), fullest.Tokens, about(fullest.Exchange), about(fullest.KV), fullest.KV/max(1, fullest.TokenKV), about(fullest.Room))
+}
+
+// predict prints rates and times of a layout, what other layouts would bring, and what all that assumes.
+func predict(c *cli.Context, job *config.Job, hosts engine.Hosts, x *engine.Forecast, l plan.Layout, machine plan.Machine, f planFlags) error {
+	w := c.App.Writer
 	load, from := x.Input.Load, fmt.Sprintf("in %d rows of the input", x.Input.Sampled)
 	if f.prompt > 0 {
 		load.Prompt, from = float64(f.prompt), "as --prompt-tokens says"
