@@ -61,7 +61,7 @@ const (
 	QKNormFull
 )
 
-// Bias tells which linear ops have one.
+// Bias tells which linear ops have a bias: the projections to q, k and v, the one of attention's output, and those of MLPs.
 type Bias struct{ QKV, Out, MLP bool }
 
 // MoE is the kind of one layer's MLP.

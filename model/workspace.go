@@ -82,7 +82,7 @@ func (m *Model) ArrivalBytes(tokens, ranks, experts int) int64 {
 	return m.moeShape(tokens).ArrivalBytes(m.device.Activations(m.DType), ranks, experts)
 }
 
-// Arrive takes that memory.
+// Arrive takes the memory that ArrivalBytes counts, before the first step in which rows of experts come through windows.
 func (w *Workspace) Arrive(ranks, experts int) error { return w.moe.Arrive(ranks, experts) }
 
 // take is what the next norm adds to the residual stream before it looks at it; none: nothing is pending.

@@ -9,43 +9,48 @@ import (
 	"github.com/dsbatch/dsbatch/model"
 )
 
-// Load is the work of a job: rows of so many tokens each, on average.
+// Load is the work of a job.
 type Load struct {
 	Rows           int64
-	Prompt, Output float64
+	Prompt, Output float64 // tokens of a row, on average; Output 0: nothing is generated
 }
 
-// Layout is what the rate depends on of the ranks; the largest of each.
+// Layout is what a rate depends on: how the ranks share the model, and what the rank that holds most has to hold.
 type Layout struct {
-	World, DP  int
-	Experts    []comm.ExpertRanks // who holds the experts of layers with so many
-	Weights    int64              // bytes of a rank
-	KV         int64              // bytes of a rank
-	TokenKV    int64              // bytes of a token on a rank
-	Seqs       int                // most rows in flight of a replica
-	DType      kernels.DType
-	Activation int // bytes of an activation
+	World, DP  int                // ranks, and replicas of the model among them
+	Experts    []comm.ExpertRanks // for each number of experts that a layer has, the ranks that share them
+	Weights    int64              // bytes on a rank
+	KV         int64              // bytes that a rank has for KV
+	TokenKV    int64              // bytes of KV that a token takes on a rank
+	Seqs       int                // most rows in flight in a replica
+	DType      kernels.DType      // of the weights
+	Activation int                // bytes of an activation
 }
 
-// Prediction is a bound of what the job can reach, all ranks together.
+// Prediction bounds what a job can reach. Step is the longer of Memory and Compute, and Exchange on top.
 type Prediction struct {
-	InFlight         float64 // rows of a replica
+	InFlight         float64 // rows that a replica has in flight
 	Step             float64 // seconds of a decode step
-	Memory           float64 // of these, reading weights and KV
-	Compute          float64 // or computing
-	Exchange         float64 // and, besides, exchanging tokens
-	PromptRate       float64 // prompt tokens a second
-	OutputRate       float64 // output tokens a second
+	Memory           float64 // seconds of a step to read weights and KV
+	Compute          float64 // seconds of a step to compute
+	Exchange         float64 // seconds of a step to send tokens to their experts and back
+	PromptRate       float64 // prompt tokens a second, all ranks together
+	OutputRate       float64 // output tokens a second, all ranks together
 	Seconds          float64 // of the whole job, loading left out
-	ActiveParameters float64 // that a token uses
+	ActiveParameters float64 // as Active counts them
 }
 
 // ErrFigures marks a machine whose figures are not known.
 var ErrFigures = errors.New("the machine's figures are not known")
 
-// Predict bounds the rate. A decode step reads every weight of the rank once (with many rows in flight every expert is
-// some token's) and the KV of its rows, or computes, whichever takes longer, and exchanges the tokens of each MoE layer
-// twice. Prompts compute. Nothing overlaps with the exchange, everything else does.
+// Predict bounds the rate by a roofline. A decode step reads every weight of the rank once (with many rows in flight every
+// expert is some token's) and the KV of its rows, or computes, whichever takes longer; then it exchanges the tokens of each
+// MoE layer twice. Prompts compute and exchange. Nothing overlaps with the exchange.
+//
+// Arithmetic of a token: 2 FLOPs for each active parameter, and 4·heads·dim·layers for each position that it attends to (a
+// product and a sum in q·kᵀ, and in the weighted sum of v). A prompt's token attends to half of the prompt on average, an
+// output's to the prompt and half of the output.
+// A machine whose figures are not known is ErrFigures.
 func Predict(c *model.Config, l Layout, m Machine, load Load) (Prediction, error) {
 	flops := m.FLOPs[l.DType]
 	if flops <= 0 || m.Read <= 0 {

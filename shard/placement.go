@@ -101,8 +101,8 @@ func (p *Placement) Layer(layer, experts, ranks int) ([][]int, error) {
 	return l.Ranks, nil
 }
 
-// Pack places experts with the given loads over ranks, as evenly as a greedy packing gets, each rank holding equally
-// many: len(loads)/ranks, which must divide, and replicas more. Replicas go to the experts with the largest share a copy,
+// Pack places experts with the given loads over ranks, each rank holding equally many: len(loads)/ranks, which must divide,
+// and replicas more. The largest load goes first, to the rank with the least (Graham's longest processing time first). Replicas go to the experts with the largest share a copy,
 // and share its load. The result depends on the arguments alone.
 func Pack(loads []int64, ranks, replicas int) ([][]int, error) {
 	if _, err := Spread(len(loads), ranks); err != nil {

@@ -4,7 +4,7 @@ import "fmt"
 
 // Stages cuts layers of the given sizes into contiguous pipeline stages of one layer or more, so that the largest stage
 // is as small as can be; among such cuts, each stage, from the last to the first, takes as few layers as possible.
-// Fewer layers than stages are an error.
+// Fewer layers than stages are an error. By dynamic programming over (stage, layer): O(stages·layers²).
 func Stages(sizes []int64, stages int) ([]Range, error) {
 	n := len(sizes)
 	if stages < 1 || stages > n {

@@ -2,8 +2,8 @@ package shard
 
 import "fmt"
 
-// Grain is what slices are a multiple of where they can be: back ends pack outputs by the dozen.
-const Grain = 64
+// grain is what slices are a multiple of where that goes: back ends pack outputs in tiles of up to 64, and pad the last one.
+const grain = 64
 
 // Range is the part [From, To) of an axis that a rank holds.
 type Range struct{ From, To int }
@@ -11,17 +11,17 @@ type Range struct{ From, To int }
 // Len is the length of the range.
 func (r Range) Len() int { return r.To - r.From }
 
-// Cut slices an axis of size elements (the inside of an MLP, the vocabulary) over ranks: equal slices where that goes;
-// whole grains of 64 where those go round, the first ranks one more; else the first ranks an element more. Source: the
-// rule of DeepSpeed's AutoTP, which loses what is left of a grain; here nothing is lost. More
-// ranks than elements are an error, in which what names the axis.
+// Cut slices an axis of size elements (the inside of an MLP, the vocabulary) over ranks. Slices are equal where ranks divide
+// size; else they are multiples of 64 where 64 divides size and each rank gets one, the first ranks 64 more; else the first
+// ranks get an element more. Source: the rule of DeepSpeed's AutoTP, which drops the remainder of a size that 64 does not
+// divide; here nothing is dropped. More ranks than elements are an error, in which what names the axis.
 func Cut(what string, size, ranks int) ([]Range, error) {
 	if ranks < 1 || ranks > size {
 		return nil, fmt.Errorf("%s of %d cannot be cut into %d slices; use 1 to %d", what, size, ranks, size)
 	}
 	unit := 1
-	if size%ranks != 0 && size%Grain == 0 && size/Grain >= ranks {
-		unit = Grain
+	if size%ranks != 0 && size%grain == 0 && size/grain >= ranks {
+		unit = grain
 	}
 	return deal(size/unit, ranks, unit), nil
 }

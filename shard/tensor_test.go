@@ -51,7 +51,7 @@ func TestCutHoldsEveryElementOnce(t *testing.T) {
 			}
 			at = r.To
 		}
-		if at != size || slices.Min(n) < 1 || slices.Max(n)-slices.Min(n) > Grain || size%len(n) == 0 && slices.Max(n) != slices.Min(n) {
+		if at != size || slices.Min(n) < 1 || slices.Max(n)-slices.Min(n) > grain || size%len(n) == 0 && slices.Max(n) != slices.Min(n) {
 			t.Fatalf("%d: %v", size, n)
 		}
 	})

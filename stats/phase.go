@@ -2,7 +2,7 @@ package stats
 
 import "fmt"
 
-// Phase is something that time is spent on.
+// Phase is one of the activities that a rank's time is counted by.
 type Phase int
 
 // The phases. Load to Wait follow one another in a rank's main loop; Attention to Head lie inside Prefill and Decode;

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Traffic is something that bytes are counted of.
+// Traffic is a kind of bytes that a rank counts.
 type Traffic int
 
 // The kinds of traffic.

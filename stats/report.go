@@ -100,21 +100,21 @@ type LayerLoad struct {
 	Balance
 }
 
-// Rank is what is told of a rank alone.
+// Rank is one rank's share of a Report.
 type Rank struct {
 	Rank     int                `json:"rank"`
 	Machine  Machine            `json:"machine"`
-	Seconds  float64            `json:"seconds"`
-	Rows     int64              `json:"rows"`
+	Seconds  float64            `json:"seconds"` // from its start to its snapshot
+	Rows     int64              `json:"rows"`    // finished, without bad ones
 	Prompt   int64              `json:"prompt_tokens"`
 	Output   int64              `json:"output_tokens"`
-	Slots    int64              `json:"slots"` // that its experts computed
-	Phases   map[string]float64 `json:"phases"`
-	Read     int64              `json:"weights_read"` // bytes of the checkpoint
-	Weights  int64              `json:"weight_memory"`
-	KV       int64              `json:"kv_memory"`
+	Slots    int64              `json:"slots"`         // that its experts computed
+	Phases   map[string]float64 `json:"phases"`        // seconds
+	Read     int64              `json:"weights_read"`  // bytes of the checkpoint
+	Weights  int64              `json:"weight_memory"` // bytes held
+	KV       int64              `json:"kv_memory"`     // bytes held
 	KVBlocks int                `json:"kv_blocks"`
-	KVPeak   int                `json:"kv_peak"`
+	KVPeak   int                `json:"kv_peak"` // most blocks in use
 }
 
 // Earlier is an earlier start of the same job.
