@@ -16,14 +16,14 @@ A setting is a flag, or a line of the job file that ` + "`--job`" + ` names; fla
 by ` + "`_`" + ` (or ` + "`-`" + `), what may be repeated is a list, and paths are relative to the working directory:
 
     # job.yaml
-    model: models/austen-prmoe
-    input: [prompts.parquet]
+    model: examples/austen-prmoe
+    input: [examples/prompts.parquet]
     output: out
     temperature: 0.8
     top_k: 40
     inference:
       dtype: bf16
-      moe: {ep_size: 8}
+      moe: {ep_size: 1}
 
 An unknown key, a value out of range and two settings that contradict each other are errors that name the file, the line and
 the mend. Sizes are written as 16GiB, 512MB or 1048576 (K, M, G, T alone are binary), times as 90s, 2m, 1h30m or a number of seconds.

@@ -156,6 +156,7 @@ func TestRefusals(t *testing.T) {
 		{"types clash", []string{none, file("clash.jsonl", `{"prompt":"a","source":1}`)}, Columns{Carry: []CarryColumn{{"source", ""}}}, ErrColumn, []string{"clash.jsonl: column source has the type int64, but utf8 in " + none}},
 		{"ids clash", []string{none, file("ids.jsonl", `{"prompt":"a","id":1}`)}, Columns{ID: "id"}, ErrColumn, []string{"ids.jsonl: column id has the type int64, but ids are utf8 in " + none}},
 		{"a JSON array", []string{file("array.json", "[\n{\"prompt\":\"a\"}\n]")}, Columns{}, ErrDamaged, []string{"jq -c"}},
+		{"a JSON array in one line", []string{file("line.json", "[{\"prompt\":\"a\"},{\"prompt\":\"b\"}]\n")}, Columns{}, ErrDamaged, []string{"line.json", "jq -c"}},
 		{"unknown format", []string{file("x.csv", "prompt\n")}, Columns{}, ErrDamaged, []string{"x.csv: its format is unknown"}},
 		{"feather 1", []string{file("x.feather", "FEA1........FEA1")}, Columns{}, ErrDamaged, []string{"version 2"}},
 	} {

@@ -211,6 +211,8 @@ func scanPieces(ctx context.Context, paths []string, pieces []linePiece, typed b
 	return own, nil
 }
 
+const errArray = unread("it is one JSON array, not JSON Lines: write one object a line (jq -c '.[]')")
+
 // scanPiece counts the rows of a piece. With typed it looks at every line for the types of its keys, else at the first
 // ones of the file.
 func scanPiece(ctx context.Context, path string, piece linePiece, typed bool) (x lineIndex, err error) {
@@ -222,7 +224,7 @@ func scanPiece(ctx context.Context, path string, piece linePiece, typed bool) (x
 	if err := l.enter(piece.from, piece.to); err != nil {
 		return x, err
 	}
-	keys := keyKinds{kinds: map[string]jsonKind{}}
+	keys, array := keyKinds{kinds: map[string]jsonKind{}}, false
 	for looked := typed || piece.from == 0; looked && (typed || x.Rows < peekedRows); {
 		x.mark(plain, l.offset)
 		line, err := l.next()
@@ -232,8 +234,10 @@ func scanPiece(ctx context.Context, path string, piece linePiece, typed bool) (x
 		if err != nil && !errors.Is(err, errLong) {
 			return x, x.cut(err)
 		}
-		if x.Rows == 0 && piece.from == 0 && string(line) == "[" {
-			return x, unread("it is one JSON array, not JSON Lines: write one object a line (jq -c '.[]')")
+		if x.Rows == 0 && piece.from == 0 {
+			if array = bytes.HasPrefix(line, []byte("[")); string(line) == "[" {
+				return x, errArray
+			}
 		}
 		if err == nil {
 			keys.see(line)
@@ -252,6 +256,9 @@ func scanPiece(ctx context.Context, path string, piece linePiece, typed bool) (x
 		if n == 0 {
 			break
 		}
+	}
+	if array && x.Rows == 1 && ctx.Err() == nil { // all of the file
+		return x, errArray
 	}
 	x.Names, x.Good = keys.names, keys.good
 	for _, name := range keys.names {
