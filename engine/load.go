@@ -308,7 +308,10 @@ func (e *Engine) ranks() (*comm.Layout, error) {
 	sizes := comm.Sizes{World: e.world.Size(), TP: tp, PP: e.job.PP, EP: e.job.EP, ES: cmp.Or(e.job.ES, comm.AutoES), Experts: experts,
 		TPGroups: in.TensorParallel.Group, EPGroups: in.MoE.Group, ESGroups: in.MoE.SliceWith}
 	layout, err := comm.Ranks(sizes)
-	if err != nil {
+	switch {
+	case err != nil && sizes.World == 1 && (len(experts) > 0 || tp > 1 || sizes.PP > 1):
+		return nil, fmt.Errorf("%w: %w, or start more ranks: with mpirun -n N, srun, or --ranks N", ErrRefused, err)
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	if dp := e.job.DP; dp > 0 && dp != layout.DP {

@@ -69,6 +69,7 @@ func TestMisused(t *testing.T) {
 		{"experts over ranks that they do not divide", badUsage, job(out(), "--ranks", "4", "--ep", "3"), []string{"3", "4", "use 1, 2 or 4"}},
 		{"ep that no layer's experts can be divided by", badConfig, job(out(), "--ranks", "3", "--ep", "3"), []string{"3", "experts", "use"}},
 		{"ep of one rank", badConfig, job(out(), "--ep", "3"), []string{"3", "1"}},
+		{"tp of one rank", badConfig, job(out(), "--tp", "2"), []string{"tp_size 2", "start more ranks: with mpirun -n N"}},
 		{"tp over more ranks than heads", badConfig, job(out(), "--ranks", "8", "--tp", "8"), []string{"tp 8", "heads", "use 1 to 6"}},
 		{"stages that the ranks cannot be cut into", badUsage, job(out(), "--ranks", "4", "--pp", "3"), []string{"3", "use 1, 2 or 4"}},
 		{"more stages than layers", badConfig, job(out(), "--ranks", "8", "--pp", "8"), []string{"pp 8", "layers", "use 1 to 6"}},
