@@ -50,17 +50,19 @@ func (m *meter) bound(c *ceilings) (seconds float64, by string) {
 }
 
 // shares tells the parts of the steps' time. Where a device's ops run after they are enqueued only the host's part is
-// known: what is not waiting for the device, where no rank waits for others.
+// known: what the device waits for, where no rank waits for others, and what the host does while the device computes.
 func (m *meter) shares(name string, ranks int) []Figure {
 	figures, rest := []Figure{plain(name, "ms a run", m.took.Seconds()*1e3)}, m.took
 	if len(m.sections) == 0 {
+		var beside time.Duration
 		for _, s := range m.steps {
-			rest -= s.Wait
+			rest, beside = rest-s.Device, beside+s.Beside
 		}
 		steps := float64(len(m.steps))
 		figures = append(figures, plain("a step", "ms", m.took.Seconds()*1e3/steps))
 		if ranks == 1 {
-			figures = append(figures, plain("of it the host's", "ms", rest.Seconds()*1e3/steps))
+			figures = append(figures, plain("of it the host's", "ms", rest.Seconds()*1e3/steps),
+				plain("beside the GPU, the host's", "ms", beside.Seconds()*1e3/steps))
 		}
 		return figures
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 )
 
 // batch is one step of a replica: the pieces of sequences in it and the rows whose logits are wanted. The lead plans it;
@@ -54,8 +55,20 @@ func floatAt(b []byte, i int) float32 {
 	return math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
 }
 
+// row puts values, or the first of them, and zeros up to a width.
+func (b *ints) row(values []int32, width int) {
+	from := len(*b)
+	*b = slices.Grow(*b, 4*width)[:from+4*width]
+	to := (*b)[from:]
+	values = values[:min(len(values), width)]
+	for i, v := range values {
+		binary.LittleEndian.PutUint32(to[4*i:], uint32(v))
+	}
+	clear(to[4*len(values):])
+}
+
 // tokens is the number of tokens in the step.
-func (b *batch) tokens() int { return b.ids.len() }
+func (b *batch) tokens() int { return b.position.len() }
 
 // vectors are the parts of a batch that travel, in the order of the message.
 func (b *batch) vectors() [17]*ints {
@@ -70,7 +83,7 @@ func (b *batch) clear() {
 		*v = (*v)[:0]
 	}
 	b.seqs, b.context, b.scored, b.drawn, b.prompts = 0, 0, 0, 0, false
-	b.pieces, b.wanted = nil, b.wanted[:0]
+	b.pieces, b.wanted = b.pieces[:0], b.wanted[:0]
 }
 
 // empty makes it the batch of nothing.
@@ -79,15 +92,44 @@ func (b *batch) empty() {
 	b.start.put(0)
 }
 
-// plan makes the batch of pieces.
-func (b *batch) plan(pieces []piece) {
+// plan makes the batch of pieces. What ahead has foreseen of it is taken from there; ahead gets b's buffers then.
+func (b *batch) plan(pieces []piece, ahead *batch) {
+	if len(pieces) > 0 && slices.Equal(pieces, ahead.pieces) {
+		*b, *ahead = *ahead, *b
+	} else {
+		b.lay(pieces)
+	}
+	b.fill()
+}
+
+// foresee lays out the step that follows one of pieces while that one is computed: every row that generates goes on, but
+// those that reach their length, and no other row comes. Of a step that leaves prompts or texts unfinished nothing is
+// foreseen: how much of them is next depends on the others.
+func (b *batch) foresee(pieces []piece) {
+	next := b.pieces[:0]
+	for _, p := range pieces {
+		q := p.seq
+		if q.scoring() || p.to < len(q.tokens) {
+			next = next[:0]
+			break
+		}
+		if p.to+1 < q.limit {
+			next = append(next, piece{q, p.to, p.to + 1})
+		}
+	}
+	b.lay(next)
+}
+
+// lay writes all that does not depend on which tokens the pieces have: of those that a step under way draws, only their
+// place has to be known.
+func (b *batch) lay(pieces []piece) {
 	if len(pieces) == 0 {
 		b.empty()
 		return
 	}
 	b.clear()
-	b.pieces, b.seqs, b.context = pieces, len(pieces), longest(pieces)
-	b.fill()
+	b.pieces, b.seqs, b.context = append(b.pieces, pieces...), len(pieces), longest(pieces)
+	b.arrange()
 	b.place()
 }
 
@@ -99,9 +141,9 @@ func longest(pieces []piece) (most int) {
 	return most
 }
 
-// fill writes the tokens and collects the wanted rows: those to be scored first, then those to be drawn. The block table
-// gets the columns that the longest context of the step needs.
-func (b *batch) fill() {
+// arrange writes where the tokens stand and collects the wanted rows: those to be scored first, then those to be drawn.
+// The block table gets the columns that the longest context of the step needs.
+func (b *batch) arrange() {
 	drawn, at, width := b.scratch[:0], 0, blocksFor(b.context)
 	for i, p := range b.pieces {
 		b.start.put(at)
@@ -109,7 +151,6 @@ func (b *batch) fill() {
 		b.prompts = b.prompts || p.from < q.prompt || q.scoring()
 		b.dump(p, at)
 		for t := p.from; t < p.to; t++ {
-			b.ids.put(int(q.tokens[t]))
 			b.position.put(t)
 			b.slot.put(int(q.blocks[t/blockTokens])*blockTokens + t%blockTokens)
 			b.seq.put(i)
@@ -118,16 +159,10 @@ func (b *batch) fill() {
 			}
 			at++
 		}
-		if !q.scoring() && p.to == len(q.tokens) {
+		if !q.scoring() && p.to >= len(q.tokens) {
 			drawn = append(drawn, row{q, at - 1, -1})
 		}
-		for n := range width {
-			if n < len(q.blocks) {
-				b.blocks.put(int(q.blocks[n]))
-			} else {
-				b.blocks.put(0)
-			}
-		}
+		b.blocks.row(q.blocks, width)
 	}
 	b.start.put(at)
 	b.scored, b.drawn = len(b.wanted), len(drawn)
@@ -148,7 +183,7 @@ func (b *batch) dump(p piece, at int) {
 
 // place writes where the wanted rows are, what they are to be scored against and how to be drawn.
 func (b *batch) place() {
-	d, penalised := &b.draws, false
+	d := &b.draws
 	for _, w := range b.wanted {
 		b.rows.put(w.at)
 		if w.target >= 0 {
@@ -161,18 +196,31 @@ func (b *batch) place() {
 		d.minP.float(p.minP)
 		d.penalty.float(p.penalty)
 		d.topK.put(int(p.topK))
-		d.u.float(draw(p.seed, w.seq.row.number, uint32(w.seq.sample), uint32(len(w.seq.tokens))))
-		d.seenStart.put(d.seen.len())
-		if p.penalty != 1 {
-			penalised = true
+		d.u.float(draw(p.seed, w.seq.row.number, uint32(w.seq.sample), uint32(b.position.at(w.at)+1)))
+	}
+}
+
+// fill writes the pieces' tokens, and those so far of rows under repetition penalty.
+func (b *batch) fill() {
+	b.ids = b.ids[:0]
+	for _, p := range b.pieces {
+		for _, t := range p.seq.tokens[p.from:p.to] {
+			b.ids.put(int(t))
+		}
+	}
+	d := &b.draws
+	d.seenStart, d.seen = d.seenStart[:0], d.seen[:0]
+	if !slices.ContainsFunc(b.wanted[b.scored:], func(w row) bool { return w.seq.sampling.penalty != 1 }) {
+		return
+	}
+	d.seenStart.put(0)
+	for _, w := range b.wanted[b.scored:] {
+		if w.seq.sampling.penalty != 1 {
 			for _, t := range w.seq.tokens {
 				d.seen.put(int(t))
 			}
 		}
-	}
-	d.seenStart.put(d.seen.len())
-	if !penalised {
-		d.seenStart = d.seenStart[:0]
+		d.seenStart.put(d.seen.len())
 	}
 }
 

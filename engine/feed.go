@@ -97,9 +97,12 @@ func (e *Engine) readChunk(ctx context.Context, rows *dataset.Dataset, saved *re
 			c.left--
 		} else {
 			records, row = nil, e.newRow(in)
-			row.chunk, row.index = c, i
+			row.chunk = c
+			for _, q := range row.seqs {
+				q.prefixKeys() // while the steps go on
+			}
 		}
-		c.rows, c.records = append(c.rows, row), append(c.records, records)
+		c.rows, c.saved = append(c.rows, row), append(c.saved, records)
 		tokenize()
 		end = record.Phase(stats.Read)
 		task.Progress()
@@ -135,7 +138,7 @@ func (e *Engine) commit(ctx context.Context, rows *dataset.Dataset, out *results
 			for chunk := range c.whole {
 				if c.failed() == nil {
 					c.fail(begin(phaseCommit, chunk.chunk.Index, func(t *comm.Task) error {
-						return commitChunk(dataset.WithProgress(ctx, t.Progress), rows, out, chunk, record)
+						return e.commitChunk(dataset.WithProgress(ctx, t.Progress), rows, out, chunk, record)
 					}))
 				}
 			}
@@ -144,12 +147,9 @@ func (e *Engine) commit(ctx context.Context, rows *dataset.Dataset, out *results
 	return c
 }
 
-func commitChunk(ctx context.Context, rows *dataset.Dataset, out *results.Writer, c *chunkState, record *stats.Recorder) error {
+func (e *Engine) commitChunk(ctx context.Context, rows *dataset.Dataset, out *results.Writer, c *chunkState, record *stats.Recorder) error {
 	defer record.Phase(stats.Commit)()
-	var records []results.Record
-	for _, r := range c.records {
-		records = append(records, r...)
-	}
+	records := e.finished(c)
 	if len(rows.CarrySchema()) == 0 {
 		return out.Commit(ctx, results.Chunk(c.chunk), records, nil)
 	}

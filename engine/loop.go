@@ -42,6 +42,7 @@ func (r *run) work(ctx context.Context, chunks []shard.Chunk) error {
 	r.loop = l
 	r.engine.pipeline.begin = r.beginStep
 	if r.engine.place.leads() {
+		r.engine.pipeline.beside = l.gather
 		l.feeder = r.engine.feed(ctx, r.rows, r.writer, r.record, r.beside)
 		l.committer = r.engine.commit(ctx, r.rows, r.writer, r.record, r.beside)
 	}
@@ -242,7 +243,7 @@ func (l *loop) take(f fed) {
 	}
 }
 
-// rowFinished makes a row's records.
+// rowFinished counts a row. Its records are made beside the steps, when its chunk is committed.
 func (l *loop) rowFinished(row *rowState) {
 	l.rowsDone++
 	if row.bad != "" {
@@ -252,7 +253,7 @@ func (l *loop) rowFinished(row *rowState) {
 	} else {
 		l.record.AddRows(1)
 	}
-	if row.chunk.settle(row, l.engine.records(row)) {
+	if row.chunk.left--; row.chunk.left == 0 {
 		l.whole(row.chunk)
 	}
 }
@@ -320,11 +321,7 @@ func (e *Engine) advance(pieces []piece, finished func(*sequence)) (prompt, outp
 // save keeps the finished rows of open chunks for the next start.
 func (l *loop) save() error {
 	for _, c := range l.open {
-		var records []results.Record
-		for _, r := range c.records {
-			records = append(records, r...)
-		}
-		if err := l.writer.SaveOpen(results.Chunk(c.chunk), records); err != nil {
+		if err := l.writer.SaveOpen(results.Chunk(c.chunk), l.engine.finished(c)); err != nil {
 			return err
 		}
 	}

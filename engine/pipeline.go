@@ -18,9 +18,11 @@ type pipeline struct {
 	batches []batch // of the last ticks, one a stage: that of tick t at t mod stages
 	busy    []bool  // whether any replica has planned a batch at these ticks
 	most    []int   // tokens of any replica's
+	ahead   batch   // of the next tick, as far as the lead can know it before this one is over
 	arrived []byte  // hidden states from the stage before
 
-	begin func(*batch) // told of the batch that this rank turns to; nil: nobody is
+	begin  func(*batch) // told of the batch that this rank turns to; nil: nobody is
+	beside func()       // what else there is to do while a device computes; nil: nothing
 }
 
 func newPipeline(p *place, steps *stepper) *pipeline {
@@ -36,7 +38,7 @@ func (p *pipeline) of(stage int) int { return (p.tick + p.stages - stage) % p.st
 // plan makes this tick's batch on the lead and returns how long its message is; 0: it is empty.
 func (p *pipeline) plan(pieces []piece) int {
 	b := &p.batches[p.of(0)]
-	b.plan(pieces)
+	b.plan(pieces, &p.ahead)
 	if len(pieces) == 0 || p.replica == nil {
 		return len(pieces)
 	}
@@ -74,7 +76,7 @@ func (p *pipeline) step(ctx context.Context, message int, busy bool, most int) (
 		if p.begin != nil {
 			p.begin(mine)
 		}
-		if err := p.steps.run(ctx, mine, p.most[p.of(p.stage)], p.arrived); err != nil {
+		if err := p.steps.run(ctx, mine, p.most[p.of(p.stage)], p.arrived, func() { p.meanwhile(done) }); err != nil {
 			return nil, nil, err
 		}
 		ran = mine
@@ -87,6 +89,17 @@ func (p *pipeline) step(ctx context.Context, message int, busy bool, most int) (
 	}
 	p.tick++
 	return ran, done, nil
+}
+
+// meanwhile is what the host does while its device computes: it prepares the next tick's batch, of the lane whose rows are
+// in the one that this tick is the last for.
+func (p *pipeline) meanwhile(done *batch) {
+	if p.leads() {
+		p.ahead.foresee(done.pieces)
+	}
+	if p.beside != nil {
+		p.beside()
+	}
 }
 
 // share gives the lead's batch to the other ranks of the replica.

@@ -73,7 +73,7 @@ func (e *Engine) account(took time.Duration, ran, done *batch, prompt, output in
 	if ran != nil {
 		contexts, reads := ran.load()
 		work := e.model.Work(ran.tokens(), contexts, reads, ran.scored+ran.drawn, e.steps.workspace.ExpertTokens())
-		s.FLOPs, s.Bytes, s.Wait = work.FLOPs, work.Bytes, e.steps.waited
+		s.FLOPs, s.Bytes, s.Device, s.Beside = work.FLOPs, work.Bytes, e.steps.device, e.steps.beside
 	}
 	return s
 }

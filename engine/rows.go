@@ -12,7 +12,6 @@ import (
 // rowState is a row in flight.
 type rowState struct {
 	chunk  *chunkState
-	index  int // in its chunk
 	number int64
 	id     any
 	seqs   []*sequence
@@ -20,13 +19,12 @@ type rowState struct {
 	bad    string
 }
 
-// chunkState is a chunk in flight on this rank: its rows' records fill up in any order and are committed in input
-// order.
+// chunkState is a chunk in flight on this rank: its rows finish in any order and are committed in input order.
 type chunkState struct {
-	chunk   shard.Chunk
-	rows    []*rowState
-	records [][]results.Record // of each row; nil: not finished
-	left    int                // rows not yet finished
+	chunk shard.Chunk
+	rows  []*rowState        // nil: finished by an earlier start
+	saved [][]results.Record // what that has left of each row
+	left  int                // rows not yet finished
 }
 
 // newRow makes the sequences of an input row. What is wrong with the row becomes its reason to be set aside.
@@ -185,10 +183,15 @@ func (e *Engine) samples() int {
 	return 1
 }
 
-// settle puts a finished row's records in its place and tells whether the chunk is whole.
-func (c *chunkState) settle(row *rowState, records []results.Record) bool {
-	c.records[row.index] = records
-	c.rows[row.index] = nil
-	c.left--
-	return c.left == 0
+// finished is the records of a chunk's rows that are finished, in input order.
+func (e *Engine) finished(c *chunkState) (records []results.Record) {
+	for i, row := range c.rows {
+		switch {
+		case row == nil:
+			records = append(records, c.saved[i]...)
+		case row.left == 0:
+			records = append(records, e.records(row)...)
+		}
+	}
+	return records
 }

@@ -22,6 +22,7 @@ type scheduler struct {
 	arrivals  int64
 	window    int64 // that new arrivals belong to
 	opened    int64 // arrivals before it
+	pieces    []piece
 }
 
 // piece is a sequence's share of a step: its tokens [from, to).
@@ -70,11 +71,11 @@ func (s *scheduler) foreseen() int {
 	return s.pool.opened + min(max(0, need-s.pool.released()), s.pool.fresh())
 }
 
-// next is the next step's pieces, of one lane's sequences in order of admission.
+// next is the next step's pieces, of one lane's sequences in order of admission, good until the next call.
 func (s *scheduler) next(lane int) []piece {
 	s.admit(lane)
 	left := s.tokens
-	pieces := make([]piece, 0, len(s.running))
+	pieces := s.pieces[:0]
 	for _, q := range s.running { // decode first: a sequence that generates never waits for a prompt
 		if q.lane != lane {
 			continue
@@ -91,6 +92,7 @@ func (s *scheduler) next(lane int) []piece {
 			left -= n
 		}
 	}
+	s.pieces = pieces
 	return pieces
 }
 

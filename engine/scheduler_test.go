@@ -20,7 +20,7 @@ func TestShortRowsAreNotOvertakenForEver(t *testing.T) {
 		if next < chunks && s.backlog() < seqs { // as a rank asks for chunks
 			s.turn()
 			for i, length := range []int{100, 90, 80, 2} {
-				q := &sequence{row: &rowState{index: next, number: int64(i)}, tokens: make([]int32, length), prompt: length, limit: length + 1}
+				q := &sequence{row: &rowState{number: int64(next)}, tokens: make([]int32, length), prompt: length, limit: length + 1}
 				for j := range q.tokens {
 					q.tokens[j] = int32(1000*next + 100*i + j)
 				}
@@ -34,7 +34,7 @@ func TestShortRowsAreNotOvertakenForEver(t *testing.T) {
 		for _, p := range s.next(0) {
 			if s.stored(p); p.seq.stored == p.seq.prompt {
 				p.seq.finished = finishLength
-				left[p.seq.row.index]--
+				left[p.seq.row.number]--
 			}
 		}
 		s.finish()

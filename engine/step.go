@@ -19,7 +19,8 @@ type stepper struct {
 	first, last bool                 // of the pipeline's stages
 	draws       bool                 // it scores and draws; with tp one rank of the last stage does so
 	enter       func(section string) // nil: nobody measures
-	waited      time.Duration        // for the device, at the end of the last step
+	device      time.Duration        // that it had the last step: from when the host had handed it over until it was done
+	beside      time.Duration        // of that, what the host did meanwhile
 
 	ids, position, slot, seq, start, blocks kernels.Tensor
 	in                                      kernels.Tensor // [tokens, hidden] from the stage before
@@ -123,7 +124,8 @@ func (st *stepper) close() {
 // run runs one step over a batch, which may be empty (ranks that share experts step together); most is how many tokens that of any
 // rank has. in is the hidden states
 // from the stage before; those for the next one are left in out, what was drawn and scored in the batch's answer.
-func (st *stepper) run(ctx context.Context, b *batch, most int, in []byte) error {
+// While the device computes, the host does what is given as meanwhile.
+func (st *stepper) run(ctx context.Context, b *batch, most int, in []byte, meanwhile func()) error {
 	s := st.write(b, in)
 	s.Most = most
 	hidden, err := st.model.Forward(ctx, st.stream, s, st.workspace)
@@ -133,7 +135,7 @@ func (st *stepper) run(ctx context.Context, b *batch, most int, in []byte) error
 	if !st.last {
 		st.out = append(st.out[:0], make([]byte, hidden.Bytes())...)
 		st.stream.Read(st.out, hidden)
-		return st.end()
+		return st.end(meanwhile)
 	}
 	st.section(headSection)
 	r := b.outcome(st.sample.Top, st.model.Config.Vocab)
@@ -154,14 +156,18 @@ func (st *stepper) run(ctx context.Context, b *batch, most int, in []byte) error
 			st.readBack(b, r)
 		}
 	}
-	return st.end()
+	return st.end(meanwhile)
 }
 
-// end waits for the step to be done.
-func (st *stepper) end() error {
+// end hands the step, or what is left of it, to the device, and waits for it to be done.
+func (st *stepper) end(meanwhile func()) error {
 	begin := time.Now()
+	st.stream.Submit()
+	submitted := time.Now()
+	meanwhile()
+	st.beside = time.Since(submitted)
 	err := st.stream.Sync()
-	st.waited = time.Since(begin)
+	st.device = time.Since(begin)
 	st.section("")
 	return err
 }

@@ -221,6 +221,9 @@ type Stream interface {
 	Read(dst []byte, src Tensor)
 	// Copy: dst = src, of the same shape; the types may differ among F32, BF16 and F16.
 	Copy(dst, src Tensor)
+	// Submit has the device begin with what was enqueued, and waits for nothing: the host may do something else until
+	// Sync, which submits too.
+	Submit()
 	// Sync waits until all that was enqueued is done and returns the first error.
 	Sync() error
 	Close() error

@@ -109,7 +109,8 @@ func (r *Recorder) AddBytes(t Traffic, n int64) {
 // Step is one forward pass of a rank that has just ended.
 type Step struct {
 	Duration     time.Duration
-	Wait         time.Duration // of it, at its end, for the device
+	Device       time.Duration // of it, at its end, that the device had it
+	Beside       time.Duration // of that, what the host did meanwhile instead of waiting
 	PromptTokens int           // more than 0 makes it a prefill step
 	OutputTokens int
 	Rows         int     // in flight

@@ -10,7 +10,7 @@ import (
 )
 
 // Stream is a queue of ops on a Device. It implements kernels.Stream: ops are checked and recorded, and go to the GPU
-// when somebody waits for them. What a Write brings is kept in pinned memory until then, what a Read asks for comes
+// when they are submitted or somebody waits for them. What a Write brings is kept in pinned memory until then, what a Read asks for comes
 // to pinned memory and is handed out by Sync.
 type Stream struct {
 	dev    *Device
@@ -44,6 +44,9 @@ func (d *Device) newStream() (*Stream, error) {
 	}
 	return &Stream{dev: d, handle: h, seed: maphash.MakeSeed(), replays: map[uint64]*replay{}, shares: map[handle]int{}, stage: staging{ctx: d.ctx}}, nil
 }
+
+// Submit hands the recorded ops to the GPU.
+func (s *Stream) Submit() { s.flush() }
 
 // Sync hands the recorded ops to the GPU and waits for all of them.
 func (s *Stream) Sync() error {

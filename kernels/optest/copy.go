@@ -54,6 +54,19 @@ func testAdd(k *kit) {
 	}
 }
 
+// testSubmit submits nothing, a part and the rest: ops are done once, in their order.
+func testSubmit(k *kit) {
+	k.stream.Submit()
+	x, y := k.floats(kernels.F32, 2, 2, []float64{1, 2, 3, 4}), k.floats(kernels.F32, 2, 2, []float64{10, 20, 30, 40})
+	k.stream.Submit()
+	k.stream.Submit()
+	k.stream.Add(y.Tensor, x.Tensor)
+	k.stream.Submit()
+	k.stream.Add(x.Tensor, y.Tensor)
+	k.nearBy("submitted, x", k.values(x), []float64{12, 24, 36, 48}, 0)
+	k.nearBy("submitted, y", k.values(y), []float64{11, 22, 33, 44}, 0)
+}
+
 func testSelect(k *kit) {
 	for _, d := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16, kernels.I32} {
 		for _, c := range []struct{ rows, cols, from, div int }{{0, 3, 4, 1}, {1, 1, 1, 1}, {17, 63, 5, 1}, {12, 129, 6, 2}, {30, 8, 7, 3}} {

@@ -41,6 +41,7 @@ func Run(t *testing.T, dev kernels.Device, tol Tolerances) {
 	}{
 		{"Copy", testCopy},
 		{"Add", testAdd},
+		{"Submit", testSubmit},
 		{"Reduce", testReduce},
 		{"Select", testSelect},
 		{"Embed", testEmbed},
