@@ -1,6 +1,7 @@
 package ckpt
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -18,8 +19,6 @@ func TestParameters(t *testing.T) {
 		// old DeepSpeed: (256+64)·32 + 64 outside; attention and norms 4·32·32+4·32 + 4·32; an MLP 2·64·32 + 64 + 32; gate 4·32
 		"ds-moe-old-files": {320*32 + 64 + 4*(4224+128) + 2*4192 + 2*(128+4*4192), 320*32 + 64 + 4*(4224+128) + 2*4192 + 2*(128+2*4192), "4, 4", 4},
 		"megatron-pp2":     {320*32 + 64 + 4*(4224+128+4192), 320*32 + 64 + 4*(4224+128+4192), "", 4},
-		// gpt-oss: stacked experts of 32·32 + 32 + 32·64 + 64, 4 of 8
-		"gpt_oss": {138192, 138192 - 4*4*(1024+32+2048+64), "8, 8, 8, 8", 4},
 	} {
 		r, err := Inspect(open(t, filepath.Join(goldens, name)))
 		if err != nil {
@@ -28,6 +27,31 @@ func TestParameters(t *testing.T) {
 		if r.Parameters != want.parameters || r.Active != want.active || r.Experts() != want.experts || len(r.Layers) != want.layers {
 			t.Errorf("%s: %d parameters, %d active, experts %q, %d layers; want %+v", name, r.Parameters, r.Active, r.Experts(), len(r.Layers), want)
 		}
+	}
+}
+
+// TestParametersOfStackedExperts: gpt-oss has one tensor of all experts of a layer, 4 of whose 8 a token takes.
+func TestParametersOfStackedExperts(t *testing.T) {
+	var tensors []Tensor
+	for layer := range 2 {
+		for name, shape := range map[string][]int64{
+			"mlp.experts.gate_up_proj": {8, 32, 64}, "mlp.experts.gate_up_proj_bias": {8, 64},
+			"mlp.experts.down_proj": {8, 32, 32}, "mlp.experts.down_proj_bias": {8, 32},
+			"mlp.router.weight": {8, 32}, "self_attn.sinks": {4},
+		} {
+			n, _ := elements(shape)
+			x, err := NewTensor(fmt.Sprintf("model.layers.%d.%s", layer, name), F32, shape, make([]byte, 4*n))
+			if err != nil {
+				t.Fatal(err)
+			}
+			tensors = append(tensors, x)
+		}
+	}
+	facts := map[string]any{"model_type": "gpt_oss", "num_hidden_layers": 2.0, "num_local_experts": 8.0, "num_experts_per_tok": 4.0}
+	r, err := Inspect(InMemory("gpt-oss", facts, tensors))
+	const expert, others = 32*64 + 64 + 32*32 + 32, 8*32 + 4
+	if err != nil || r.Parameters != 2*(8*expert+others) || r.Active != 2*(4*expert+others) || r.Experts() != "8, 8" {
+		t.Errorf("%d parameters, %d active, experts %q (%v)", r.Parameters, r.Active, r.Experts(), err)
 	}
 }
 
