@@ -18,7 +18,7 @@ type Family string
 const (
 	OLMoE    Family = "olmoe"
 	Qwen3MoE Family = "qwen3_moe"
-	DSMoE    Family = "deepspeed" // GPT with experts in every second layer, as the seeds have it
+	DSMoE    Family = "deepspeed" // GPT with experts in every second layer, as DeepSpeed-MoE's models have them
 )
 
 // Shape is the shape of a random model.

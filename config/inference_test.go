@@ -96,8 +96,8 @@ func TestEveryField(t *testing.T) {
 	}
 }
 
-// TestSeedFields holds every field and alias that the seed documents name.
-func TestSeedFields(t *testing.T) {
+// TestDocumentedFields holds every field and alias that DeepSpeed's documentation names.
+func TestDocumentedFields(t *testing.T) {
 	for section, names := range map[string]string{
 		"": `replace_with_kernel_inject kernel_inject dtype tensor_parallel tp enable_cuda_graph use_triton triton_autotune zero triangular_masking
 			tm moe quant checkpoint base_dir set_empty_params save_mp_checkpoint_path checkpoint_config ckpt_config return_tuple training_mp_size
@@ -123,7 +123,7 @@ func TestSeedFields(t *testing.T) {
 func TestFourCallCases(t *testing.T) {
 	file := write(t, "ds.json", `{"kernel_inject": true, "tensor_parallel": {"tp_size": 4}, "dtype": "fp16", "enable_cuda_graph": false}`)
 	config := map[string]any{"kernel_inject": true, "tensor_parallel": map[string]int{"tp_size": 4}, "dtype": "fp16", "enable_cuda_graph": false}
-	seeds := Inference{KernelInject: ptr(true), TensorParallel: TensorParallel{Size: 4}, DType: FP16, CUDAGraph: ptr(false)}
+	documented := Inference{KernelInject: ptr(true), TensorParallel: TensorParallel{Size: 4}, DType: FP16, CUDAGraph: ptr(false)}
 	for _, c := range []struct {
 		name   string
 		config any
@@ -131,15 +131,15 @@ func TestFourCallCases(t *testing.T) {
 		want   Inference
 	}{
 		{"no config, no kwargs", nil, nil, Inference{}},
-		{"a config", config, nil, seeds},
-		{"a file", file, nil, seeds},
+		{"a config", config, nil, documented},
+		{"a file", file, nil, documented},
 		{"kwargs only", nil, map[string]any{"tensor_parallel": map[string]any{"tp_size": 2}}, Inference{TensorParallel: TensorParallel{Size: 2}}},
 		{"both", map[string]any{"dtype": "torch.half"}, map[string]any{"replace_with_kernel_inject": true}, Inference{DType: FP16, KernelInject: ptr(true)}},
 		{"both, and kwargs win", file, map[string]any{"dtype": BF16, "replace_with_kernel_inject": false},
 			Inference{KernelInject: ptr(false), TensorParallel: TensorParallel{Size: 4}, DType: BF16, CUDAGraph: ptr(false)}},
 		{"an old name in kwargs wins over the new one", config, map[string]any{"mp_size": 8},
 			Inference{KernelInject: ptr(true), TensorParallel: TensorParallel{Size: 8}, DType: FP16, CUDAGraph: ptr(false)}},
-		{"the seeds write MoE types large", map[string]any{"moe": map[string]any{"type": "Residual"}}, nil, Inference{MoE: MoE{Type: "residual"}}},
+		{"MoE types in capitals", map[string]any{"moe": map[string]any{"type": "Residual"}}, nil, Inference{MoE: MoE{Type: "residual"}}},
 		{"sections are merged", map[string]any{"moe": map[string]any{"ep_size": 4, "type": "standard"}}, map[string]any{"moe": map[string]any{"type": "residual"}},
 			Inference{MoE: MoE{EPSize: 4, Type: "residual"}}},
 		{"a nil map and a typed one", map[string]any(nil), map[string]any{"moe": false, "injection_policy": map[string][]string{"T5Block": {"SelfAttention.o"}}},

@@ -50,7 +50,7 @@ tells a field that is read and checked, and then refused, since no run of this v
 `)
 	for i := range fields {
 		if f := &fields[i]; !f.trainingOnly() {
-			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", f.title(), code(f.seed), f.status(), f.explain())
+			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", f.title(), code(f.stated), f.status(), f.explain())
 		}
 	}
 	b.WriteString("\nRefused as well, since they tune how ZeRO trains a model or gathers split weights: ")

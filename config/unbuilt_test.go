@@ -23,7 +23,7 @@ func TestUnbuiltFields(t *testing.T) {
 		if err := in.RefuseUnbuilt(); (err != nil) != f.unbuilt || err != nil && !strings.Contains(err.Error(), f.path+": is not built yet") {
 			t.Errorf("%s: marked %v, refused: %v", f.path, f.unbuilt, err)
 		}
-		if line := "| " + f.title() + " | " + code(f.seed) + " | not yet |"; strings.Contains(Reference(), line) != f.unbuilt {
+		if line := "| " + f.title() + " | " + code(f.stated) + " | not yet |"; strings.Contains(Reference(), line) != f.unbuilt {
 			t.Errorf("%s: marked %v, docs say otherwise", f.path, f.unbuilt)
 		}
 	}

@@ -91,7 +91,7 @@ const (
 	INT8 DType = "int8" // group-wise; activations stay in floating point
 )
 
-// parseDType accepts every spelling of the seeds and of DeepSpeed's DtypeEnum, and "auto" for the checkpoint's own.
+// parseDType accepts every spelling of DeepSpeed's documentation and of DeepSpeed's DtypeEnum, and "auto" for the checkpoint's own.
 func parseDType(text string) (DType, error) {
 	switch strings.TrimPrefix(strings.ToLower(text), "torch.") {
 	case "auto":

@@ -40,7 +40,7 @@ func (n node) oneOf(p *string, words ...string) error {
 	return nil
 }
 
-// lower is a word in small letters, as the seeds write some of theirs both ways.
+// lower is a word in small letters, as DeepSpeed's documentation writes some both ways.
 func (n node) lower() node {
 	n.text = strings.ToLower(n.text)
 	return n

@@ -78,7 +78,7 @@ func TestCarriedTextThatCannotBeWritten(t *testing.T) {
 	defer b.Release()
 	b.Field(0).(*array.StringBuilder).AppendValues([]string{"And it came", "And it came", "caf\xe9"}, nil)
 	b.Field(1).(*array.StringBuilder).AppendValues([]string{"good", "caf\xe9", "caf\xe9"}, nil)
-	rec := b.NewRecord()
+	rec := b.NewRecordBatch()
 	defer rec.Release()
 	input, output := filepath.Join(t.TempDir(), "rows.arrows"), filepath.Join(t.TempDir(), "out")
 	f, err := os.Create(input)

@@ -3,7 +3,7 @@
  * Shapes  a step is 64 bytes of k: 32 bfloat16 or 64 int8. Packed x [steps][32 rows][64 bytes], for int8 followed by
  *         the scale of each row; panel [steps][16][32 outputs][4 bytes], see cpu.h. k is padded to whole steps.
  * Tiles   four live ones, 2 sums, 1 of x, 1 of weights: where a neighbour on the core takes the renaming of tiles, a
- *         loop of eight falls to half the speed of this one (research: 437–468 against 793–911 GFLOP/s on two cores).
+ *         loop of eight falls to half the speed of this one (seen: 437–468 against 793–911 GFLOP/s on two cores).
  *         Up to 16 rows: the two halves of a panel side by side; more: two halves of the rows, one half of a panel; but
  *         six tiles where 17 to 32 rows are all, since there the memory is the limit.
  * Order   an accumulator an output, k ascending. Sums rest in memory between blocks of k, which changes no bit. A group
