@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -140,7 +141,8 @@ func children(pid int) (pids []int) {
 // finished rows of open chunks, exits 75, and goes on when started again, on another number of ranks.
 func TestAskedToStop(t *testing.T) {
 	undisturbed := filepath.Join(t.TempDir(), "undisturbed")
-	long := []string{"--max-new-tokens", "96", "--max-seqs", "2", "--n", "4"} // long enough for a signal to find it at work
+	long := []string{"--max-new-tokens", "96", "--ignore-eos", "--n", "2", "--limit", "48"}
+	slow := append(slices.Clone(long), "--max-seqs", "1") // so that a signal finds it at work, one by way of mpirun on a busy machine too
 	dsbatch(t, job(undisturbed, long...)...).want(t, done)
 	for _, c := range []struct {
 		by     launcher
@@ -157,7 +159,7 @@ func TestAskedToStop(t *testing.T) {
 				needMPI(t)
 			}
 			output := filepath.Join(t.TempDir(), "out")
-			cmd, wait := c.by.start(t, job(output, long...))
+			cmd, wait := c.by.start(t, job(output, slow...))
 			waitForCommit(t, output)
 			if err := cmd.Process.Signal(c.signal); err != nil {
 				t.Fatal(err)
