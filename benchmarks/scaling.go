@@ -3,6 +3,7 @@ package benchmarks
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/dsbatch/dsbatch/io/dataset"
 	"github.com/dsbatch/dsbatch/stats"
 )
 
@@ -52,6 +54,9 @@ func Scaling(ctx context.Context, o ScalingOptions) (groups []Group, err error) 
 	}
 	if o.Rows == 0 {
 		o.Rows = 128
+	}
+	if err := o.enough(ctx); err != nil {
+		return nil, err
 	}
 	s := &scaling{o: o}
 	if s.folder, err = os.MkdirTemp("", "dsbatch-bench-*"); err != nil {
@@ -99,6 +104,21 @@ func Scaling(ctx context.Context, o ScalingOptions) (groups []Group, err error) 
 		return nil, err
 	}
 	return append(groups, hot), nil
+}
+
+// enough refuses a data set of fewer rows than the ranks take, before minutes of other jobs are run.
+func (o *ScalingOptions) enough(ctx context.Context) error {
+	if o.Model == "" {
+		return nil
+	}
+	rows, err := dataset.Open(ctx, []string{o.Input}, dataset.Columns{Prompt: "prompt"})
+	if err != nil {
+		return err
+	}
+	if have := rows.Rows(); have < int64(o.Ranks*o.Rows) {
+		err = fmt.Errorf("%s has %d rows, and %d ranks want %d each; give more rows, or a smaller --rows", o.Input, have, o.Ranks, o.Rows)
+	}
+	return errors.Join(err, rows.Close())
 }
 
 // measure runs one kind of job.
@@ -197,7 +217,7 @@ func (s *scaling) run(ctx context.Context, ranks int, input string, args []strin
 		return done{}, err
 	}
 	if n := report.Rows.Done; n != int64(ranks*s.o.Rows) {
-		return done{}, fmt.Errorf("%s: %d rows are done, and %d ranks want %d each; give more rows, or a smaller --rows", input, n, ranks, s.o.Rows)
+		return done{}, fmt.Errorf("%s: %d rows are done, and %d ranks want %d each; give rows that the model can take", input, n, ranks, s.o.Rows)
 	}
 	d := done{seconds: report.Rates.Seconds, tokens: (report.Rates.Prompt + report.Rates.Output) * report.Rates.Seconds}
 	steps := 0.0 // of a rank, in the mean
