@@ -29,7 +29,7 @@ func TestPage(t *testing.T) {
 	}
 	page := string(text)
 	for name, table := range map[string]string{
-		"messages": messagesTable(), "times": timesTable(), "crossings": crossingsTable(), "seeds": seedsTable(), "seeds-time": seedsTimeTable(),
+		"messages": messagesTable(), "times": timesTable(), "crossings": crossingsTable(), "published": publishedTable(), "published-time": publishedTimeTable(),
 	} {
 		begin, end := "<!-- "+name+": written by go test ./comm -run Page -update -->\n", "<!-- end -->"
 		before, rest, ok := strings.Cut(page, begin)
@@ -113,67 +113,67 @@ func crossingsTable() string {
 	return tableOf("| GPUs | tp 1 | among peers, tp 2 | tp 4 | tp 8 |", lines)
 }
 
-// seed is a model of the seeds on so many GPUs: GPT of so many layers, every second one with 128 experts of ffn 4·hidden,
+// published is a model of DeepSpeed's documentation on so many GPUs: GPT of so many layers, every second one with 128 experts of ffn 4·hidden,
 // top-1, in 16 bits.
-type seed struct {
+type published struct {
 	name                     string
 	layers, hidden, tp, gpus int
 }
 
-var seeds = []seed{
+var publications = []published{
 	{"52B", 24, 2048, 1, 8}, {"52B", 24, 2048, 1, 16}, {"52B", 24, 2048, 1, 32},
 	{"107.7B", 16, 3584, 1, 8}, {"1046.9B", 30, 8192, 8, 64},
 }
 
 const (
-	seedExperts, seedVocab, seedWindow = 128, 50257, 1024
-	seedRows                           = 8 // in flight for each GPU
+	publishedExperts, publishedVocab, publishedWindow = 128, 50257, 1024
+	publishedRows                                     = 8 // in flight for each GPU
 )
 
-func (s seed) moe() int { return s.layers / 2 }
+func (s published) moe() int { return s.layers / 2 }
 
 // experts are all parameters of the experts; dense those of the rest: attention, the other layers' MLP, norms, gates,
 // embeddings of tokens and positions.
-func (s seed) experts() float64 {
+func (s published) experts() float64 {
 	h := float64(s.hidden)
-	return float64(s.moe()) * seedExperts * (8*h*h + 5*h)
+	return float64(s.moe()) * publishedExperts * (8*h*h + 5*h)
 }
 
-func (s seed) dense() float64 {
+func (s published) dense() float64 {
 	h, n := float64(s.hidden), float64(s.layers)
-	return n*(4*h*h+4*h+4*h) + (n-float64(s.moe()))*(8*h*h+5*h) + float64(s.moe())*h*seedExperts + 2*h + s.embedding()
+	return n*(4*h*h+4*h+4*h) + (n-float64(s.moe()))*(8*h*h+5*h) + float64(s.moe())*h*publishedExperts + 2*h + s.embedding()
 }
 
-func (s seed) vocab() float64 {
+func (s published) vocab() float64 {
 	multiple := 128 * s.tp
-	return float64((seedVocab + multiple - 1) / multiple * multiple)
+	return float64((publishedVocab + multiple - 1) / multiple * multiple)
 }
 
-func (s seed) embedding() float64 { return (s.vocab() + seedWindow) * float64(s.hidden) }
+func (s published) embedding() float64 { return (s.vocab() + publishedWindow) * float64(s.hidden) }
 
 // held is what a GPU holds of the dense part: the input embedding whole, slices of the rest, and a slice of the output
 // embedding, which is made for products. (Norms and gates are whole too, and too small to be seen.)
-func (s seed) held() float64 {
+func (s published) held() float64 {
 	return s.embedding() + (s.dense()-s.embedding()+s.vocab()*float64(s.hidden))/float64(s.tp)
 }
 
-// kv is the bytes of seedRows full rows for each GPU: a tp group has tp times as many, and each holds 1/tp of them.
-func (s seed) kv() float64 {
-	return seedRows * seedWindow * float64(s.layers) * 2 * float64(s.hidden) * 2
+// kv is the bytes of publishedRows full rows for each GPU: a tp group has tp times as many, and each holds 1/tp of them.
+func (s published) kv() float64 {
+	return publishedRows * publishedWindow * float64(s.layers) * 2 * float64(s.hidden) * 2
 }
 
 // load is one exchange of a decoding step: the tp peers hold the same rows.
-func (s seed) load() Load {
-	return gpus(s.gpus, s.tp, float64(seedRows*s.tp*s.hidden*2))
+func (s published) load() Load {
+	return gpus(s.gpus, s.tp, float64(publishedRows*s.tp*s.hidden*2))
 }
 
-func seedsTable() string {
+func publishedTable() string {
 	var lines [][]string
-	for _, s := range seeds {
+	for _, s := range publications {
 		weights := 2 * (s.held() + s.experts()/float64(s.gpus))
-		ep := DefaultEP(seedExperts, s.gpus)
+		ep := DefaultEP(publishedExperts, s.gpus)
 		lines = append(lines, []string{
-			s.name, fmt.Sprint(s.gpus), fmt.Sprintf("tp %d, dp %d, ep %d", s.tp, s.gpus/s.tp, ep), fmt.Sprint(seedExperts / ep),
+			s.name, fmt.Sprint(s.gpus), fmt.Sprintf("tp %d, dp %d, ep %d", s.tp, s.gpus/s.tp, ep), fmt.Sprint(publishedExperts / ep),
 			fmt.Sprintf("%.1f B", (s.dense()+s.experts())/1e9), gigabytes(2 * s.held()), gigabytes(2 * s.experts() / float64(s.gpus)),
 			gigabytes(s.kv()), gigabytes(weights + s.kv()),
 		})
@@ -181,9 +181,9 @@ func seedsTable() string {
 	return tableOf("| model | GPUs | layout | experts a GPU and layer | parameters | dense, a GPU | experts, a GPU | KV of 8 rows of 1024 | in all |", lines)
 }
 
-func seedsTimeTable() string {
+func publishedTimeTable() string {
 	var lines [][]string
-	for _, s := range seeds {
+	for _, s := range publications {
 		l, exchanges := s.load(), float64(2*s.moe())
 		line := []string{s.name, fmt.Sprint(s.gpus), bytesText(l.Bytes)}
 		for _, how := range []Algorithm{Flat, Hierarchical, Coordinated} {
@@ -241,7 +241,7 @@ func TestPageSays(t *testing.T) {
 			}
 		}
 	}
-	for _, s := range seeds { // the sizes that the seeds print, in billions
+	for _, s := range publications { // the sizes that DeepSpeed's documentation prints, in billions
 		var stated float64
 		if _, err := fmt.Sscanf(s.name, "%fB", &stated); err != nil {
 			t.Fatal(err)

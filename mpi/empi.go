@@ -57,7 +57,7 @@ func MPI() (World, error) {
 	if err := sameLibrary(); err != nil {
 		return nil, err
 	}
-	if err := prepare(); err != nil {
+	if err := prepare(roomy); err != nil {
 		return nil, err
 	}
 	warnWithoutPMI(os.LookupEnv)

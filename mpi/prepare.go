@@ -21,15 +21,15 @@ func remedy(kind string) string {
 
 // prepare sets what the MPI library reads from the environment when it starts, unless the user has set it: ranks that
 // wait give their core away where there are no more cores than ranks, the library leaves Go's signals alone, and rows for
-// another rank of the host lie in shared memory as soon as they are sent (roomy).
-func prepare() error {
+// another rank of the host lie in shared memory as soon as they are sent, where that has room for so many ranks (roomy).
+func prepare(room func(ranks int) bool) error {
 	const yield = "OMPI_MCA_mpi_yield_when_idle"
 	set := map[string]string{"UCX_ERROR_SIGNALS": ""}
 	local := localRanks(os.LookupEnv)
 	if local >= runtime.NumCPU() {
 		set[yield] = "1"
 	}
-	if local > 1 && roomy(local) {
+	if local > 1 && room(local) {
 		for _, way := range []string{"vader", "sm"} { // of Open MPI 4, and 5
 			set["OMPI_MCA_btl_"+way+"_eager_limit"] = strconv.Itoa(eagerBytes)
 			set["OMPI_MCA_btl_"+way+"_segment_size"] = strconv.Itoa(segmentBytes)
