@@ -33,8 +33,8 @@ type gating struct {
 
 // testGating compares counts, positions and dropped tokens with DeepSpeed's, exactly, and the weights.
 func testGating(k *kit) {
-	folder := goldenFolder(k)
-	text, err := readGzip(filepath.Join(folder, "gating.json.gz"))
+	list, tensors := gatingFiles(k)
+	text, err := readPacked(list)
 	if err != nil {
 		k.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func testGating(k *kit) {
 	if err := json.Unmarshal(text, &cases); err != nil {
 		k.Fatal(err)
 	}
-	file, err := readSafetensors(filepath.Join(folder, "gating.safetensors.gz"))
+	file, err := readSafetensors(tensors)
 	if err != nil {
 		k.Fatal(err)
 	}
@@ -153,6 +153,18 @@ func (k *kit) gatingRoutes(what string, c gating, r *routing, index, location []
 			k.Fatalf("%s: choice %d of token %d weighs %v, want %v", what, choice, t, w, gates[i])
 		}
 	}
+}
+
+// gatingFiles are the list of cases and their tensors: all of them where ../shared lies beside the checkout, else the
+// bundled ones, which have one large case of each kind.
+func gatingFiles(k *kit) (list, tensors string) {
+	bundled := goldenFolder(k)
+	all := filepath.Join(bundled, "../../../../shared/golden")
+	list, tensors = filepath.Join(all, "gating.json"), filepath.Join(all, "gating.safetensors")
+	if _, err := os.Stat(tensors); err == nil {
+		return list, tensors
+	}
+	return filepath.Join(bundled, "gating.json.gz"), filepath.Join(bundled, "gating.safetensors.gz")
 }
 
 // goldenFolder is found from the folder that the test runs in.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 )
 
 // safetensor is a tensor of a file of ours, which is trusted: the reader for users' files is ckpt's.
@@ -18,9 +19,9 @@ type safetensor struct {
 	data    []byte
 }
 
-// readSafetensors reads a file of tensors that gzip has packed.
+// readSafetensors reads a file of tensors, packed by gzip or plain.
 func readSafetensors(path string) (map[string]safetensor, error) {
-	b, err := readGzip(path)
+	b, err := readPacked(path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -47,8 +48,11 @@ func readSafetensors(path string) (map[string]safetensor, error) {
 	return tensors, nil
 }
 
-// readGzip reads a whole file that gzip has packed.
-func readGzip(path string) ([]byte, error) {
+// readPacked reads a whole file, which gzip has packed where its name says so.
+func readPacked(path string) ([]byte, error) {
+	if filepath.Ext(path) != ".gz" {
+		return os.ReadFile(path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
