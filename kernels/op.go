@@ -257,6 +257,8 @@ type Stream interface {
 	Mix(y, moe, mlp, coef Tensor)
 	// Add: y += x.
 	Add(y, x Tensor)
+	// Tanh: y = tanh(y), each value by itself, in place.
+	Tanh(y Tensor)
 	// Reduce adds the partial results of a linear op whose inputs are cut: y[t] = Σ_p parts[p·T + t], or y +=, for n
 	// parts, 1 to MaxParts; parts [n·T, cols] F32. In float32, a balanced tree in the order of the parts, rounded once:
 	// pairs of neighbours, pairs of pairs, and what is left over, smaller trees to the right. So the sum of 2ⁱ

@@ -22,7 +22,7 @@ func everyProgram() []program {
 	all := []program{{file: "select.cu"}, {file: "gate.cu"}, {file: "routing.cu"}, {file: "capacity.cu"}, {file: "score.cu"}, {file: "sample.cu"},
 		{file: "window.cu"}}
 	for _, a := range floats {
-		all = append(all, program{file: "norm.cu", a: a}, program{file: "combine.cu", a: a}, program{file: "reduce.cu", a: a})
+		all = append(all, program{file: "norm.cu", a: a}, program{file: "combine.cu", a: a}, program{file: "reduce.cu", a: a}, program{file: "tanh.cu", a: a})
 		for _, b := range floats {
 			for _, file := range []string{"copy.cu", "embed.cu", "rope.cu", "attention.cu", "pack.cu"} {
 				all = append(all, program{file: file, a: a, b: b})

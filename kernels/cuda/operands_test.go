@@ -31,6 +31,7 @@ func TestOpsRefuseMissingOperands(t *testing.T) {
 		opCombine:   func(s *Stream) { s.Combine(none, none, routing) },
 		opMix:       func(s *Stream) { s.Mix(none, none, none, none) },
 		opAdd:       func(s *Stream) { s.Add(none, none) },
+		opTanh:      func(s *Stream) { s.Tanh(none) },
 		opReduce:    func(s *Stream) { s.Reduce(none, none, 1, false) },
 		opSelect:    func(s *Stream) { s.Select(none, none, none, 1) },
 		opScore:     func(s *Stream) { s.Score(none, none, none, none, 1) },

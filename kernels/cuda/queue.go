@@ -197,11 +197,12 @@ const (
 	opReturn
 	opCollect
 	opPeak
+	opTanh
 )
 
 var opNames = [...]string{"", "write", "read", "copy", "embed", "norm", "linear", "grouped", "store", "attention",
 	"gate", "drop", "table", "combine", "mix", "add", "reduce", "select", "score", "sample", "pack", "exchange", "send",
-	"arrive", "return", "collect", "peak"}
+	"arrive", "return", "collect", "peak", "tanh"}
 
 func (o opNumber) String() string {
 	if int(o) < len(opNames) {

@@ -124,6 +124,13 @@ func (v *conversation) whole() [][]chunk {
 	return [][]chunk{step}
 }
 
+// reversed is all sequences in one step, the last one first.
+func (v *conversation) reversed() [][]chunk {
+	steps := v.whole()
+	slices.Reverse(steps[0])
+	return steps
+}
+
 // ragged is steps that take some tokens of some sequences each, until all are done.
 func (v *conversation) ragged(k *kit) (steps [][]chunk) {
 	done := make([]int, len(v.seqs))

@@ -2,6 +2,7 @@ package optest
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/dsbatch/dsbatch/kernels"
@@ -50,6 +51,25 @@ func testAdd(k *kit) {
 				want[i] = roundTo(act, xv[i]+yv[i])
 			}
 			k.nearBy(fmt.Sprintf("add %v %v", act, shape), k.values(y), want, 0)
+		}
+	}
+}
+
+// testTanh: near 0, where it is nearly its argument, up to where it is 1, and beyond.
+func testTanh(k *kit) {
+	special := []float64{0, 1e-30, -1e-4, 0.25, -0.5, 1, -2, 5, -9.5, 100, -3e38}
+	for _, act := range k.activations() {
+		for _, shape := range [][2]int{{0, 5}, {1, 1}, {3, 17}, {5, 129}, {7, 11}} {
+			values := k.normal(shape[0]*shape[1], 3)
+			copy(values[len(values)/2:], special)
+			y := k.floats(act, shape[0], shape[1], values)
+			k.stream.Tanh(y.Tensor)
+			want, bounds := make([]float64, len(values)), make([]float64, len(values))
+			for i, v := range values {
+				want[i] = math.Tanh(v)
+				bounds[i] = k.tol.of(act) * math.Abs(want[i])
+			}
+			k.near(fmt.Sprintf("tanh %v %v", act, shape), k.values(y), want, bounds)
 		}
 	}
 }

@@ -16,6 +16,7 @@ func invariantAttention(k *kit) error {
 		{heads: 3, kvHeads: 3, dim: 20, lengths: []int{90, 33}, blockTokens: 5},
 		{heads: 8, kvHeads: 1, dim: 32, lengths: []int{150, 40}, blockTokens: 32, window: 50},
 		{heads: 4, kvHeads: 4, dim: 16, lengths: []int{70, 140}, blockTokens: 16, spread: 20},
+		{heads: 4, kvHeads: 4, dim: 64, lengths: []int{600, 5, 130, 1, 513}, blockTokens: 16, bidirectional: true},
 	} {
 		for _, d := range []kernels.DType{kernels.F32, kernels.BF16} {
 			v := k.conversation(c, k.dev.Activations(d), d)
@@ -26,7 +27,11 @@ func invariantAttention(k *kit) error {
 					single = append(single, []chunk{{i, t, t + 1}})
 				}
 			}
-			for name, steps := range map[string][][]chunk{"in ragged steps": v.ragged(k), "in other ones": v.ragged(k), "token by token": single} {
+			others := map[string][][]chunk{"in ragged steps": v.ragged(k), "in other ones": v.ragged(k), "token by token": single}
+			if c.bidirectional { // what a token sees must be there: a sequence is not cut
+				others = map[string][][]chunk{"in another order": v.reversed()}
+			}
+			for name, steps := range others {
 				got := v.play(k, steps)
 				for s := range want {
 					if !bytes.Equal(got[s], want[s]) {

@@ -41,6 +41,7 @@ func Run(t *testing.T, dev kernels.Device, tol Tolerances) {
 	}{
 		{"Copy", testCopy},
 		{"Add", testAdd},
+		{"Tanh", testTanh},
 		{"Submit", testSubmit},
 		{"Reduce", testReduce},
 		{"Select", testSelect},

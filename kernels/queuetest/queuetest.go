@@ -145,6 +145,8 @@ func (s *stream) Mix(y, moe, mlp, coef kernels.Tensor) {
 
 func (s *stream) Add(y, x kernels.Tensor) { s.later(func() { s.Stream.Add(y, x) }) }
 
+func (s *stream) Tanh(y kernels.Tensor) { s.later(func() { s.Stream.Tanh(y) }) }
+
 func (s *stream) Reduce(y, parts kernels.Tensor, n int, add bool) {
 	s.later(func() { s.Stream.Reduce(y, parts, n, add) })
 }

@@ -23,6 +23,13 @@ func (r *Rules) Add(y, x kernels.Tensor) error {
 	return c.err
 }
 
+// Tanh: an activation of any shape.
+func (r *Rules) Tanh(y kernels.Tensor) error {
+	c := check{rules: r, op: "tanh"}
+	c.activation("y", y, Any, Any)
+	return c.err
+}
+
 // Select: an index for each row of dst.
 func (r *Rules) Select(dst, src, index kernels.Tensor, div int) error {
 	c := check{rules: r, op: "select"}
