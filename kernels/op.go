@@ -129,6 +129,9 @@ type AttentionSpec struct {
 	Causal  bool   // a token sees positions up to its own; else all Context tokens of its sequence
 	Window  int    // 0, or how many last positions it sees, its own included
 	Context Tensor // [1, seqs] I32: KV tokens of a sequence after this step's store; needed where not Causal
+	// Slopes [1, Heads] F32, or none, is ALiBi (arXiv 2108.12409): of every score, once scaled, the head's slope is taken
+	// off for each position that lies between the token and what it sees. Causal only.
+	Slopes Tensor
 }
 
 // GateScore is how a gate turns logits into weights.
@@ -253,7 +256,8 @@ type Stream interface {
 	Table(r Routing)
 	// Combine: y[t] = Σ_c weight[t, c]·out[place[t, c]], c ascending, in float32; dropped choices add nothing.
 	Combine(y, out Tensor, r Routing)
-	// Mix is PR-MoE's: y[t] = moe[t]·c₀ + mlp[t]·c₁, c = softmax(coef[t]) in float32. coef [T, 2] F32. y may be moe.
+	// Mix is PR-MoE's: y[t] = moe[t]·c₀ + mlp[t]·c₁, c = softmax(coef[t]) in float32, coef [T, 2] F32; or, where coef is
+	// [T, 1], that of a shared expert (Qwen2-MoE): y[t] = moe[t] + mlp[t]·sigmoid(coef[t]). y may be moe.
 	Mix(y, moe, mlp, coef Tensor)
 	// Add: y += x.
 	Add(y, x Tensor)

@@ -8,7 +8,8 @@
  * Order   of a row: tiles ascending from the one of its first position; a score sums the dimensions ascending, fused;
  *         a tile's largest score and sum of exponentials cross lanes by halves; out is rescaled, then adds the values
  *         of the tile's positions, ascending, fused. It depends on the row's position (and window) alone: rows of a
- *         tile share loads, never a sum. What a row does not see is skipped, not multiplied by 0.
+ *         tile share loads, never a sum. What a row does not see is skipped, not multiplied by 0. ALiBi adds slope·(position −
+ *         the row's own) to a scaled score.
  * Speed   K and V are read once for all rows of an item. Checked by optest.Attention against attention.go. */
 #if defined(LEVEL)
 #include "vector.h"
@@ -26,6 +27,8 @@ typedef struct row {
     float *out;
     int64_t from, to;   /* positions */
     float top, sum;     /* largest score, and the sum of exp(score - top) */
+    int64_t at;         /* its own position */
+    float slope;        /* of ALiBi, 0: none */
 } row;
 
 /* score[r][64] = scale · q[d][rows] · K for the panels [first, last) of a tile. */
@@ -62,6 +65,11 @@ INLINE void scores(float (*score)[TILE], const float *q, const tile *t, fetcher 
             }
         }
     }
+}
+
+/* Takes off the scores of panels [first, last) of a tile at position base what ALiBi takes off for their distance. */
+INLINE void lean(float *score, const row *w, int64_t base, int first, int last) {
+    for (int i = first * PANEL; i < last * PANEL; i++) score[i] += w->slope * (float)(base + i - w->at);
 }
 
 /* Turns the scores of positions [from, to) of a tile into exponentials, 0 elsewhere; returns what out is to be
@@ -173,6 +181,7 @@ INLINE void attend_block(const attention_args *a, row *w, const float *q, const 
     }
     if (first >= last) return;
     scores(score, q, t, ahead, rows, halves, a->dim, a->scale, first / PANEL, (last + PANEL - 1) / PANEL);
+    for (int r = 0; r < rows && a->slopes; r++) lean(score[r], &w[r], base, first / PANEL, (last + PANEL - 1) / PANEL);
     for (int r = 0; r < rows; r++) by[r] = from[r] < to[r] ? exponentials(score[r], &w[r], from[r], to[r]) : 1;
     if (all_from >= all_to) { /* nothing that all see */
         for (int r = 0; r < rows; r++) add_more(w + r, score[r], by[r], t, ahead, halves, a->dim, from[r], to[r]);
@@ -298,7 +307,7 @@ static void attend(const attention_args *a, const attention_item *it, const atte
         find_span(a, it->seq, t, &from, &to);
         for (int64_t h = it->head * a->group; h < (it->head + 1) * a->group; h++) {
             q[rows] = a->q + t * a->q_stride + h * a->dim;
-            w[rows++] = (row){a->out + t * a->out_stride + h * a->dim, from, to, -INFINITY, 0};
+            w[rows++] = (row){a->out + t * a->out_stride + h * a->dim, from, to, -INFINITY, 0, a->position[t], a->slopes ? a->slopes[h] : 0};
             if (rows == MOST) {
                 attend_rows(a, w, q, rows, blocks, it->head, &next, scratch);
                 rows = 0;

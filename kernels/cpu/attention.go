@@ -17,7 +17,8 @@ type attentionArgs struct {
 	context  []int32 // of each sequence; nil where causal
 	group    int     // query heads of a KV head
 	scale    float32
-	window   int // math.MaxInt32 where there is none
+	window   int       // math.MaxInt32 where there is none
+	slopes   []float32 // of the heads; nil: no ALiBi
 }
 
 // attentionItem is a piece of work: some tokens of a sequence, one KV head.
@@ -46,6 +47,9 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 	}
 	if spec.Window > 0 {
 		a.window = spec.Window
+	}
+	if !spec.Slopes.None() {
+		a.slopes = vector[float32](spec.Slopes)
 	}
 	if !spec.Causal {
 		a.context = vector[int32](spec.Context)[:b.Seqs]
@@ -137,6 +141,11 @@ func attendItems(a *attentionArgs, items []attentionItem) {
 					atK, _ := a.at(it, p)
 					a.cache.get(kv, a.data, atK, a.cache.width)
 					scores = append(scores, dot(q, kv)*a.scale)
+				}
+				if a.slopes != nil {
+					for i := range scores {
+						scores[i] += a.slopes[h] * float32(lo+i-int(a.position[t]))
+					}
 				}
 				softmax(scores)
 				clear(out)

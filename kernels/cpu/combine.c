@@ -1,5 +1,6 @@
-/* y[t] = Σ_c weight[t, c]·out[place[t, c]], and PR-MoE's y = moe·c₀ + mlp·c₁ with c = softmax(coef).
- * Shapes  y [tokens, cols], out [slots, cols], weight, place [tokens, k] (place -1: dropped), coef [tokens, 2].
+/* y[t] = Σ_c weight[t, c]·out[place[t, c]], and PR-MoE's y = moe·c₀ + mlp·c₁ with c = softmax(coef), or a shared expert's with
+ * c = (1, sigmoid(coef)).
+ * Shapes  y [tokens, cols], out [slots, cols], weight, place [tokens, k] (place -1: dropped), coef [tokens, 2], shared: 1.
  * Order   c ascending from 0, fused; elements are independent, so that tails need no care.
  * Memory  k+1 rows a token; gathers. Checked by optest.Combine and optest.Mix against combine.go. */
 #if defined(LEVEL)
@@ -42,8 +43,9 @@ static void mix_rows(const mix_args *a, int64_t from, int64_t to) {
         const float *const coef = a->coef + t * a->coef_stride;
         const float *const moe = a->moe + t * a->moe_stride, *const mlp = a->mlp + t * a->mlp_stride;
         float *const y = a->y + t * a->y_stride;
-        const float e = exp_of(-fabsf(coef[1] - coef[0])), large = 1 / (1 + e), small = e / (1 + e);
-        const float c0 = coef[1] > coef[0] ? small : large, c1 = coef[1] > coef[0] ? large : small;
+        const float first = a->shared ? 0 : coef[0], second = a->shared ? coef[0] : coef[1]; /* sigmoid(x): softmax of 0 and x */
+        const float e = exp_of(-fabsf(second - first)), large = 1 / (1 + e), small = e / (1 + e);
+        const float c0 = a->shared ? 1 : second > first ? small : large, c1 = second > first ? large : small;
         for (int64_t i = 0; i < a->cols; i++) y[i] = moe[i] * c0 + mlp[i] * c1;
     }
 }

@@ -55,7 +55,7 @@ type mixArgs struct {
 	y, moe, mlp, coef matrix[float32]
 }
 
-// Mix: y[t] = moe[t]·c₀ + mlp[t]·c₁, c = softmax(coef[t]).
+// Mix: y[t] = moe[t]·c₀ + mlp[t]·c₁, c = softmax(coef[t]), or (1, sigmoid(coef[t])) where there is one coefficient.
 func (s *Stream) Mix(y, moe, mlp, coef kernels.Tensor) {
 	if s.note(rules.Mix(y, moe, mlp, coef)); s.err != nil || y.Cols == 0 {
 		return
@@ -67,7 +67,7 @@ func (s *Stream) Mix(y, moe, mlp, coef kernels.Tensor) {
 // mixRows is the reference.
 func mixRows(a *mixArgs, from, to int) {
 	for t := from; t < to; t++ {
-		c0, c1 := softmaxOfTwo(a.coef.row(t))
+		c0, c1 := coefficients(a.coef.row(t))
 		y, moe, mlp := a.y.row(t), a.moe.row(t), a.mlp.row(t)
 		for j := range y {
 			y[j] = moe[j]*c0 + mlp[j]*c1
@@ -75,7 +75,11 @@ func mixRows(a *mixArgs, from, to int) {
 	}
 }
 
-func softmaxOfTwo(x []float32) (c0, c1 float32) {
+// coefficients are the softmax of two logits; of one: 1 and its sigmoid.
+func coefficients(x []float32) (c0, c1 float32) {
+	if len(x) == 1 {
+		return 1, float32(1 / (1 + math.Exp(-float64(x[0]))))
+	}
 	e := math.Exp(-math.Abs(float64(x[1]) - float64(x[0])))
 	big, small := float32(1/(1+e)), float32(e/(1+e))
 	if x[1] > x[0] {

@@ -168,6 +168,7 @@ typedef struct attention_args {
     const float *q;
     const void *data; /* of the cache's layer */
     const int32_t *position, *blocks, *context; /* context: NULL where causal */
+    const float *slopes;                        /* of the heads, or NULL: no ALiBi */
     int64_t out_stride, q_stride, blocks_stride, block_tokens, width, kv_heads, dim, group, window;
     float scale;
     int32_t type;
@@ -197,6 +198,7 @@ typedef struct mix_args {
     float *y;
     const float *moe, *mlp, *coef;
     int64_t y_stride, moe_stride, mlp_stride, coef_stride, cols;
+    int32_t shared; /* coef has one column */
 } mix_args;
 
 typedef struct add_args {

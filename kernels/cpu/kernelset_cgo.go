@@ -149,7 +149,7 @@ func (n *native) attention(a *attentionArgs, items []attentionItem) {
 	defer n.scratch.Put(scratch)
 	C.cpu_attention(n.level, C.attention_args{
 		out: floats(a.out.data), q: floats(a.q.data), data: unsafe.Pointer(unsafe.SliceData(a.data)),
-		position: ints(a.position), blocks: ints(a.blocks.data), context: ints(a.context),
+		position: ints(a.position), blocks: ints(a.blocks.data), context: ints(a.context), slopes: floats(a.slopes),
 		out_stride: C.int64_t(a.out.stride), q_stride: C.int64_t(a.q.stride), blocks_stride: C.int64_t(a.blocks.stride),
 		block_tokens: C.int64_t(s.BlockTokens), width: C.int64_t(a.cache.width), kv_heads: C.int64_t(s.KVHeads),
 		dim: C.int64_t(s.HeadDim), group: C.int64_t(a.group), window: C.int64_t(a.window),
@@ -191,7 +191,7 @@ func (n *native) mix(a *mixArgs, from, to int) {
 	C.cpu_mix(n.level, C.mix_args{
 		y: floats(a.y.data), moe: floats(a.moe.data), mlp: floats(a.mlp.data), coef: floats(a.coef.data),
 		y_stride: C.int64_t(a.y.stride), moe_stride: C.int64_t(a.moe.stride), mlp_stride: C.int64_t(a.mlp.stride),
-		coef_stride: C.int64_t(a.coef.stride), cols: C.int64_t(a.y.cols),
+		coef_stride: C.int64_t(a.coef.stride), cols: C.int64_t(a.y.cols), shared: flag(a.coef.cols == 1),
 	}, C.int64_t(from), C.int64_t(to))
 }
 

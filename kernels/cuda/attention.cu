@@ -1,7 +1,8 @@
 // Paged attention of every token over its sequence's KV, for any types and head sizes, in float32.
 // Shapes  as in attention.cuh, the cache's layer of B.
 // Order   of a piece: warp w takes positions p with p mod 4 = w, ascending, by online softmax; the four meet in order. Pieces
-//         as there. Positions are those of the sequence, so that chunks and neighbours change no bit.
+//         as there. Positions are those of the sequence, so that chunks and neighbours change no bit. With ALIBI a scaled
+//         score loses the head's slope for each position up to the token's.
 // Launch  x: tokens, y: heads, z: shares of the context of a token that is alone in its sequence, 4 warps; a lane holds
 //         dimensions lane, lane+32, …; combine x: sequences, y: heads, a thread a dimension. Checked by optest.Attention.
 #include "attention.cuh"
@@ -20,6 +21,9 @@ template <int HELD> void attend(const attention_args& a) {
     }
     const A* q = row_of<A>(a.q, t) + head * a.dim;
     const int* blocks = row_of<int>(a.blocks, seq);
+#if defined(ALIBI)
+    const float slope = __fmul_rn(a.slopes[head], 0x1.715476p+0f); // as scale has it: with log2(e)
+#endif
     float query[HELD], all[mine_of] = {};
 #pragma unroll
     for (int i = 0; i < HELD; i++) query[i] = lane + 32 * i < a.dim ? to_float(q[lane + 32 * i]) : 0.0f;
@@ -43,6 +47,9 @@ template <int HELD> void attend(const attention_args& a) {
             for (int i = 0; i < HELD; i++)
                 if (lane + 32 * i < a.dim) dot = fmaf(query[i], to_float(k[lane + 32 * i]), dot);
             dot = __fmul_rn(warp_sum(dot), a.scale);
+#if defined(ALIBI)
+            dot = __fmaf_rn(slope, (float)(p - a.position[t]), dot);
+#endif
             const float keep = raise(top, dot, 1), weight = lowered(dot, top, 1);
             mass = mass * keep + weight;
 #pragma unroll

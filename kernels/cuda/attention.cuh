@@ -23,6 +23,7 @@ struct attention_args {
     int run;   // pieces that one of a token's blocks walks at most
     int parts; // blocks of a token
     int pad;
+    const float* slopes; // [heads], with ALIBI
 };
 
 enum { tile_tokens = 64, piece_tokens = 512, piece_tiles = piece_tokens / tile_tokens };

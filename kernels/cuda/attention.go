@@ -40,7 +40,11 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 	if !spec.Causal {
 		a.context = address(spec.Context)
 	}
-	tensorCores := q.DType == c.spec.DType && q.DType != kernels.F32 && spec.Scale > 0 && spec.HeadDim%8 == 0
+	alibi := !spec.Slopes.None()
+	if alibi {
+		a.slopes = address(spec.Slopes)
+	}
+	tensorCores := q.DType == c.spec.DType && q.DType != kernels.F32 && spec.Scale > 0 && spec.HeadDim%8 == 0 && !alibi
 	for _, k := range attentionKernels {
 		if spec.HeadDim > k.dim {
 			continue
@@ -48,7 +52,7 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 		if tensorCores && k.prefill != "" {
 			s.attentionOnTensorCores(a, k, c.spec.DType, b, spec)
 		} else {
-			s.attentionOfAny(a, k, program{file: "attention.cu", a: q.DType, b: c.spec.DType}, b, spec)
+			s.attentionOfAny(a, k, program{file: "attention.cu", a: q.DType, b: c.spec.DType, alibi: alibi}, b, spec)
 		}
 		return
 	}
@@ -61,6 +65,7 @@ type attentionArgs struct {
 	tokens, seqs, heads, kvHeads, dim, blockTokens, cacheBlocks, window int32
 	scale                                                               float32
 	op, slots, run, parts, _                                            int32
+	slopes                                                              handle
 }
 
 // attentionOnTensorCores is a kernel for the sequences with several tokens in the step, and one for those with one, whose

@@ -25,12 +25,16 @@ type mixArgs struct {
 	tokens, cols      int32
 }
 
-// Mix: y[t] = moe[t]·c₀ + mlp[t]·c₁, c = softmax(coef[t]).
+// Mix: y[t] = moe[t]·c₀ + mlp[t]·c₁, c = softmax(coef[t]), or (1, sigmoid(coef[t])) where there is one coefficient.
 func (s *Stream) Mix(y, moe, mlp, coef kernels.Tensor) {
 	const op = opMix
 	if s.note(rules.Mix(y, moe, mlp, coef)); s.err != nil || y.Cols == 0 || y.Rows == 0 {
 		return
 	}
-	enqueue(s, op, kernelKey{program{file: "combine.cu", a: y.DType}, "mix"}, byChunk(y.Rows, y.Cols),
+	name := "mix"
+	if coef.Cols == 1 {
+		name = "mix_shared"
+	}
+	enqueue(s, op, kernelKey{program{file: "combine.cu", a: y.DType}, name}, byChunk(y.Rows, y.Cols),
 		&mixArgs{matOf(y), matOf(moe), matOf(mlp), matOf(coef), int32(y.Rows), int32(y.Cols)})
 }

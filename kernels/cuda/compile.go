@@ -17,6 +17,7 @@ type program struct {
 	file   string
 	a, b   kernels.DType
 	groups bool // GROUPS: int8 weights whose scales are by group
+	alibi  bool // ALIBI: attention whose scores fall with distance
 }
 
 // options are the compiler's, for a target such as sm_90a.
@@ -30,6 +31,9 @@ func (p program) options(arch string) []string {
 	}
 	if p.groups {
 		o = append(o, "-DGROUPS")
+	}
+	if p.alibi {
+		o = append(o, "-DALIBI")
 	}
 	return o
 }

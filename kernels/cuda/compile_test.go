@@ -27,6 +27,7 @@ func everyProgram() []program {
 			for _, file := range []string{"copy.cu", "embed.cu", "rope.cu", "attention.cu", "pack.cu"} {
 				all = append(all, program{file: file, a: a, b: b})
 			}
+			all = append(all, program{file: "attention.cu", a: a, b: b, alibi: true})
 			if a == b || b == kernels.F32 {
 				all = append(all, program{file: "gemm_f32.cu", a: a, b: b})
 			}

@@ -15,6 +15,7 @@ type conversation struct {
 	rotated int // attentionCase's
 	act     kernels.DType
 	seqs    []sequence
+	slopes  []float64 // of ALiBi, of each head; nil: none
 }
 
 type sequence struct {
@@ -35,6 +36,7 @@ type attentionCase struct {
 	blockTokens         int
 	spread              float64 // deviation of the logits; 0: 1
 	rotated             int     // values of a head that are stored by way of a rotation, by nothing
+	alibi               bool
 }
 
 func testAttention(k *kit) {
@@ -52,6 +54,8 @@ func testAttention(k *kit) {
 		{heads: 4, kvHeads: 2, dim: 16, lengths: []int{150, 9, 70}, blockTokens: 16, window: 37},
 		{heads: 4, kvHeads: 4, dim: 64, lengths: []int{150}, blockTokens: 5, window: 64},
 		{heads: 4, kvHeads: 4, dim: 32, lengths: []int{1, 77, 31}, blockTokens: 16, bidirectional: true},
+		{heads: 6, kvHeads: 6, dim: 64, lengths: []int{1, 77, 131}, blockTokens: 16, alibi: true},
+		{heads: 6, kvHeads: 2, dim: 20, lengths: []int{40, 70}, blockTokens: 5, alibi: true, window: 37},
 		{heads: 4, kvHeads: 4, dim: 32, lengths: []int{200}, blockTokens: 16, spread: 30},
 		{heads: 4, kvHeads: 4, dim: 32, lengths: []int{200, 3}, blockTokens: 16, spread: 3000},
 	} {
@@ -82,6 +86,11 @@ func (k *kit) conversation(c attentionCase, act, cacheType kernels.DType) *conve
 		Heads: c.heads, KVHeads: c.kvHeads, HeadDim: c.dim, Window: c.window, Causal: !c.bidirectional,
 		Scale: float32(1 / math.Sqrt(float64(c.dim))),
 	}}
+	if c.alibi { // from slopes that look at little but the last positions to hardly any
+		for _, x := range k.normal(c.heads, 1.5) {
+			v.slopes = append(v.slopes, roundTo(kernels.F32, math.Exp(x-3)))
+		}
+	}
 	if c.spread > 0 {
 		v.spec.Scale *= float32(c.spread)
 	}
@@ -214,6 +223,9 @@ func (v *conversation) step(k *kit, c kernels.Cache, step []chunk) []byte {
 		}
 		spec.Context = k.vector(context).Tensor
 	}
+	if v.slopes != nil {
+		spec.Slopes = k.floats(kernels.F32, 1, len(v.slopes), v.slopes).Tensor
+	}
 	k.stream.Attention(out.Tensor, qb.Tensor, c, layerUsed, b, spec)
 	return k.bits(out)
 }
@@ -338,14 +350,19 @@ func (v *conversation) rowByDefinition(seq, t int) []float64 {
 		at := func(x []float64) func(p int) []float64 {
 			return func(p int) []float64 { return x[(p*v.spec.KVHeads+h/group)*dim:][:dim] }
 		}
-		attendByDefinition(out[h*dim:][:dim], s.q[(t*heads+h)*dim:][:dim], float64(v.spec.Scale), lo, hi, at(s.kept[0]), at(s.kept[1]))
+		lean := func(int) float64 { return 0 }
+		if v.slopes != nil {
+			lean = func(p int) float64 { return v.slopes[h] * float64(p-t) }
+		}
+		attendByDefinition(out[h*dim:][:dim], s.q[(t*heads+h)*dim:][:dim], float64(v.spec.Scale), lo, hi, lean, at(s.kept[0]), at(s.kept[1]))
 	}
 	return out
 }
 
-func attendByDefinition(out, q []float64, scale float64, lo, hi int, k, v func(int) []float64) {
+func attendByDefinition(out, q []float64, scale float64, lo, hi int, lean func(int) float64, k, v func(int) []float64) {
 	logits, top := make([]float64, hi-lo), math.Inf(-1)
 	for i := range logits {
+		logits[i] = lean(lo + i)
 		for d, x := range k(lo + i) {
 			logits[i] += scale * q[d] * x
 		}

@@ -254,17 +254,19 @@ func invariantCombine(k *kit) error {
 
 func invariantMix(k *kit) error {
 	for _, act := range k.activations() {
-		const n, cols = 41, 67
-		moe, mlp, coef := k.uneven(n*cols), k.uneven(n*cols), k.normal(2*n, 2)
-		err := sameRows(k, "mix", n, func(rows []int) [][]byte {
-			m, y := len(rows), k.output(act, len(rows), cols)
-			k.stream.Mix(y.Tensor, k.floats(act, m, cols, pick(moe, cols, rows)).Tensor,
-				k.floats(act, m, cols, pick(mlp, cols, rows)).Tensor,
-				k.floats(kernels.F32, m, 2, pick(coef, 2, rows)).Tensor)
-			return k.rowsOf(y)
-		})
-		if err != nil {
-			return err
+		for coefs := 1; coefs <= 2; coefs++ {
+			const n, cols = 41, 67
+			moe, mlp, coef := k.uneven(n*cols), k.uneven(n*cols), k.normal(coefs*n, 2)
+			err := sameRows(k, "mix", n, func(rows []int) [][]byte {
+				m, y := len(rows), k.output(act, len(rows), cols)
+				k.stream.Mix(y.Tensor, k.floats(act, m, cols, pick(moe, cols, rows)).Tensor,
+					k.floats(act, m, cols, pick(mlp, cols, rows)).Tensor,
+					k.floats(kernels.F32, m, coefs, pick(coef, coefs, rows)).Tensor)
+				return k.rowsOf(y)
+			})
+			if err != nil {
+				return err
+			}
 		}
 	}
 	return nil

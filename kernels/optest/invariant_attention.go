@@ -17,6 +17,7 @@ func invariantAttention(k *kit) error {
 		{heads: 8, kvHeads: 1, dim: 32, lengths: []int{150, 40}, blockTokens: 32, window: 50},
 		{heads: 4, kvHeads: 4, dim: 16, lengths: []int{70, 140}, blockTokens: 16, spread: 20},
 		{heads: 4, kvHeads: 4, dim: 64, lengths: []int{600, 5, 130, 1, 513}, blockTokens: 16, bidirectional: true},
+		{heads: 4, kvHeads: 2, dim: 64, lengths: []int{130, 1, 77}, blockTokens: 16, alibi: true},
 	} {
 		for _, d := range []kernels.DType{kernels.F32, kernels.BF16} {
 			v := k.conversation(c, k.dev.Activations(d), d)
@@ -61,6 +62,7 @@ func invariantContext(k *kit) error {
 		{heads: 4, kvHeads: 2, dim: 64, lengths: []int{513, 1025, 3000, 3075}, blockTokens: 7},
 		{heads: 4, kvHeads: 2, dim: 64, lengths: []int{516, 1027, 1537, 3000}, blockTokens: 16, window: 514},
 		{heads: 2, kvHeads: 2, dim: 64, lengths: []int{2053, 700, 5000}, blockTokens: 16, spread: 20},
+		{heads: 3, kvHeads: 3, dim: 64, lengths: []int{516, 1027, 3000}, blockTokens: 16, alibi: true},
 	} {
 		for _, d := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16} {
 			if c.dim == 16 && d != kernels.BF16 { // the long one takes its time

@@ -324,16 +324,17 @@ func testCombine(k *kit) {
 func testMix(k *kit) {
 	for _, act := range k.activations() {
 		for _, c := range []struct {
-			rows, cols int
-			same       bool
-		}{{0, 8, false}, {1, 1, false}, {3, 17, true}, {17, 129, false}, {5, 1030, true}} {
+			rows, cols, coefs int
+			same              bool
+		}{{0, 8, 2, false}, {1, 1, 2, false}, {3, 17, 2, true}, {17, 129, 2, false}, {5, 1030, 2, true},
+			{0, 8, 1, false}, {1, 1, 1, false}, {3, 17, 1, true}, {17, 129, 1, false}, {5, 1030, 1, true}} {
 			n := c.rows * c.cols
-			moe, mlp, coef := k.normal(n, 1), k.normal(n, 1), k.normal(2*c.rows, 5)
+			moe, mlp, coef := k.normal(n, 1), k.normal(n, 1), k.normal(c.coefs*c.rows, 5)
 			if c.rows > 2 {
-				coef[0], coef[1], coef[2], coef[3] = 1000, -1000, 7, 7
+				copy(coef, []float64{1000, -1000, 7, 7}[:min(4, c.rows)])
 			}
 			mb, pb := k.floats(act, c.rows, c.cols, moe), k.floats(act, c.rows, c.cols, mlp)
-			cb, y := k.floats(kernels.F32, c.rows, 2, coef), k.output(act, c.rows, c.cols)
+			cb, y := k.floats(kernels.F32, c.rows, c.coefs, coef), k.output(act, c.rows, c.cols)
 			if c.same {
 				y = mb
 			}
@@ -341,8 +342,12 @@ func testMix(k *kit) {
 			want, bound := make([]float64, n), make([]float64, n)
 			for i := range want {
 				t := i / c.cols
-				c0 := 1 / (1 + math.Exp(coef[2*t+1]-coef[2*t]))
-				want[i] = moe[i]*c0 + mlp[i]*(1-c0)
+				if c.coefs == 1 {
+					want[i] = moe[i] + mlp[i]/(1+math.Exp(-coef[t]))
+				} else {
+					c0 := 1 / (1 + math.Exp(coef[2*t+1]-coef[2*t]))
+					want[i] = moe[i]*c0 + mlp[i]*(1-c0)
+				}
 				bound[i] = 2 * k.tol.of(act) * (math.Abs(moe[i]) + math.Abs(mlp[i]))
 			}
 			k.near(fmt.Sprintf("mix %v %+v", act, c), k.values(y), want, bound)

@@ -88,6 +88,11 @@ var ops = map[string]func(*hand) error{
 		spec := kernels.AttentionSpec{Heads: 4, KVHeads: 2, HeadDim: 4, Context: h.ints("context", 1, 2)}
 		return ours.Attention(cacheSpec, h.floats("out", 3, 16), h.floats("q", 3, 16), b, spec)
 	},
+	"attention, causal": func(h *hand) error {
+		b := kernels.Batch{Tokens: 3, Seqs: 2, Position: h.ints("position", 1, 3), Start: h.ints("start", 1, 3), Blocks: h.ints("blocks", 2, 5)}
+		spec := kernels.AttentionSpec{Heads: 4, KVHeads: 2, HeadDim: 4, Causal: true, Slopes: h.floats("slopes", 1, 4)}
+		return ours.Attention(cacheSpec, h.floats("out", 3, 16), h.floats("q", 3, 16), b, spec)
+	},
 	"gate": func(h *hand) error {
 		r := h.routing()
 		r.Weight = h.floats("weight", 3, 2)
@@ -126,10 +131,11 @@ var cacheSpec = kernels.CacheSpec{DType: kernels.F32, Layers: 2, Blocks: 3, Bloc
 
 // TestEveryOperandIsChecked harms each operand of each op in every way: the op is refused, and the error says whose fault it is.
 func TestEveryOperandIsChecked(t *testing.T) {
-	optional := map[string]bool{"norm delta": true, "norm bias": true, "embed positions": true}
-	anyWidth := map[string]bool{"attention blocks": true}
+	optional := map[string]bool{"norm delta": true, "norm bias": true, "embed positions": true, "attention slopes": true}
+	anyWidth := map[string]bool{"attention blocks": true, "mix coef": true}
 	anyType := map[string]bool{"copy src": true, "copy dst": true, "select src": true} // then what goes with it is wrong
-	for op, call := range ops {
+	for of, call := range ops {
+		op, _, _ := strings.Cut(of, ",")
 		var good hand
 		if err := call(&good); err != nil {
 			t.Fatalf("%s of good operands: %v", op, err)

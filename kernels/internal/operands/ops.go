@@ -113,6 +113,12 @@ func (r *Rules) Attention(cache kernels.CacheSpec, out, q kernels.Tensor, b kern
 	if !spec.Causal {
 		c.vector("context", spec.Context, b.Seqs)
 	}
+	if !spec.Slopes.None() {
+		c.tensor("slopes", spec.Slopes, kernels.F32, 1, spec.Heads)
+		if !spec.Causal {
+			c.fail("slopes of distances to tokens that may come later")
+		}
+	}
 	return c.err
 }
 
@@ -173,13 +179,16 @@ func (r *Rules) Combine(y, out kernels.Tensor, by kernels.Routing) error {
 	return c.err
 }
 
-// Mix: two coefficients for each row of y, moe and mlp.
+// Mix: two coefficients, or one, for each row of y, moe and mlp.
 func (r *Rules) Mix(y, moe, mlp, coef kernels.Tensor) error {
 	c := check{rules: r, op: "mix"}
 	c.activation("moe", moe, Any, Any)
 	c.tensor("y", y, moe.DType, moe.Rows, moe.Cols)
 	c.tensor("mlp", mlp, moe.DType, moe.Rows, moe.Cols)
-	c.tensor("coef", coef, kernels.F32, moe.Rows, 2)
+	c.tensor("coef", coef, kernels.F32, moe.Rows, Any)
+	if c.err == nil && coef.Cols != 1 && coef.Cols != 2 {
+		c.fail("coef is %v, want 1 or 2 columns", coef)
+	}
 	return c.err
 }
 
