@@ -20,6 +20,9 @@ func (e *Engine) direct(ctx context.Context, job *config.Job, in []*dataset.Row,
 	if w := e.world.Size(); inStep && e.layout.DP != w {
 		return nil, fmt.Errorf("%w: InStep takes ranks that share no layers, and %d ranks make %d replicas here", ErrRefused, w, e.layout.DP)
 	}
+	if err := e.taskFits(job); err != nil {
+		return nil, err
+	}
 	shared := e.world.Size() > 1 && !inStep // the rows, by all replicas
 	world, leave := patient(ctx)
 	defer leave()

@@ -58,8 +58,9 @@ func (e *Engine) inferenceFits() error {
 	if in.Offload == "cpu" && e.onGPU() {
 		refuse("zero.offload_param.device cpu: weights are not streamed to a GPU yet; leave it out, or use --device cpu")
 	}
-	if in.TriangularMask != nil && !*in.TriangularMask {
-		refuse("triangular_masking false: %s sees earlier tokens only; leave it out", c.Family)
+	if in.TriangularMask != nil && *in.TriangularMask == c.Bidirectional {
+		sees := map[bool]string{false: "earlier tokens only", true: "later tokens, too"}[c.Bidirectional]
+		refuse("triangular_masking %v: a token of %s sees %s; leave it out", *in.TriangularMask, c.Family, sees)
 	}
 	experts, residual := expertCounts(c)
 	if want := in.MoE.Enabled; want != nil && *want != (len(experts) > 0) {

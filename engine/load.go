@@ -116,6 +116,11 @@ func (e *Engine) inspect() (err error) {
 	if e.policy, e.shape, e.injected, err = describe(e.checkpoint, e.job); err != nil {
 		return err
 	}
+	if e.job.Output != "" { // a caller in Go may have any of them done, and is told then
+		if err := e.taskFits(e.job); err != nil {
+			return err
+		}
+	}
 	e.dtype = weightType(e.checkpoint, e.job)
 	if err := e.readTokenizer(); err != nil {
 		return err

@@ -42,6 +42,13 @@ type Config struct {
 	Sliding  int  // 0, or how many last positions a token sees
 	TiedHead bool // the output embedding is the input's
 
+	Bidirectional bool // an encoder: a token sees its whole sequence, which is in one step then
+	PostNorm      bool // norms come after the residual additions: x = norm(x + f(x)); there is none at the end
+	EmbedNorm     bool // what is embedded is normed
+	Types         int  // rows of the table of token types; 0: there is none. Every token is of the first
+	Head          Head
+	Labels        []string // HeadLabels: what its logits stand for
+
 	// Scale of attention scores in each layer; nil: 1/√HeadDim.
 	Scale []float32
 	// MoE has an element a layer; Experts 0: a dense layer.

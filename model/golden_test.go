@@ -23,14 +23,22 @@ const (
 )
 
 var goldens = []string{"gpt2", "gpt2-scale-by-layer", "llama", "llama-rope-scaled", "mixtral", "olmoe", "qwen3_moe",
+	"bert-embed", "bert-classify", "distilbert-mlm",
 	"ds-moe-hoisted", "ds-moe-old-files", "megatron-v0-mp2", "megatron-v1-mp2", "megatron-v2-mp4", "megatron-pp2"}
 
 var trained = []string{"austen-prmoe", "austen-mos", "austen-moe8", "austen-moe8-top2", "austen-dense"}
 
 func TestGoldenModels(t *testing.T) {
 	for _, name := range goldens {
-		t.Run(name, func(t *testing.T) { compare(t, filepath.Join("testdata", "golden", name)) })
+		t.Run(name, func(t *testing.T) { compare(t, golden(t, name)) })
 	}
+	t.Run("bert-mlm", func(t *testing.T) { compare(t, modeltest.SharedGolden(t, "bert-mlm")) })
+}
+
+// golden is the folder of a bundled golden.
+func golden(t testing.TB, name string) string {
+	t.Helper()
+	return modeltest.Unpacked(t, filepath.Join("testdata", "golden", name))
 }
 
 func TestTrainedModels(t *testing.T) {
@@ -53,6 +61,10 @@ func compare(t *testing.T, dir string) {
 					near(t, key, x[len(x)-len(want):], want, cols)
 				}
 			}
+		}
+		if key := modeltest.Key(i, "pooler_output"); g.Has(key) {
+			want, cols := g.Floats(t, key)
+			near(t, key, y.pooled, want, cols)
 		}
 		for _, name := range []string{"logits", "logits_last"} {
 			if key := modeltest.Key(i, name); g.Has(key) {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -190,7 +189,7 @@ func (q *layoutRank) run(t *testing.T) (map[int][]float32, error) {
 		longest = max(longest, len(text))
 	}
 	each := q.piece
-	if each == 0 {
+	if each == 0 || q.model.Config.Bidirectional {
 		each = longest
 	}
 	for from := 0; from < longest; from += each { // as many steps on all replicas
@@ -206,7 +205,11 @@ func (q *layoutRank) run(t *testing.T) (map[int][]float32, error) {
 			return nil, err
 		}
 		for j, p := range pieces {
-			if n := (p.to - p.from) * q.model.Config.Vocab; rows != nil {
+			n := (p.to - p.from) * q.model.Config.Vocab
+			if q.model.Config.Classifies() {
+				n = len(q.model.Config.Labels)
+			}
+			if rows != nil {
 				logits[of[j]] = append(logits[of[j]], rows[:n]...)
 				rows = rows[n:]
 			}
@@ -240,15 +243,8 @@ func (q *layoutRank) step(t *testing.T, pieces []piece) ([]float32, error) {
 	if stage+1 < q.groups.PP.Size() {
 		return nil, q.groups.PP.Send(t.Context(), stage+1, 1, q.bytes(h))
 	}
-	logits, err := q.device.Alloc("logits", kernels.F32, h.Rows, q.model.Config.Vocab)
-	if err != nil {
-		return nil, err
-	}
-	defer logits.Mem.Free()
-	if err := q.model.Logits(t.Context(), q.stream, logits, h); err != nil {
-		return nil, err
-	}
-	return q.floats(logits), nil
+	logits, _, err := q.heads(h, step)
+	return logits, err
 }
 
 // poisoned is a device whose memory is not a number until it is written.
@@ -288,7 +284,7 @@ func sameBits(a, b []float32) bool {
 func (y layout) logits(t *testing.T, name string) (logits [][]float32) {
 	t.Helper()
 	t.Run(y.String(), func(t *testing.T) {
-		dir := filepath.Join("testdata", "golden", name)
+		dir := golden(t, name)
 		if strings.HasPrefix(name, "austen") {
 			dir = trainedModel(t, name)
 		}

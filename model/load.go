@@ -136,10 +136,14 @@ func (l *loader) all(ctx context.Context) {
 		table := l.tableType()
 		m.embed = l.upload("embed", 0, table, c.Vocab, c.Hidden)
 		if c.Learned {
-			m.positions = l.upload("positions", 0, table, c.Window, c.Hidden)
+			m.positions = l.positions(table)
+		}
+		if c.EmbedNorm {
+			n := l.normAt("embed.norm", 0, c.Hidden, 0)
+			m.embedNorm = &n
 		}
 	}
-	if l.at(l.stage.last) {
+	if l.at(l.stage.last) && !c.PostNorm {
 		m.norm = l.normAt("norm", 0, c.Hidden, 0)
 	}
 	if c.Rope != nil {
@@ -178,12 +182,18 @@ func (l *loader) at(here bool) bool {
 // type besides: what looks ids up reads a row or two of it, what makes logits all of it.
 func (l *loader) head() {
 	c, name := l.config, "head"
+	l.encoderHeads()
+	if !c.Head.ofVocabulary() {
+		return
+	}
 	if c.TiedHead {
 		name = "embed"
 		l.use(l.policy.Tensors.name("head", 0, 0)) // some files hold the tied matrix twice
 	}
-	all := l.slicing.hidden
-	rows := l.named(l.policy.Tensors.name(name, 0, 0), window{c.Vocab, c.Hidden, l.slicing.vocab[l.slicing.rank], all})
-	l.model.head = l.pack("head", kernels.WeightSpec{DType: l.options.DType, Group: l.options.Group,
-		Experts: []kernels.Linear{{Parts: []kernels.Matrix{rows}}}})
+	all, own := l.slicing.hidden, l.slicing.vocab[l.slicing.rank]
+	y := kernels.Linear{Parts: []kernels.Matrix{l.named(l.policy.Tensors.name(name, 0, 0), window{c.Vocab, c.Hidden, own, all})}}
+	if c.Head == HeadMasks {
+		y.Bias = []kernels.Matrix{l.named(l.policy.Tensors.name("head.bias", 0, 0), window{1, c.Vocab, shard.Range{To: 1}, own})}
+	}
+	l.model.head = l.pack("head", l.one(y))
 }

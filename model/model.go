@@ -20,9 +20,11 @@ type Model struct {
 	device     kernels.Device
 	embed      kernels.Tensor  // [vocab, hidden], whole; the first stage's
 	positions  kernels.Tensor  // [window, hidden], or none; the first stage's
+	embedNorm  *kernels.Norm   // nil: none
 	layers     []layer         // of the stage
 	norm       kernels.Norm    // the last stage's
-	head       kernels.Weights // [this rank's vocab, hidden]; the last stage's
+	head       kernels.Weights // [this rank's vocab, hidden]; the last stage's, where there is one
+	heads      heads           // what encoders have besides; the last stage's
 	vocabulary *vocabulary     // nil: this rank's is all
 	rope       *kernels.Rope
 	largest    moe.Shape // of the MoE layers that are here, without tokens and hidden
@@ -31,7 +33,8 @@ type Model struct {
 	bytes      int64
 }
 
-// layer is one transformer layer: x += attention(norm(x)); x += mlp(norm(x)).
+// layer is one transformer layer: x += attention(norm(x)); x += mlp(norm(x)). With PostNorm x = norm(x + attention(x));
+// x = norm(x + mlp(x)).
 type layer struct {
 	attnNorm, mlpNorm kernels.Norm
 	qkv               kernels.Weights   // this rank's heads of q, k and v
@@ -48,9 +51,11 @@ type Step struct {
 	In    kernels.Tensor // [tokens, hidden]: what Forward gave on the stage before; the first one's is none
 	Batch kernels.Batch
 	Cache kernels.Cache
-	Most  int // tokens of any rank in this step, where ranks that share experts know; 0: as many as the workspace is for
+	// Context [1, seqs] I32 is the tokens of each sequence, all of which are in this step; for bidirectional models.
+	Context kernels.Tensor
+	Most    int // tokens of any rank in this step, where ranks that share experts know; 0: as many as the workspace is for
 	// Hidden, where not nil, is called with the residual stream before each layer of the stage, and once more, with
-	// layer == Layers, after the final norm; x is good until it returns.
+	// layer == Layers, after the final norm, where there is one; x is good until it returns.
 	Hidden func(layer int, x kernels.Tensor) error
 	// Routed, where not nil, is called after each MoE layer with its gate's decision and the logits [tokens, experts]
 	// behind it, both good until it returns.
@@ -72,7 +77,11 @@ func (m *Model) CacheSpec(blocks, blockTokens int) kernels.CacheSpec {
 	if m.DType == kernels.BF16 || m.DType == kernels.I8 {
 		d = kernels.BF16 // keys and values are no finer than the weights that make them, and half the bytes are read
 	}
-	return kernels.CacheSpec{DType: d, Layers: m.stage.Len(), Blocks: blocks, BlockTokens: blockTokens,
+	layers := m.stage.Len()
+	if m.Config.Bidirectional { // whole sequences: no later step looks at what a layer has stored
+		layers = 1
+	}
+	return kernels.CacheSpec{DType: d, Layers: layers, Blocks: blocks, BlockTokens: blockTokens,
 		KVHeads: m.own().KV.Len(), HeadDim: m.Config.HeadDim}
 }
 
@@ -89,6 +98,9 @@ func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Wor
 	w.enter(Dense)
 	if m.stage.first {
 		s.Embed(x, step.IDs, m.embed, step.Batch.Position, m.positions)
+		if m.embedNorm != nil {
+			s.Norm(x, x, kernels.Tensor{}, *m.embedNorm)
+		}
 	} else {
 		s.Copy(x, step.In)
 	}
@@ -112,7 +124,11 @@ func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Wor
 		w.settle(s, x)
 		return x, nil
 	}
-	s.Norm(h, x, w.take(), m.norm)
+	if m.Config.PostNorm {
+		h = x
+	} else {
+		s.Norm(h, x, w.take(), m.norm)
+	}
 	if step.Hidden != nil {
 		if err := step.Hidden(m.Config.Layers, h); err != nil {
 			return kernels.Tensor{}, err
@@ -121,21 +137,19 @@ func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Wor
 	return h, nil
 }
 
-// layer runs the i-th layer that is here: x += attention(norm(x)); x += mlp(norm(x)).
+// layer runs the i-th layer that is here.
 func (m *Model) layer(ctx context.Context, s kernels.Stream, i int, x, h kernels.Tensor, step Step, w *Workspace) error {
 	l := &m.layers[i]
+	if m.Config.PostNorm {
+		return m.postNormed(ctx, s, i, x, step, w)
+	}
 	s.Norm(h, x, w.take(), l.attnNorm)
 	if err := m.attention(ctx, s, i, x, h, step, w); err != nil {
 		return fmt.Errorf("attention: %w", err)
 	}
 	s.Norm(h, x, kernels.Tensor{}, l.mlpNorm)
 	if l.moe == nil {
-		inner := w.inner.Reshape(x.Rows, l.up.Out())
-		s.Linear(inner, h, l.up, kernels.Epilogue{Act: m.Config.Act})
-		if err := w.sum.Linear(ctx, s, x, inner, l.down, true); err != nil {
-			return fmt.Errorf("mlp: %w", err)
-		}
-		return nil
+		return m.mlp(ctx, s, l, x, h, w)
 	}
 	y := w.y.RowRange(0, x.Rows)
 	if err := l.moe.Forward(ctx, s, y, h, w.moe); err != nil {
@@ -149,6 +163,30 @@ func (m *Model) layer(ctx context.Context, s kernels.Stream, i int, x, h kernels
 		}
 	}
 	w.pending = y
+	return nil
+}
+
+// postNormed runs a layer whose norms come after the additions.
+func (m *Model) postNormed(ctx context.Context, s kernels.Stream, i int, x kernels.Tensor, step Step, w *Workspace) error {
+	l := &m.layers[i]
+	if err := m.attention(ctx, s, i, x, x, step, w); err != nil {
+		return fmt.Errorf("attention: %w", err)
+	}
+	s.Norm(x, x, kernels.Tensor{}, l.attnNorm)
+	if err := m.mlp(ctx, s, l, x, x, w); err != nil {
+		return err
+	}
+	s.Norm(x, x, kernels.Tensor{}, l.mlpNorm)
+	return nil
+}
+
+// mlp adds a dense layer's MLP, over h, to x.
+func (m *Model) mlp(ctx context.Context, s kernels.Stream, l *layer, x, h kernels.Tensor, w *Workspace) error {
+	inner := w.inner.Reshape(x.Rows, l.up.Out())
+	s.Linear(inner, h, l.up, kernels.Epilogue{Act: m.Config.Act})
+	if err := w.sum.Linear(ctx, s, x, inner, l.down, true); err != nil {
+		return fmt.Errorf("mlp: %w", err)
+	}
 	return nil
 }
 
@@ -170,11 +208,15 @@ func (m *Model) attention(ctx context.Context, s kernels.Stream, i int, x, h ker
 		s.Norm(k, k, kernels.Tensor{}, *l.kNorm)
 	}
 	w.enter(Attention)
-	s.Store(step.Cache, i, q, k, v, step.Batch, m.rope)
+	at := i
+	if c.Bidirectional {
+		at = 0 // as CacheSpec has it
+	}
+	s.Store(step.Cache, at, q, k, v, step.Batch, m.rope)
 	a := w.attn.RowRange(0, h.Rows)
-	s.Attention(a, q, step.Cache, i, step.Batch, kernels.AttentionSpec{
-		Heads: own.Q.Len(), KVHeads: own.KV.Len(), HeadDim: c.HeadDim, Scale: c.scale(m.stage.From + i), Causal: true,
-		Window: c.Sliding})
+	s.Attention(a, q, step.Cache, at, step.Batch, kernels.AttentionSpec{
+		Heads: own.Q.Len(), KVHeads: own.KV.Len(), HeadDim: c.HeadDim, Scale: c.scale(m.stage.From + i), Causal: !c.Bidirectional,
+		Window: c.Sliding, Context: step.Context})
 	w.enter(Dense)
 	return w.sum.Linear(ctx, s, x, a, l.out, true)
 }
@@ -186,4 +228,5 @@ func (m *Model) Close() {
 	}
 	m.owned = nil
 	m.vocabulary.free()
+	m.heads.free()
 }

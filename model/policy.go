@@ -13,6 +13,9 @@ type Policy struct {
 	Tensors       Names
 	QKV           QKVOrder
 	Transposed    bool // linear weights are stored [in, out]
+	// Prefix is what the names of the base model's tensors begin with in files of a model with a head. Those of the base
+	// model alone leave it out.
+	Prefix string
 	// Ignored are endings of tensor names that hold nothing the model needs (masks, rotary tables).
 	Ignored []string
 }
@@ -30,7 +33,8 @@ const (
 // Names maps the canonical name of a tensor to a checkpoint's, with {layer} and {expert} in it. A bias has its
 // weight's name with .weight replaced by .bias. Canonical names:
 //
-//	embed positions norm head
+//	embed positions types embed.norm norm head
+//	head.dense head.norm head.bias pool classifier, see Head
 //	attn.norm attn.q attn.k attn.v (or attn.qkv) attn.out attn.qnorm attn.knorm
 //	mlp.norm mlp.gate mlp.up mlp.down
 //	moe.gate expert.gate expert.up expert.down residual.up residual.down residual.mix

@@ -137,7 +137,8 @@ func check(t testing.TB, err error) {
 // result is all that one step tells.
 type result struct {
 	hidden [][]float32 // before each layer and after the last, [tokens, hidden]
-	logits []float32   // [tokens, vocab]
+	logits []float32   // [tokens, vocab], or [texts, labels]
+	pooled []float32   // [texts, hidden], where there is a pooler
 	routed []routed    // of each MoE layer
 }
 
@@ -183,12 +184,42 @@ func (r *runner) forward(prompts ...[]int32) result {
 	}
 	h, err := r.model.Forward(context.Background(), r.stream, step, r.workspace)
 	check(r.t, err)
-	logits, err := r.device.Alloc("logits", kernels.F32, h.Rows, r.model.Config.Vocab)
+	y.logits, y.pooled, err = r.heads(h, step)
 	check(r.t, err)
-	defer logits.Mem.Free()
-	check(r.t, r.model.Logits(context.Background(), r.stream, logits, h))
-	y.logits = r.floats(logits)
 	return y
+}
+
+// heads is what the model makes of the last hidden states of a step: logits of its tokens, or of labels, and the pooler's
+// output.
+func (r *runner) heads(h kernels.Tensor, step model.Step) (logits, pooled []float32, err error) {
+	c := &r.model.Config
+	compute := func(d kernels.DType, rows, cols int, f func(y kernels.Tensor) error) ([]float32, error) {
+		y, err := r.device.Alloc("head", d, rows, cols)
+		if err != nil {
+			return nil, err
+		}
+		defer y.Mem.Free()
+		if err := f(y); err != nil {
+			return nil, err
+		}
+		return r.floats(y), nil
+	}
+	first, err := r.device.Alloc("first tokens", h.DType, step.Batch.Seqs, h.Cols)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer first.Mem.Free()
+	r.stream.Select(first, h, step.Batch.Start, 1)
+	if c.Vocabulary() {
+		logits, err = compute(kernels.F32, h.Rows, c.Vocab, func(y kernels.Tensor) error { return r.model.Logits(r.t.Context(), r.stream, y, h) })
+	}
+	if c.Classifies() && err == nil {
+		logits, err = compute(kernels.F32, first.Rows, len(c.Labels), func(y kernels.Tensor) error { return r.model.Classify(r.stream, y, first) })
+	}
+	if r.model.HasPooler() && err == nil {
+		pooled, err = compute(h.DType, first.Rows, h.Cols, func(y kernels.Tensor) error { return r.model.Pool(r.stream, y, first) })
+	}
+	return logits, pooled, err
 }
 
 // score is the log-probabilities of a text's tokens but its first, and the most probable token in the place of each.
@@ -243,6 +274,7 @@ func blocksOf(tokens int) int { return (tokens + runnerBlock - 1) / runnerBlock 
 // pieces is a step over pieces, which may be none.
 func (r *runner) pieces(pieces []piece) (step model.Step, release func()) {
 	var ids, positions, slots, seq, table []int32
+	var context []int32
 	start, longest := []int32{0}, 0
 	for _, p := range pieces {
 		longest = max(longest, p.to)
@@ -255,7 +287,7 @@ func (r *runner) pieces(pieces []piece) (step model.Step, release func()) {
 		for b := range blocksOf(longest) {
 			table = append(table, int32(p.block+b))
 		}
-		start = append(start, int32(len(ids)))
+		start, context = append(start, int32(len(ids))), append(context, int32(p.to))
 	}
 	var made []kernels.Tensor
 	put := func(rows, cols int, v []int32) kernels.Tensor {
@@ -266,6 +298,9 @@ func (r *runner) pieces(pieces []piece) (step model.Step, release func()) {
 	step = model.Step{IDs: put(1, n, ids), Cache: r.cache, Batch: kernels.Batch{
 		Tokens: n, Seqs: len(pieces), MaxContext: longest, Position: put(1, n, positions), Slot: put(1, n, slots),
 		Seq: put(1, n, seq), Start: put(1, len(start), start), Blocks: put(len(pieces), blocksOf(longest), table)}}
+	if r.model.Config.Bidirectional {
+		step.Context = put(1, len(context), context)
+	}
 	return step, func() {
 		for _, t := range made {
 			t.Mem.Free()

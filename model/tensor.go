@@ -141,18 +141,11 @@ func (w window) of(t ckpt.Tensor) (ckpt.Tensor, error) {
 
 // find looks a tensor up and checks its shape.
 func (l *loader) find(name string, rows, cols int) (ckpt.Tensor, error) {
-	t, ok := l.ckpt.Tensor(name)
-	if !ok {
-		// The hub's oldest GPT-2 files have no prefix.
-		if short, cut := strings.CutPrefix(name, "transformer."); cut {
-			if t, ok = l.ckpt.Tensor(short); ok {
-				name = short
-			}
-		}
-	}
+	t, ok := l.lookUp(name)
 	if !ok {
 		return t, fmt.Errorf("%w: tensor %s is missing; is the checkpoint whole, and of the architecture that its config names?", ErrTensor, name)
 	}
+	name = t.Name
 	l.use(name)
 	want := []int64{int64(rows), int64(cols)}
 	if rows == 1 && !slices.Equal(t.Shape, want) { // a vector, which some files hold as a row
@@ -162,6 +155,28 @@ func (l *loader) find(name string, rows, cols int) (ckpt.Tensor, error) {
 		return t, fmt.Errorf("%w: tensor %s is %v, but the config asks for %v", ErrTensor, name, t.Shape, want)
 	}
 	return t, nil
+}
+
+// lookUp finds a tensor by its name, or what some files call it: without the base model's prefix (the hub's oldest GPT-2
+// files, and all of a model without a head), and the parts of a LayerNorm by their old names, gamma and beta.
+func (l *loader) lookUp(name string) (ckpt.Tensor, bool) {
+	names := []string{name}
+	if short, cut := strings.CutPrefix(name, l.policy.Prefix); cut {
+		names = append(names, short)
+	}
+	for _, old := range [][2]string{{"LayerNorm.weight", "LayerNorm.gamma"}, {"LayerNorm.bias", "LayerNorm.beta"}} {
+		for _, n := range names {
+			if module, cut := strings.CutSuffix(n, old[0]); cut {
+				names = append(names, module+old[1])
+			}
+		}
+	}
+	for _, n := range names {
+		if t, ok := l.ckpt.Tensor(n); ok {
+			return t, true
+		}
+	}
+	return ckpt.Tensor{}, false
 }
 
 func (l *loader) use(name string) { l.used[name] = true }
@@ -206,7 +221,7 @@ func (l *loader) leftOver() error {
 // tableType is the type of the embedding tables: the checkpoint's own where the back end reads it, so that a mapped
 // file serves in place.
 func (l *loader) tableType() kernels.DType {
-	if t, ok := l.ckpt.Tensor(l.policy.Tensors.name("embed", 0, 0)); ok {
+	if t, ok := l.lookUp(l.policy.Tensors.name("embed", 0, 0)); ok {
 		if d, err := dtypeOf(t); err == nil && (l.options.DType != kernels.F32 || d != kernels.F32) {
 			return d
 		}

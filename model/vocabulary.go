@@ -2,7 +2,6 @@ package model
 
 import (
 	"context"
-	"errors"
 
 	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/kernels"
@@ -22,16 +21,10 @@ func newVocabulary(group *comm.Group, y *slicing) *vocabulary {
 	return &vocabulary{columns: comm.NewColumns(group, from, to)}
 }
 
-var errNoHead = errors.New("logits are made on the last pipeline stage only")
-
-// Logits computes logits = x·Wᵀ by the output embedding: x [rows, hidden] as Forward gives it, logits [rows, vocab] F32.
-// The ranks of a tp group call it together, with the same rows, and all get all logits.
-func (m *Model) Logits(ctx context.Context, s kernels.Stream, logits, x kernels.Tensor) error {
+// logits computes logits = x·Wᵀ by the output embedding.
+func (m *Model) logits(ctx context.Context, s kernels.Stream, logits, x kernels.Tensor) error {
 	v := m.vocabulary
-	switch {
-	case !m.stage.last:
-		return errNoHead
-	case v == nil:
+	if v == nil {
 		s.Linear(logits, x, m.head, kernels.Epilogue{})
 		return nil
 	}

@@ -3,13 +3,16 @@
 package modeltest
 
 import (
+	"compress/gzip"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/ckpt"
@@ -56,6 +59,56 @@ func OpenTensors(t testing.TB, file string) *Golden {
 		}
 	})
 	return &Golden{Dir: filepath.Dir(file), tensors: c}
+}
+
+// Unpacked is the folder itself where its files lie there as they are, else a temporary one with those that are kept
+// compressed (.gz) unpacked.
+func Unpacked(t testing.TB, dir string) string {
+	t.Helper()
+	packed, err := filepath.Glob(filepath.Join(dir, "*.gz"))
+	if err != nil || len(packed) == 0 {
+		return dir
+	}
+	to := t.TempDir()
+	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range packed {
+		if err := unpack(path, filepath.Join(to, strings.TrimSuffix(filepath.Base(path), ".gz"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return to
+}
+
+func unpack(from, to string) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return err
+	}
+	data, err := io.ReadAll(z)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, data, 0o600)
+}
+
+// SharedGolden is the folder of a golden that is too large to be bundled; the test is skipped where it does not lie beside
+// the checkout.
+func SharedGolden(t testing.TB, name string) string {
+	t.Helper()
+	for _, up := range []string{"../shared", "../../shared", "../../../shared"} {
+		if dir := filepath.Join(up, "golden", name); exists(dir) {
+			return dir
+		}
+	}
+	t.Skipf("SKIPPED: the golden %s is not beside the checkout (../shared/golden); only the bundled ones are tested", name)
+	return ""
 }
 
 // Shared is the folder of a trained model beside the checkout; the test is skipped where it does not lie there.

@@ -13,6 +13,7 @@ func gpt2() model.Policy {
 	return model.Policy{
 		Architectures: []string{"GPT2LMHeadModel"},
 		Configure:     configureGPT2,
+		Prefix:        "transformer.",
 		QKV:           model.QKVStacked,
 		Transposed:    true,
 		Ignored:       []string{".attn.bias", ".attn.masked_bias"},
