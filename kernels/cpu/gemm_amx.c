@@ -15,38 +15,13 @@
  * Border  configuring, computing and releasing are one call, so no goroutine ever changes threads with live tiles. */
 #include "cpu.h"
 #if defined(__x86_64__)
-#include <immintrin.h>
-#include <string.h>
+#include "tiles.h"
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,amx-tile,amx-bf16,amx-int8")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 enum { STEP = 64, ROWS = 32, PANEL_STEP = 16 * GEMM_PANEL * 4, X_STEP = ROWS * STEP, BLOCK_STEPS = 8, BLOCK_PANELS = 4 };
 enum { SUMS = ROWS * GEMM_PANEL }; /* of one tile and one panel */
 enum { AHEAD = 8192, SOON = 2 };   /* bytes of a panel from memory, steps of one from L2, that are fetched ahead */
-
-/* Tiles as text: gcc 12's intrinsics tell the compiler of 8 of the 64 bytes of a configuration and of no memory at all. */
-#define TILE_LOAD(tile, from, stride)                                                                                  \
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(from), "r"((int64_t)(stride)) : "memory")
-#define TILE_STORE(tile, to, stride)                                                                                   \
-    __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(to), "r"((int64_t)(stride)) : "memory")
-#define TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile : :)
-#define TILE_DOT(type, sum, x, w)                                                                                      \
-    do {                                                                                                               \
-        if ((type) == GEMM_BF16) __asm__ volatile("tdpbf16ps %%tmm" #w ", %%tmm" #x ", %%tmm" #sum : :);               \
-        else __asm__ volatile("tdpbssd %%tmm" #w ", %%tmm" #x ", %%tmm" #sum : :);                                     \
-    } while (0)
-
-static void configure(int tiles) {
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } c __attribute__((aligned(64))) = {.palette = 1};
-    for (int i = 0; i < tiles; i++) c.row_bytes[i] = STEP, c.rows[i] = 16;
-    __asm__ volatile("ldtilecfg %0" : : "m"(c));
-}
-
-static void release(void) { __asm__ volatile("tilerelease" : :); }
 
 /* Memory to bring into L2 meanwhile, pace bytes for each step of each half. */
 typedef struct stream {
@@ -201,7 +176,7 @@ INLINE void run(const int type, const gemm_task *t) {
     float sums[BLOCK_PANELS][SUMS] __attribute__((aligned(64)));
     const int64_t tiles = t->tile1 - t->tile0, chunk = tiles == 1 ? 1 : BLOCK_PANELS;
     const int pace = (int)(PANEL_STEP / 2 / tiles + 63) / 64 * 64; /* all tiles together fetch as much as they read */
-    configure(tiles == 1 ? 6 : 4);
+    configure_tiles(tiles == 1 ? 6 : 4);
     for (int64_t panel = t->panel0; panel < t->panel1; panel += chunk) {
         const int64_t left = t->panel1 - panel, count = left < chunk ? left : chunk;
         const char *const panels = t->panels + panel * t->panel_bytes;
@@ -215,7 +190,7 @@ INLINE void run(const int type, const gemm_task *t) {
             for (int64_t p = 0; p < count; p++) t->kernel->finish(&t->output, sums[p], rows, row, panel + p);
         }
     }
-    release();
+    release_tiles();
 }
 
 TARGET static void run_bf16(const gemm_task *t) { run(GEMM_BF16, t); }
@@ -223,7 +198,7 @@ TARGET static void run_i8(const gemm_task *t) { run(GEMM_I8, t); }
 
 /* Products without loads: n times four sums that do not wait for each other. */
 TARGET double gemm_amx_peak(int type, int64_t n) {
-    configure(6);
+    configure_tiles(6);
     TILE_ZERO(0);
     TILE_ZERO(1);
     TILE_ZERO(2);
@@ -236,7 +211,7 @@ TARGET double gemm_amx_peak(int type, int64_t n) {
         TILE_DOT(type, 2, 4, 5);
         TILE_DOT(type, 3, 4, 5);
     }
-    release();
+    release_tiles();
     return 4.0 * 16 * 16 * (type == GEMM_BF16 ? 32 : 64) * (double)n;
 }
 
