@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -23,14 +24,18 @@ type finder struct {
 	trie   trie
 }
 
-func newFinder(tokens []addedToken, normalize func(string) string) *finder {
+func newFinder(tokens []addedToken, normalize func(string) (string, error)) (*finder, error) {
 	f := &finder{tokens: tokens}
 	for i, token := range tokens {
-		if content := normalize(token.Content); content != "" {
+		content, err := normalize(token.Content)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", token.Content, err)
+		}
+		if content != "" {
 			f.trie.add(content, int32(i))
 		}
 	}
-	return f
+	return f, nil
 }
 
 // cut gives the parts of text in order: a token with its id, or the text between tokens with -1. The part of a

@@ -161,26 +161,15 @@ func (m *bpe) append(ids []int32, piece string) ([]int32, error) {
 			return append(ids, id), nil
 		}
 	}
-	if len(piece) > longestCached {
-		return m.merge(ids, piece), nil
-	}
-	slot := m.cache.slot(piece)
-	if known := slot.Load(); known != nil && known.piece == piece {
-		return append(ids, known.ids...), nil
-	}
-	before := len(ids)
-	ids = m.merge(ids, piece)
-	slot.Store(newCached(piece, ids[before:]))
-	return ids, nil
+	return m.cache.append(ids, piece, m)
 }
 
-// merge appends the piece's ids, the cache aside.
-func (m *bpe) merge(ids []int32, piece string) []int32 {
+func (m *bpe) compute(ids []int32, piece string) ([]int32, error) {
 	if len(piece) > fewSymbols {
-		return m.merges.joinMany(ids, m.symbols(make([]int32, 0, len(piece)), piece))
+		return m.merges.joinMany(ids, m.symbols(make([]int32, 0, len(piece)), piece)), nil
 	}
 	var buffer [fewSymbols]int32
-	return m.merges.joinFew(ids, m.symbols(buffer[:0], piece))
+	return m.merges.joinFew(ids, m.symbols(buffer[:0], piece)), nil
 }
 
 // symbols appends what merging starts from: at most one symbol a byte.

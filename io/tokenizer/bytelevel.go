@@ -73,11 +73,18 @@ func readByteLevelSteps(raw json.RawMessage) ([]step, error) {
 
 type spaceBefore struct{}
 
-func (spaceBefore) split(dst []string, text string, _ *[]span) ([]string, error) {
+func (spaceBefore) split(dst []string, text string, _ *room) ([]string, error) {
 	if !strings.HasPrefix(text, " ") {
 		text = " " + text
 	}
 	return append(dst, text), nil
+}
+
+// toByteCharacters writes the bytes of a piece as the vocabulary does, for a model or a step that works on characters.
+type toByteCharacters struct{}
+
+func (toByteCharacters) split(dst []string, text string, _ *room) ([]string, error) {
+	return append(dst, byteCharacters(text)), nil
 }
 
 // byteLevelDecoder gives the bytes that the pieces stand for, a piece of other characters (an added token) as it
@@ -182,4 +189,20 @@ func firstSequence(bytes []byte) (size int, state sequence) {
 		lo, hi = 0x80, 0xBF
 	}
 	return size, whole
+}
+
+// byteLevelStage is that decoder among others.
+type byteLevelStage struct {
+	byteLevelDecoding
+	text []byte
+}
+
+func (s *byteLevelStage) push(dst []string, piece string) []string {
+	s.text = s.byteLevelDecoding.push(s.text[:0], piece)
+	return append(dst, string(s.text))
+}
+
+func (s *byteLevelStage) flush(dst []string) []string {
+	s.text = s.byteLevelDecoding.flush(s.text[:0])
+	return append(dst, string(s.text))
 }

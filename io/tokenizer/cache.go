@@ -26,6 +26,28 @@ type cached struct {
 
 func newCache() *cache { return &cache{seed: maphash.MakeSeed()} }
 
+// uncached is a model's own work on a piece.
+type uncached interface {
+	compute(ids []int32, piece string) ([]int32, error)
+}
+
+// append appends the ids of a piece, which m computes where they are not remembered.
+func (c *cache) append(ids []int32, piece string, m uncached) (_ []int32, err error) {
+	if len(piece) > longestCached {
+		return m.compute(ids, piece)
+	}
+	slot := c.slot(piece)
+	if known := slot.Load(); known != nil && known.piece == piece {
+		return append(ids, known.ids...), nil
+	}
+	before := len(ids)
+	if ids, err = m.compute(ids, piece); err != nil {
+		return nil, err
+	}
+	slot.Store(newCached(piece, ids[before:]))
+	return ids, nil
+}
+
 func (c *cache) slot(piece string) *atomic.Pointer[cached] {
 	return &c.slots[maphash.String(c.seed, piece)%cacheSlots]
 }

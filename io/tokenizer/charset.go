@@ -57,6 +57,9 @@ func (s charset) not() charset {
 	return rest
 }
 
+// without is the set less the given characters.
+func (s charset) without(t ...runes) charset { return s.not().with(t...).not() }
+
 // folded adds what Unicode's simple case folding holds equal to a member: k, K and the Kelvin sign.
 func (s charset) folded() charset {
 	more := slices.Clone(s)

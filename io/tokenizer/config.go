@@ -22,11 +22,27 @@ type config struct {
 	EOS            *namedToken  `json:"eos_token"`
 	Unknown        *namedToken  `json:"unk_token"`
 	Pad            *namedToken  `json:"pad_token"`
+	CLS            *namedToken  `json:"cls_token"`
+	SEP            *namedToken  `json:"sep_token"`
+	Mask           *namedToken  `json:"mask_token"`
 	Additional     []namedToken `json:"additional_special_tokens"`
+
+	// BERT's classes obey these.
+	Lower        *bool `json:"do_lower_case"`
+	Chinese      *bool `json:"tokenize_chinese_chars"`
+	StripAccents *bool `json:"strip_accents"`
 }
 
 // namedToken is a token given as a string, or as an object with its flags.
 type namedToken addedToken
+
+// or is the token, or one of that content where none is named.
+func (n *namedToken) or(content string) namedToken {
+	if n == nil {
+		return namedToken{Content: content}
+	}
+	return *n
+}
 
 func (n *namedToken) UnmarshalJSON(raw []byte) error {
 	if strings.HasPrefix(string(raw), `"`) {
@@ -47,6 +63,7 @@ func readConfig(dir string) (config, error) {
 	}
 	for _, both := range []struct{ to, from **namedToken }{
 		{&c.BOS, &older.BOS}, {&c.EOS, &older.EOS}, {&c.Unknown, &older.Unknown}, {&c.Pad, &older.Pad},
+		{&c.CLS, &older.CLS}, {&c.SEP, &older.SEP}, {&c.Mask, &older.Mask},
 	} {
 		if *both.to == nil {
 			*both.to = *both.from
@@ -94,29 +111,27 @@ func (c config) putBOS(t *Tokenizer) error {
 // gpt2End is the token that GPT-2's class uses for what the config does not name.
 const gpt2End = "<|endoftext|>"
 
-func (c config) bos() string {
-	if c.BOS != nil {
-		return c.BOS.Content
+func (c config) bos() string { return c.BOS.or(gpt2End).Content }
+
+// addedTokens is what a folder in GPT-2's older form adds to its vocabulary: more, and the tokens that the config names.
+func (c config) addedTokens(vocab map[string]int32, more map[string]int64) []addedToken {
+	var named []namedToken
+	for _, token := range []*namedToken{c.BOS, c.EOS, c.Unknown, c.Pad} {
+		if _, ok := vocab[gpt2End]; ok || token != nil {
+			named = append(named, token.or(gpt2End))
+		}
 	}
-	return gpt2End
+	return c.listed(more, named...)
 }
 
-// addedTokens is what a folder without tokenizer.json adds to its vocabulary: more, from added_tokens.json, and the
-// tokens that the config names, which are special.
-func (c config) addedTokens(vocab map[string]int32, more map[string]int64) []addedToken {
+// listed is what a folder without tokenizer.json adds to its vocabulary: more, from added_tokens.json, and the named
+// tokens and the config's additional ones, which are special.
+func (c config) listed(more map[string]int64, named ...namedToken) []addedToken {
 	var list []addedToken
 	for content, id := range more {
 		list = append(list, addedToken{ID: id, Content: content})
 	}
 	slices.SortFunc(list, func(a, b addedToken) int { return cmp.Compare(a.ID, b.ID) })
-	var named []namedToken
-	for _, token := range []*namedToken{c.BOS, c.EOS, c.Unknown, c.Pad} {
-		if token != nil {
-			named = append(named, *token)
-		} else if _, ok := vocab[gpt2End]; ok {
-			named = append(named, namedToken{Content: gpt2End})
-		}
-	}
 	for _, n := range append(named, c.Additional...) {
 		token := addedToken(n)
 		token.Special = true

@@ -14,8 +14,8 @@ import (
 // ErrMissing is Load's error for a folder without a tokenizer.
 var ErrMissing = errors.New("no tokenizer")
 
-// Load reads the tokenizer of a model folder: tokenizer.json, or else vocab.json and merges.txt (as GPT-2 and
-// Megatron have them); tokenizer_config.json beside them is obeyed where transformers obeys it. Errors name file and
+// Load reads the tokenizer of a model folder: tokenizer.json, or else vocab.txt (BERT), or vocab.json and merges.txt
+// (as GPT-2 and Megatron have them); tokenizer_config.json beside them is obeyed where transformers obeys it. Errors name file and
 // field; without any of the files the error wraps ErrMissing.
 func Load(dir string) (*Tokenizer, error) {
 	config, err := readConfig(dir)
@@ -23,6 +23,9 @@ func Load(dir string) (*Tokenizer, error) {
 		return nil, err
 	}
 	t, err := loadPipeline(filepath.Join(dir, "tokenizer.json"), config)
+	if errors.Is(err, fs.ErrNotExist) {
+		t, err = loadVocabText(dir, config)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		t, err = loadVocabMerges(dir, config)
 	}
@@ -42,15 +45,18 @@ func loadPipeline(path string, c config) (*Tokenizer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tokenizer: %w", err)
 	}
-	t, err := parse(raw)
+	t, err := parseAs(raw, c)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return t, c.putBOS(t)
 }
 
-// parse builds the pipeline of a tokenizer.json.
-func parse(raw []byte) (*Tokenizer, error) {
+// parse builds the pipeline of a tokenizer.json alone.
+func parse(raw []byte) (*Tokenizer, error) { return parseAs(raw, config{}) }
+
+// parseAs changes the normalizer where the config's class does.
+func parseAs(raw []byte, c config) (*Tokenizer, error) {
 	var p pipeline
 	if err := readJSON(raw, &p); err != nil {
 		return nil, err
@@ -59,10 +65,14 @@ func parse(raw []byte) (*Tokenizer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pre_tokenizer: %w", err)
 	}
+	if kind, _ := kindOf(p.Model); pre.byteLevel && kind != "BPE" && kind != "" {
+		pre.steps = append(pre.steps, toByteCharacters{})
+	}
 	t := &Tokenizer{steps: pre.steps, eos: -1}
 	if t.normalizers, err = readNormalizer(p.Normalizer); err != nil {
 		return nil, fmt.Errorf("normalizer: %w", err)
 	}
+	c.obeyBert(t.normalizers)
 	if t.model, err = readModel(p.Model, pre.byteLevel); err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
@@ -82,6 +92,11 @@ func parse(raw []byte) (*Tokenizer, error) {
 		return nil, fmt.Errorf("decoder: %w", err)
 	}
 	t.digest = digest(p.AddedTokens, p.Normalizer, p.PreTokenizer, p.PostProcessor, p.Decoder, p.Model)
+	if len(t.normalizers) == 1 {
+		if n, ok := t.normalizers[0].(bertNormalizer); ok {
+			t.digest = digest(t.digest[:], fmt.Append(nil, n))
+		}
+	}
 	return t, nil
 }
 
@@ -110,8 +125,13 @@ func (t *Tokenizer) addTokens(added []addedToken) error {
 		list := &seek[index(token.Normalized)][index(!token.Special)]
 		*list = append(*list, token)
 	}
-	t.raw = newFinder(append(seek[0][0], seek[0][1]...), func(s string) string { return s })
-	t.normalized = newFinder(append(seek[1][0], seek[1][1]...), t.normalize)
+	var err error
+	if t.raw, err = newFinder(append(seek[0][0], seek[0][1]...), func(s string) (string, error) { return s, nil }); err != nil {
+		return err
+	}
+	if t.normalized, err = newFinder(append(seek[1][0], seek[1][1]...), t.normalize); err != nil {
+		return fmt.Errorf(": %w", err)
+	}
 
 	for _, names := range []map[string]int32{t.ids, t.added} { // added tokens last: they win an id that both have
 		for piece, id := range names {

@@ -11,7 +11,7 @@ type model interface {
 	vocabulary() map[string]int32
 }
 
-const modelKinds = "BPE"
+const modelKinds = "BPE, WordPiece, WordLevel"
 
 func readModel(raw json.RawMessage, byteLevel bool) (model, error) {
 	kind, err := kindOf(raw)
@@ -21,6 +21,10 @@ func readModel(raw json.RawMessage, byteLevel bool) (model, error) {
 	switch kind {
 	case "BPE", "": // files of before 2020 name no type, and are BPE where they have merges
 		return readBPE(raw, byteLevel)
+	case "WordPiece":
+		return readWordPiece(raw)
+	case "WordLevel":
+		return readWordLevel(raw)
 	}
 	return nil, fmt.Errorf("%s: %w", kind, unknownKind("model", modelKinds))
 }

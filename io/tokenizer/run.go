@@ -5,9 +5,12 @@ import "unicode/utf8"
 // setRun finds the matches of the simplest regexes, [set], [set]+, [set]{1,most} and [before]?[set]+, of which
 // several families build their pre-tokenizers.
 type setRun struct {
-	before, set members
+	before, set *members
 	most        int // the longest run; 0: any
 }
+
+// runsOf is [set]+, or with most above 0 [set]{1,most}.
+func runsOf(set *members, most int) *setRun { return &setRun{before: nobody, set: set, most: most} }
 
 // members is a charset with a table for ASCII.
 type members struct {
@@ -15,12 +18,19 @@ type members struct {
 	all   charset
 }
 
-func newMembers(set charset) members {
-	m := members{all: set}
+func newMembers(set charset) *members {
+	m := &members{all: set}
 	for r := range m.ascii {
 		m.ascii[r] = set.has(rune(r))
 	}
 	return m
+}
+
+func (m *members) has(r rune) bool {
+	if r < utf8.RuneSelf {
+		return m.ascii[r]
+	}
+	return m.all.has(r)
 }
 
 // at gives the length in bytes of the character at s[i] if it is a member, else 0.
@@ -41,6 +51,8 @@ func (m *members) at(s string, i int) int {
 	return size
 }
 
+var nobody = newMembers(nil)
+
 // parseRun reads a regex of these forms; ok is false for any other, a wrong one too.
 func parseRun(regex string) (run *setRun, ok bool) {
 	t := translation{in: regex, open: []group{{}}}
@@ -48,7 +60,7 @@ func parseRun(regex string) (run *setRun, ok bool) {
 	if !ok {
 		return nil, false
 	}
-	run = &setRun{set: newMembers(set), most: 1}
+	run = runsOf(newMembers(set), 1)
 	if t.peek(0) == '?' {
 		t.at++
 		run.before = run.set

@@ -22,7 +22,7 @@ func awkwardText() *rapid.Generator[string] {
 
 // piecesOf cuts text at a pattern's matches, what lies between them included.
 func piecesOf(t interface{ Fatal(...any) }, p pattern, text string) []string {
-	list, err := split{pattern: p}.split(nil, text, new([]span))
+	list, err := split{pattern: p}.split(nil, text, new(room))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func TestSplitBehaviours(t *testing.T) {
 		{mergedWithPrevious, true, "ab . .c ."},
 		{mergedWithNext, true, "ab. . c."},
 	} {
-		got, err := split{literal("."), c.invert, c.behave}.split(nil, "ab..c.", new([]span))
+		got, err := split{literal("."), c.invert, c.behave}.split(nil, "ab..c.", new(room))
 		if s := strings.Join(got, " "); err != nil || s != c.want {
 			t.Errorf("behaviour %d, invert %v: %q, want %q", c.behave, c.invert, s, c.want)
 		}

@@ -42,19 +42,27 @@ func readSplit(raw json.RawMessage) (step, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pattern: %w", err)
 	}
-	b, ok := behaviours[s.Behavior]
-	if !ok {
-		return nil, fmt.Errorf("behavior: %q is not known; Isolated, Removed, Contiguous, MergedWithPrevious and MergedWithNext are", s.Behavior)
-	}
-	return split{p, s.Invert, b}, nil
+	b, err := readBehaviour(s.Behavior)
+	return split{p, s.Invert, b}, err
 }
 
-func (s split) split(dst []string, text string, room *[]span) ([]string, error) {
-	matches, err := s.pattern.matches((*room)[:0], text)
+func readBehaviour(name string) (behaviour, error) {
+	b, ok := behaviours[name]
+	if !ok {
+		return b, fmt.Errorf("behavior: %q is not known; Isolated, Removed, Contiguous, MergedWithPrevious and MergedWithNext are", name)
+	}
+	return b, nil
+}
+
+func (s split) split(dst []string, text string, r *room) ([]string, error) {
+	matches, err := s.pattern.matches(r.spans[:0], text)
 	if err != nil {
 		return nil, err
 	}
-	*room = matches
+	r.spans = matches
+	if s.behave == removed && len(matches) > 0 && (matches[0].begin == 0) != s.invert {
+		r.begin = false
+	}
 	p := pieces{split: s, text: text, done: dst}
 	last := 0
 	for _, m := range matches {
@@ -139,9 +147,9 @@ func readDigits(raw json.RawMessage) (step, error) {
 	if err := readJSON(raw, &d); err != nil {
 		return nil, err
 	}
-	run := &setRun{set: newMembers(category("N")), most: 1}
+	most := 1
 	if !d.Individual {
-		run.most = 0
+		most = 0
 	}
-	return split{pattern: run}, nil
+	return split{pattern: runsOf(newMembers(category("N")), most)}, nil
 }

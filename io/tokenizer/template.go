@@ -126,16 +126,20 @@ func readClsSep(raw json.RawMessage, roberta bool, size int) (t template, err er
 	if err != nil {
 		return t, fmt.Errorf("sep: %w", err)
 	}
+	return clsSep(cls, sep, roberta), nil
+}
+
+func clsSep(cls, sep templatePart, roberta bool) (t template) {
 	a, b := templatePart{text: 0}, templatePart{text: 1}
 	t.single = []templatePart{cls, a, sep}
 	if roberta {
 		t.pair = []templatePart{cls, a, sep, sep, b, sep}
-		return t, nil
+		return t
 	}
 	last := sep
 	b.segment, last.segment = 1, 1
 	t.pair = []templatePart{cls, a, sep, b, last}
-	return t, nil
+	return t
 }
 
 func checkedIDs(ids []int64, size int) ([]int32, error) {

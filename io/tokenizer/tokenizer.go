@@ -71,13 +71,17 @@ func (t *Tokenizer) encode(ids []int32, text string) ([]int32, error) {
 	if r == nil {
 		r = new(room)
 	}
-	e := encoding{t, r, slices.Grow(ids, len(text)/4+8)}
+	e := encoding{tokens: t, room: r, ids: slices.Grow(ids, len(text)/4+8), first: true}
 	err := t.raw.cut(text, func(part string, id int32) error {
 		if id >= 0 {
-			e.ids = append(e.ids, id)
-			return nil
+			return e.add(part, id)
 		}
-		return t.normalized.cut(t.normalize(part), e.add)
+		part, err := t.normalize(part)
+		if err == nil {
+			err = t.normalized.cut(part, e.add)
+		}
+		e.first = false // were it that nothing is left of the part
+		return err
 	})
 	t.rooms.Put(r)
 	if err != nil {
@@ -90,17 +94,21 @@ func (t *Tokenizer) encode(ids []int32, text string) ([]int32, error) {
 type encoding struct {
 	tokens *Tokenizer
 	*room
-	ids []int32
+	ids   []int32
+	first bool // nothing has been added yet
 }
 
 // room is what the steps work in; it is kept from call to call.
 type room struct {
 	pieces, next []string // what a step takes, and what it makes of it
 	spans        []span
+	begin        bool // what a step takes begins where the whole text does
 }
 
 // add appends an added token's id, or the ids of a text without added tokens.
 func (e *encoding) add(text string, id int32) (err error) {
+	first := e.first
+	e.first = false
 	if id >= 0 {
 		e.ids = append(e.ids, id)
 		return nil
@@ -108,9 +116,13 @@ func (e *encoding) add(text string, id int32) (err error) {
 	e.pieces = append(e.pieces[:0], text)
 	for _, step := range e.tokens.steps {
 		e.next = e.next[:0]
-		for _, piece := range e.pieces {
-			if e.next, err = step.split(e.next, piece, &e.spans); err != nil {
+		for i, piece := range e.pieces {
+			e.begin = first && i == 0
+			if e.next, err = step.split(e.next, piece, e.room); err != nil {
 				return err
+			}
+			if i == 0 {
+				first = e.begin && len(e.next) > 0
 			}
 		}
 		clear(e.pieces) // so that the room, kept, does not keep the text
@@ -125,11 +137,13 @@ func (e *encoding) add(text string, id int32) (err error) {
 	return nil
 }
 
-func (t *Tokenizer) normalize(text string) string {
+func (t *Tokenizer) normalize(text string) (_ string, err error) {
 	for _, n := range t.normalizers {
-		text = n.normalize(text)
+		if text, err = n.normalize(text); err != nil {
+			return "", err
+		}
 	}
-	return text
+	return text, nil
 }
 
 func invalidAt(text string) int {

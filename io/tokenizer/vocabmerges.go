@@ -23,7 +23,7 @@ func loadVocabMerges(dir string, c config) (*Tokenizer, error) {
 	if _, err := os.Stat(dir); err != nil {
 		return nil, fmt.Errorf("tokenizer: %w", err)
 	}
-	return nil, fmt.Errorf("%s: %w: it holds neither tokenizer.json nor vocab.json with merges.txt", dir, ErrMissing)
+	return nil, fmt.Errorf("%s: %w: it holds none of tokenizer.json, vocab.txt, and vocab.json with merges.txt", dir, ErrMissing)
 }
 
 func readVocabMerges(vocabPath, mergesPath, addedPath string, c config) (*Tokenizer, error) {

@@ -1,0 +1,85 @@
+package tokenizer
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// folder gives where a family's files lie: in testdata, or unpacked from one of its archives, each of which holds
+// families whose files have much in common.
+func folder(t testing.TB, family string) string {
+	t.Helper()
+	dir := filepath.Join("testdata", family)
+	if _, err := os.Stat(dir); err == nil {
+		return dir
+	}
+	files, err := packed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir = t.TempDir()
+	for name, content := range files[family] {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// packed is the archives' files by folder and name.
+var packed = sync.OnceValues(func() (map[string]map[string][]byte, error) {
+	files := map[string]map[string][]byte{}
+	archives, err := filepath.Glob("testdata/*.tar.zst")
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range archives {
+		if err := unpack(files, path); err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
+})
+
+func unpack(files map[string]map[string][]byte, path string) error {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	z, err := zstd.NewReader(bytes.NewReader(raw))
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	archive := tar.NewReader(z)
+	for {
+		header, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if header.Typeflag != tar.TypeReg {
+			continue
+		}
+		content, err := io.ReadAll(archive)
+		if err != nil {
+			return err
+		}
+		family, name := filepath.Split(header.Name)
+		family = filepath.Clean(family)
+		if files[family] == nil {
+			files[family] = map[string][]byte{}
+		}
+		files[family][name] = content
+	}
+}
