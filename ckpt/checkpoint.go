@@ -4,11 +4,13 @@
 // tensor, part by part: a rank touches the bytes of its own part alone. Nothing in a file is ever run: a PyTorch
 // pickle is interpreted by a machine that knows a fixed list of classes (pickle.go, classes.go).
 //
-//	safetensors.go  one file: header and bytes; save.go writes one
+//	safetensors.go  one file: header and bytes; save.go writes one, folder.go a whole checkpoint
 //	torch.go        one file of torch.save, and its form before PyTorch 1.6 (torchlegacy.go)
 //	huggingface.go  a folder: config.json and either of these, single or sharded with an index
 //	deepspeed.go    a folder of DeepSpeed, its experts a file each
 //	megatron.go     a folder of Megatron, a file a tensor- and pipeline-parallel rank
+//	canonical.go    a folder of either as safetensors with a model.json
+//	saved.go        a folder of the slices that ranks hold
 //	description.go  a JSON file that lists the files of either
 //
 // The checkpoints of DeepSpeed and Megatron are joined (merge.go) and renamed (names.go), so that however one was cut
@@ -47,6 +49,8 @@ const (
 	DeepSpeed   = "deepspeed"   // canonical names
 	Megatron    = "megatron"    // canonical names
 	DSModel     = "ds_model"    // a JSON list of files whose names are taken as they are
+	Canonical   = "canonical"   // safetensors under canonical names, with their model.json, as Convert writes them
+	Saved       = "saved"       // the slices of ranks, as Reshard writes them
 	SingleFile  = "file"        // one file of tensors by itself, without a config
 	Memory      = "memory"      // made by InMemory
 )
@@ -66,12 +70,13 @@ type Checkpoint struct {
 	Format string // one of the constants above
 	Path   string // as given to Open
 
-	root    string // what the files' names are relative to
-	key     string // of the weights in files of DeepSpeed and Megatron; "": whichever is there
-	config  Config
-	tensors map[string]Tensor
-	names   []string // sorted
-	read    atomic.Int64
+	root      string // what the files' names are relative to
+	canonical bool   // Saved: the tensors have canonical names
+	key       string // of the weights in files of DeepSpeed and Megatron; "": whichever is there
+	config    Config
+	tensors   map[string]Tensor
+	names     []string // sorted
+	read      atomic.Int64
 
 	mu    sync.Mutex // guards what follows: expert files are opened late
 	files map[string]int64
@@ -158,8 +163,13 @@ func (c *Checkpoint) open(st fs.FileInfo, o Options) error {
 	}
 	// The folder of a trainer may hold a DeepSpeed state beside the saved model: the model is meant, unless a tag is given.
 	switch {
+	case o.Tag == "" && weightsFile(names) != "" && names[factsFile] && !names[configFile]:
+		return c.openCanonical(weightsFile(names))
 	case o.Tag == "" && weightsFile(names) != "":
 		return c.openHuggingFace(names)
+	case o.Tag == "" && names[savedFile]:
+		c.Path = filepath.Join(c.Path, savedFile)
+		return c.openDescription(o)
 	case names[latestFile] || has(denseFile.MatchString) || o.Tag != "" && !names[iterationFile]:
 		return c.openDeepSpeed(o)
 	case names[iterationFile] || has(rankFolder.MatchString):

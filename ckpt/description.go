@@ -41,6 +41,14 @@ func (c *Checkpoint) openDescription(o Options) error {
 	if err := readJSON(c.Path, &d); err != nil {
 		return err
 	}
+	if d.Type == savedType {
+		var index savedIndex
+		if err := readJSON(c.Path, &index); err != nil {
+			return err
+		}
+		c.root = cmp.Or(o.BaseDir, c.root)
+		return c.openRankFiles(c.Path, c.root, index)
+	}
 	return c.openDescribed(d, o)
 }
 

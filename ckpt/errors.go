@@ -11,6 +11,7 @@ var (
 	ErrUnsupported = errors.New("unsupported checkpoint")             // whole, but of a kind that is not read, or a foreign class
 	ErrMismatch    = errors.New("checkpoint contradicts itself")      // facts or shards that do not agree with the tensors
 	ErrTag         = errors.New("no such tag in the checkpoint")      // --tag, latest or the iteration names nothing
+	ErrExists      = errors.New("there already")                      // what would be written, and nothing is overwritten
 	ErrUnknown     = errors.New("not a checkpoint of any known kind") // the path holds none of the layouts
 )
 

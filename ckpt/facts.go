@@ -22,7 +22,7 @@ type facts struct {
 	from    map[string]string // key → the source it was taken from
 }
 
-// readFacts takes model.json of the first folder that has one, then Megatron's arguments.
+// readFacts takes model.json of the first folder that has one, then Megatron's arguments, of which mf nil has none.
 func readFacts(mf *megatronFile, folders ...string) (*facts, error) {
 	f := &facts{values: map[string]any{}, from: map[string]string{}}
 	for _, folder := range folders {
@@ -37,7 +37,9 @@ func readFacts(mf *megatronFile, folders ...string) (*facts, error) {
 		f.add(path, values)
 		break
 	}
-	f.add("args of "+mf.path, fromArgs(mf.args()))
+	if mf != nil {
+		f.add("args of "+mf.path, fromArgs(mf.args()))
+	}
 	return f, nil
 }
 

@@ -28,11 +28,15 @@ func (c *Checkpoint) openHuggingFace(names map[string]bool) error {
 	if err := readJSON(c.config.Source, &c.config.Values); err != nil {
 		return err
 	}
-	weights := weightsFile(names)
-	if filepath.Ext(weights) == ".json" {
-		return c.openIndexed(filepath.Join(c.Path, weights))
+	return c.openWeights(weightsFile(names))
+}
+
+// openWeights reads the one file of weights of a folder, or those that its index names.
+func (c *Checkpoint) openWeights(name string) error {
+	if filepath.Ext(name) == ".json" {
+		return c.openIndexed(filepath.Join(c.Path, name))
 	}
-	return c.add(filepath.Join(c.Path, weights))
+	return c.add(filepath.Join(c.Path, name))
 }
 
 // openIndexed reads the files that an index names, and takes each tensor from the file that the index says. The index

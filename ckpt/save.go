@@ -4,29 +4,44 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 )
 
+// Output is a tensor as it is to be written: under its own name, as another type where As is one.
+type Output struct {
+	Tensor
+	As DType // Invalid: its own; else F32, BF16 or F16 of one of these or F64
+}
+
+// dtype is the type that is written, Size the bytes of it.
+func (o Output) dtype() DType { return cmp.Or(o.As, o.DType) }
+
+// Size is the bytes that are written.
+func (o Output) Size() int64 { return o.Elements() * o.dtype().Size() }
+
 // SaveSafetensors writes tensors as one safetensors file: aside first, fsynced, then renamed, so that path holds the
-// whole file or what it held before. Memory: one tensor at a time where it has to be gathered, else none. Widest types
-// come first, then names ascending, so that every tensor is aligned and equal tensors give equal files.
-func SaveSafetensors(path string, tensors []Tensor) (err error) {
-	ts := slices.Clone(tensors)
-	slices.SortFunc(ts, func(a, b Tensor) int {
-		return cmp.Or(-cmp.Compare(a.DType.Size(), b.DType.Size()), cmp.Compare(a.Name, b.Name))
-	})
-	header, err := writeHeader(ts)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+// whole file or what it held before. Memory: a few megabytes of one tensor at a time. Widest types come first, then
+// names ascending, so that every tensor is aligned and equal tensors give equal files.
+func SaveSafetensors(path string, tensors []Tensor) error {
+	outputs := make([]Output, len(tensors))
+	for i, t := range tensors {
+		outputs[i].Tensor = t
 	}
+	return writeFile(path, func(w io.Writer) error { return writeSafetensors(context.Background(), w, outputs) })
+}
+
+// writeFile makes a file of what write writes: aside first, fsynced, then renamed.
+func writeFile(path string, write func(io.Writer) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
-		return fmt.Errorf("%s: cannot be written: %w", path, err)
+		return cannotWrite(path, err)
 	}
 	defer func() {
 		if err != nil {
@@ -34,34 +49,69 @@ func SaveSafetensors(path string, tensors []Tensor) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	w := bufio.NewWriterSize(f, 1<<20)
-	write := func() error {
-		if _, err := w.Write(header); err != nil {
-			return err
-		}
-		for _, t := range ts {
-			b, err := t.Bytes()
-			if err != nil {
-				return err
-			}
-			if _, err = w.Write(b); err != nil {
-				return err
-			}
-			t.Release()
-		}
-		return nil
+	to := &fileWriter{f: f, path: path}
+	w := bufio.NewWriterSize(to, 1<<20)
+	if err = write(w); to.err != nil {
+		return to.err
+	} else if err != nil {
+		return err
 	}
 	rename := func() error { return os.Rename(f.Name(), path) }
-	for _, step := range []func() error{write, w.Flush, func() error { return f.Chmod(0o644) }, f.Sync, f.Close, rename} {
-		if err = step(); err != nil {
-			return fmt.Errorf("%s: cannot be written: %w", path, err)
+	for _, step := range []func() error{w.Flush, func() error { return f.Chmod(0o644) }, f.Sync, f.Close, rename} {
+		if err = step(); to.err != nil {
+			return to.err
+		} else if err != nil {
+			return cannotWrite(path, err)
+		}
+	}
+	return nil
+}
+
+// fileWriter tells what the disk refuses from what the source of the bytes does.
+type fileWriter struct {
+	f    *os.File
+	path string
+	err  error
+}
+
+func (w *fileWriter) Write(b []byte) (int, error) {
+	n, err := w.f.Write(b)
+	if err != nil && w.err == nil {
+		w.err = cannotWrite(w.path, err)
+	}
+	return n, err
+}
+
+// writeSafetensors writes a whole file.
+func writeSafetensors(ctx context.Context, w io.Writer, tensors []Output) error {
+	ts := slices.Clone(tensors)
+	slices.SortFunc(ts, func(a, b Output) int {
+		return cmp.Or(-cmp.Compare(a.dtype().Size(), b.dtype().Size()), cmp.Compare(a.Name, b.Name))
+	})
+	header, err := writeHeader(ts)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(header); err != nil {
+		return err
+	}
+	for _, t := range ts {
+		err := t.Parts(ctx, func(b []byte) error {
+			b, err := t.convert(b)
+			if err == nil {
+				_, err = w.Write(b)
+			}
+			return err
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // writeHeader is the length and the JSON header, padded to 8 bytes, of tensors in file order.
-func writeHeader(ts []Tensor) ([]byte, error) {
+func writeHeader(ts []Output) ([]byte, error) {
 	var h bytes.Buffer
 	h.WriteString(`{"__metadata__":{"format":"pt"}`)
 	seen := map[string]bool{"__metadata__": true}
@@ -83,7 +133,7 @@ func writeHeader(ts []Tensor) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(&h, `,%s:{"dtype":%q,"shape":%s,"data_offsets":[%d,%d]}`, name, t.DType.String(), dims, at, at+t.Size())
+		fmt.Fprintf(&h, `,%s:{"dtype":%q,"shape":%s,"data_offsets":[%d,%d]}`, name, t.dtype().String(), dims, at, at+t.Size())
 		at += t.Size()
 	}
 	h.WriteByte('}')

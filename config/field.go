@@ -85,7 +85,7 @@ var fields = append([]field{
 		set:  func(in *Inference, n node) error { return n.optional(&in.KernelInject) }},
 	{path: "dtype", stated: "torch.float16", example: "torch.half",
 		does: "type of the weights: fp32, bf16, fp16 or int8 in any spelling of DeepSpeed's, also torch.half and torch.float; int8 rounds every linear weight, the output embedding too, and leaves gates in fp32. Not set: the checkpoint's own",
-		set:  func(in *Inference, n node) (err error) { in.DType, err = parseDType(n.text); return err }},
+		set:  func(in *Inference, n node) (err error) { in.DType, err = ParseDType(n.text); return err }},
 
 	{path: "tensor_parallel", alias: "tp", stated: "{}", section: true, does: "dictionary of the fields below"},
 	{path: "tensor_parallel.enabled", stated: "true", example: "false", accept: []string{"true", "false"}, refuse: eitherWay,

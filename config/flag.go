@@ -92,7 +92,7 @@ func (f *Flag) set(j *Job, values ...string) error {
 	case *bool:
 		return parseBool(p, value)
 	case *DType:
-		return parseInto(p, values[0], parseDType)
+		return parseInto(p, values[0], ParseDType)
 	case *Bytes:
 		return parseInto(p, value, parseBytes)
 	case *time.Duration:

@@ -91,8 +91,8 @@ const (
 	INT8 DType = "int8" // group-wise; activations stay in floating point
 )
 
-// parseDType accepts every spelling of DeepSpeed's documentation and of DeepSpeed's DtypeEnum, and "auto" for the checkpoint's own.
-func parseDType(text string) (DType, error) {
+// ParseDType accepts every spelling of DeepSpeed's documentation and of DeepSpeed's DtypeEnum, and "auto" for the checkpoint's own.
+func ParseDType(text string) (DType, error) {
 	switch strings.TrimPrefix(strings.ToLower(text), "torch.") {
 	case "auto":
 		return "", nil

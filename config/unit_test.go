@@ -52,12 +52,12 @@ func TestDType(t *testing.T) {
 		"":   {"auto"},
 	} {
 		for _, s := range spellings {
-			if got, err := parseDType(s); err != nil || got != want {
+			if got, err := ParseDType(s); err != nil || got != want {
 				t.Errorf("%q: %q, %v; want %q", s, got, err, want)
 			}
 		}
 	}
-	if _, err := parseDType("float8"); err == nil {
+	if _, err := ParseDType("float8"); err == nil {
 		t.Error("float8 was accepted")
 	}
 }

@@ -63,21 +63,28 @@ func Survey(ctx context.Context, c *ckpt.Checkpoint, p Policy, config Config, d 
 }
 
 func survey(ctx context.Context, c *ckpt.Checkpoint, p Policy, config Config, d kernels.Device, o LoadOptions) (*loader, error) {
-	if err := config.check(); err != nil {
-		return nil, err
-	}
 	if o.DType == 0 {
 		o.DType = kernels.F32
 	}
-	l := &loader{ckpt: c, policy: p, config: &config, device: d, options: o, used: map[string]bool{},
+	l := &loader{ckpt: c, policy: p, config: &config, device: d, options: o,
 		model: &Model{Config: config, DType: o.DType, device: d}}
-	l.layOut()
+	return l, l.survey(ctx, placeIn(o.TP))
+}
+
+// survey is the first pass, for the rank at a place of the tp group.
+func (l *loader) survey(ctx context.Context, at place) error {
+	if err := l.config.check(); err != nil {
+		return err
+	}
+	l.used = map[string]bool{}
+	l.layOut(at)
 	l.surveying = true
 	l.all(ctx)
 	if l.err == nil {
 		l.err = l.leftOver()
+		l.noteFault()
 	}
-	return l, l.err
+	return l.err
 }
 
 // loader loads one model, in two passes over the same code: the first names and checks every tensor, of other stages
@@ -101,6 +108,8 @@ type loader struct {
 	slicing   slicing
 	stage     stage
 	spread    map[int]part // by the number of experts of a layer
+
+	contents *Contents // of Look: faults and linear weights are noted there; nil: the first fault ends it
 }
 
 func (l *loader) load(ctx context.Context) error {
@@ -112,8 +121,8 @@ func (l *loader) load(ctx context.Context) error {
 }
 
 // layOut settles what of the model is here.
-func (l *loader) layOut() {
-	if l.slicing, l.err = newSlicing(l.config, l.options); l.err != nil {
+func (l *loader) layOut(at place) {
+	if l.slicing, l.err = newSlicing(l.config, at, l.options.Slices); l.err != nil {
 		return
 	}
 	if l.spreadExperts(); l.err != nil {
@@ -122,7 +131,7 @@ func (l *loader) layOut() {
 	l.stage, l.err = newStage(l.config, l.options, l.expertsHeld)
 	m := l.model
 	m.slicing, m.stage = l.slicing, l.stage
-	if m.ranks > 1 && l.err == nil {
+	if l.options.TP != nil && m.ranks > 1 && l.err == nil {
 		m.tp = l.options.TP
 		m.vocabulary = newVocabulary(l.options.TP, &l.slicing)
 	}
@@ -191,6 +200,7 @@ func (l *loader) head() {
 		l.use(l.policy.Tensors.name("head", 0, 0)) // some files hold the tied matrix twice
 	}
 	all, own := l.slicing.hidden, l.slicing.vocab[l.slicing.rank]
+	l.noteLinear(l.policy.Tensors.name(name, 0, 0), !c.TiedHead)
 	y := kernels.Linear{Parts: []kernels.Matrix{l.named(l.policy.Tensors.name(name, 0, 0), window{c.Vocab, c.Hidden, own, all})}}
 	if c.Head == HeadMasks {
 		y.Bias = []kernels.Matrix{l.named(l.policy.Tensors.name("head.bias", 0, 0), window{1, c.Vocab, shard.Range{To: 1}, own})}

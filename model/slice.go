@@ -35,9 +35,9 @@ type slicing struct {
 	hidden shard.Range   // the whole
 }
 
-// newSlicing cuts c for the tp group of o, or says why that does not work.
-func newSlicing(c *Config, o LoadOptions) (y slicing, err error) {
-	y = slicing{place: placeIn(o.TP), slices: o.Slices, hidden: shard.Range{To: c.Hidden}}
+// newSlicing cuts c for a place in a tp group, or says why that does not work.
+func newSlicing(c *Config, at place, slices int) (y slicing, err error) {
+	y = slicing{place: at, slices: slices, hidden: shard.Range{To: c.Hidden}}
 	if y.heads, err = shard.CutHeads(c.Heads, c.KVHeads, y.ranks); err != nil {
 		return y, fmt.Errorf("%w: tp %d: %w", ErrSlices, y.ranks, err)
 	}

@@ -108,6 +108,12 @@ func (l *loader) named(name string, w window) kernels.Matrix {
 		if t, l.err = l.find(name, w.rows, w.cols); l.err == nil {
 			t, l.err = w.of(t)
 		}
+		if l.err == nil {
+			_, l.err = dtypeOf(t)
+		}
+		if l.noteFault() {
+			return kernels.Matrix{DType: kernels.F32, Rows: w.ofRows.Len(), Cols: w.ofCols.Len()}
+		}
 		if !l.elsewhere {
 			l.wanted = append(l.wanted, t)
 		}

@@ -16,11 +16,11 @@ import (
 
 func ckptCommand() *cli.Command {
 	return &cli.Command{
-		Name: "ckpt", Usage: "look at model checkpoints",
-		Subcommands: []*cli.Command{{
+		Name: "ckpt", Usage: "look at model checkpoints, and rewrite them",
+		Subcommands: []*cli.Command{ckptVerifyCommand(), ckptConvertCommand(), ckptReshardCommand(), {
 			Name: "inspect", ArgsUsage: "MODEL", Usage: "layers, experts, types, bytes, and the parameters that a token uses",
 			Flags: []cli.Flag{
-				&cli.StringFlag{Name: "tag", Usage: "`NAME` of the step inside a DeepSpeed folder"},
+				tagFlag(),
 				&cli.StringSliceFlag{Name: "injection-policy-tuple", Usage: "`LINEARS` of a block that no policy is for, as self_attn.o_proj,mlp.down_proj: what is understood of it"},
 			},
 			Action: func(c *cli.Context) error {

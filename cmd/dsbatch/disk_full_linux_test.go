@@ -41,3 +41,26 @@ func TestDiskFull(t *testing.T) {
 	dsbatch(t, job(output, "--chunk-rows", "1")...).want(t, done)
 	sameRows(t, undisturbed, output)
 }
+
+// TestDiskFullOfAModel: a model for which there is too little room is refused before the first byte, and one for which the
+// room ends on the way leaves nothing behind; the sentence names the file, or what is needed and free.
+func TestDiskFullOfAModel(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("not root, so no small disk can be mounted: what a full disk does is NOT tested")
+	}
+	for size, says := range map[string]string{"size=8m": "are free there", "size=15504k": "tokenizer.json"} {
+		disk := t.TempDir()
+		if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, size); err != nil {
+			t.Skipf("no tmpfs can be mounted here (%v): what a full disk does is NOT tested", err)
+		}
+		defer func() {
+			if err := syscall.Unmount(disk, 0); err != nil {
+				t.Error(err)
+			}
+		}()
+		refused(t, failed, []string{"ckpt", "convert", bundled, "--to", filepath.Join(disk, "out")}, "no space left", disk, says)
+		if left, _ := os.ReadDir(disk); len(left) > 0 {
+			t.Errorf("%s: left behind: %v", size, left)
+		}
+	}
+}

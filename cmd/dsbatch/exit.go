@@ -14,6 +14,7 @@ import (
 	"github.com/dsbatch/dsbatch/io/results"
 	"github.com/dsbatch/dsbatch/model"
 	"github.com/dsbatch/dsbatch/model/policies"
+	"github.com/dsbatch/dsbatch/model/store"
 )
 
 // Exit statuses; those from 64 on are sysexits.h's.
@@ -43,7 +44,7 @@ func statusOf(err error) int {
 		return statusDone
 	case errors.Is(err, errBadRows):
 		return statusBadRows
-	case errors.Is(err, engine.ErrStopped):
+	case errors.Is(err, engine.ErrStopped), errors.Is(err, errAsked):
 		return statusStopped
 	case errors.As(err, &usage), errors.As(err, &help):
 		return statusUsage
@@ -53,7 +54,7 @@ func statusOf(err error) int {
 		errors.Is(err, results.ErrUnusable), errors.Is(err, engine.ErrRefused), errors.Is(err, comm.ErrUnlike),
 		errors.Is(err, model.ErrConfig), errors.Is(err, model.ErrTensor), errors.Is(err, policies.ErrInjection),
 		errors.Is(err, ckpt.ErrDamaged), errors.Is(err, ckpt.ErrUnsupported), errors.Is(err, ckpt.ErrMismatch),
-		errors.Is(err, ckpt.ErrTag), errors.Is(err, ckpt.ErrUnknown):
+		errors.Is(err, ckpt.ErrTag), errors.Is(err, ckpt.ErrUnknown), errors.Is(err, ckpt.ErrExists), errors.Is(err, store.ErrLayout):
 		return statusConfig
 	case errors.Is(err, errNotWhole), errors.Is(err, results.ErrDamaged), errors.Is(err, results.ErrUnlike), errors.Is(err, dataset.ErrDamaged), errors.Is(err, dataset.ErrColumn):
 		return statusData
