@@ -13,13 +13,16 @@ import (
 type bpe struct {
 	vocab     map[string]int32
 	byteLevel bool
-	bytes     [256]int32       // byte-level: the symbol of each byte, or -1
+	bytes     [256]int32       // the symbol of each byte, or -1: by byte-level's characters, else by <0xNN>
 	wholes    map[string]int32 // pieces that are taken whole, without merging (ignore_merges)
 	merges    mergeTable
 
 	unknown  int32 // the symbol of a character without one, or -1: it is left out
 	fuse     bool  // unknown characters in a row are one symbol
 	fallback bool  // a character without a symbol becomes its bytes' <0xNN>
+
+	prefix, suffix string // of the symbols behind the first, of the last
+	mark           string // a piece can be cut before each run of it, the merges being what they are; "": it cannot
 
 	cache *cache
 }
@@ -86,15 +89,21 @@ func newBPE(f bpeFile, byteLevel bool) (*bpe, error) {
 		return nil, errors.New("merges: is missing")
 	case f.Dropout != nil && *f.Dropout != 0:
 		return nil, fmt.Errorf("dropout: %v would make the tokens of a text random; set it to null", *f.Dropout)
-	case f.Prefix != nil && *f.Prefix != "":
-		return nil, fmt.Errorf("continuing_subword_prefix: %q is not supported", *f.Prefix)
-	case f.Suffix != nil && *f.Suffix != "":
-		return nil, fmt.Errorf("end_of_word_suffix: %q is not supported", *f.Suffix)
 	}
 	if err := checkIDs(f.Vocab); err != nil {
 		return nil, err
 	}
-	m := &bpe{vocab: f.Vocab, byteLevel: byteLevel, unknown: -1, fuse: f.Fuse, fallback: f.ByteFallback, cache: newCache()}
+	if affix := f.Prefix != nil && *f.Prefix != "" || f.Suffix != nil && *f.Suffix != ""; affix && f.ByteFallback {
+		return nil, errors.New("byte_fallback: is not supported together with continuing_subword_prefix or end_of_word_suffix")
+	}
+	m := &bpe{vocab: f.Vocab, unknown: -1, fuse: f.Fuse, fallback: f.ByteFallback, cache: newCache()}
+	if f.Prefix != nil {
+		m.prefix = *f.Prefix
+	}
+	if f.Suffix != nil {
+		m.suffix = *f.Suffix
+	}
+	m.byteLevel = byteLevel && m.prefix == "" && m.suffix == ""
 	if f.Unknown != nil {
 		id, ok := f.Vocab[*f.Unknown]
 		if !ok {
@@ -103,28 +112,56 @@ func newBPE(f bpeFile, byteLevel bool) (*bpe, error) {
 		m.unknown = id
 	}
 	for b := range m.bytes {
+		if !m.byteLevel {
+			m.bytes[b] = m.symbol(fmt.Sprintf("<0x%02X>", b))
+			continue
+		}
 		m.bytes[b] = m.symbol(string(byteRune(byte(b))))
-		if byteLevel && m.fallback && m.bytes[b] < 0 {
+		if m.fallback && m.bytes[b] < 0 {
 			return nil, fmt.Errorf("byte_fallback: with ByteLevel every byte needs a piece, and %q is missing", byteRune(byte(b)))
 		}
 	}
 	if f.IgnoreMerges {
 		m.wholes = f.Vocab
-		if byteLevel {
+		if m.byteLevel {
 			m.wholes = inBytes(f.Vocab)
 		}
 	}
-	return m, m.readMerges(f.Merges)
+	if err := m.readMerges(f.Merges); err != nil {
+		return nil, err
+	}
+	if m.prefix == "" && m.suffix == "" && m.symbol(spaceMark) >= 0 && !m.joinsBefore(spaceMark, f.Merges) {
+		m.mark = spaceMark
+	}
+	return m, nil
+}
+
+// spaceMark is how SentencePiece's vocabularies write a space.
+const spaceMark = "▁"
+
+// joinsBefore tells whether a merge joins something else with a mark behind it. If none does, no piece of the text goes
+// beyond a mark's begin, and each word with the marks before it is merged as if it stood alone.
+func (m *bpe) joinsBefore(mark string, list mergeList) bool {
+	for _, pair := range list {
+		if strings.HasPrefix(pair[1], mark) && !strings.HasSuffix(pair[0], mark) {
+			return true
+		}
+	}
+	return false
 }
 
 func (m *bpe) readMerges(list mergeList) error {
 	m.merges = newMergeTable(len(list))
 	for rank, pair := range list {
+		tail, ok := strings.CutPrefix(pair[1], m.prefix)
+		if !ok {
+			return fmt.Errorf("merges[%d]: %q does not begin with %q, the continuing_subword_prefix", rank, pair[1], m.prefix)
+		}
 		var ids [3]int32
-		for i, piece := range []string{pair[0], pair[1], pair[0] + pair[1]} {
+		for i, piece := range []string{pair[0], pair[1], pair[0] + tail} {
 			id, ok := m.vocab[piece]
 			if !ok || piece == "" {
-				return fmt.Errorf("merges[%d]: %q and %q make %q; the vocabulary has no %q", rank, pair[0], pair[1], pair[0]+pair[1], piece)
+				return fmt.Errorf("merges[%d]: %q and %q make %q; the vocabulary has no %q", rank, pair[0], pair[1], pair[0]+tail, piece)
 			}
 			ids[i] = id
 		}
@@ -155,11 +192,25 @@ func (m *bpe) symbol(piece string) int32 {
 	return -1
 }
 
-func (m *bpe) append(ids []int32, piece string) ([]int32, error) {
+func (m *bpe) append(ids []int32, piece string) (_ []int32, err error) {
 	if m.wholes != nil {
 		if id, ok := m.wholes[piece]; ok {
 			return append(ids, id), nil
 		}
+	}
+	for m.mark != "" {
+		marks := 0 // bytes
+		for strings.HasPrefix(piece[marks:], m.mark) {
+			marks += len(m.mark)
+		}
+		word := strings.Index(piece[marks:], m.mark)
+		if word < 0 {
+			break
+		}
+		if ids, err = m.cache.append(ids, piece[:marks+word], m); err != nil {
+			return nil, err
+		}
+		piece = piece[marks+word:]
 	}
 	return m.cache.append(ids, piece, m)
 }
@@ -173,26 +224,37 @@ func (m *bpe) compute(ids []int32, piece string) ([]int32, error) {
 }
 
 // symbols appends what merging starts from: at most one symbol a byte.
+//
+// As in the reference, an unknown token is put down when the next known character comes, or the next unknown one that is
+// not fused with it; the bytes of a character that falls back do not count, and so come before it.
 func (m *bpe) symbols(dst []int32, piece string) []int32 {
-	unknown := false // the symbol before is the unknown one
+	unknown := false // there is one to be put down
 	for i := 0; i < len(piece); {
 		id, size := m.symbolAt(piece, i)
 		char := piece[i : i+size]
 		i += size
-		if id < 0 && m.fallback {
-			if bytes, ok := m.fallBack(dst, char); ok {
-				dst, unknown = bytes, false
-				continue
+		if id >= 0 {
+			if unknown {
+				dst, unknown = append(dst, m.unknown), false
 			}
-		}
-		if id < 0 {
-			if m.unknown < 0 || unknown && m.fuse {
-				continue
-			}
-			dst, unknown = append(dst, m.unknown), true
+			dst = append(dst, id)
 			continue
 		}
-		dst, unknown = append(dst, id), false
+		if m.fallback {
+			if bytes, ok := m.fallBack(dst, char); ok {
+				dst = bytes
+				continue
+			}
+		}
+		if m.unknown >= 0 {
+			if unknown && !m.fuse {
+				dst = append(dst, m.unknown)
+			}
+			unknown = true
+		}
+	}
+	if unknown {
+		dst = append(dst, m.unknown)
 	}
 	return dst
 }
@@ -203,14 +265,21 @@ func (m *bpe) symbolAt(piece string, i int) (id int32, size int) {
 		return m.bytes[piece[i]], 1
 	}
 	_, size = utf8.DecodeRuneInString(piece[i:])
-	return m.symbol(piece[i : i+size]), size
+	char := piece[i : i+size]
+	if i > 0 {
+		char = m.prefix + char
+	}
+	if i+size == len(piece) {
+		char += m.suffix
+	}
+	return m.symbol(char), size
 }
 
 // fallBack appends a character's bytes as <0xNN> each; ok is false where the vocabulary lacks one of them.
 func (m *bpe) fallBack(dst []int32, char string) (_ []int32, ok bool) {
 	whole := dst
 	for i := range len(char) {
-		id := m.symbol(fmt.Sprintf("<0x%02X>", char[i]))
+		id := m.bytes[char[i]]
 		if id < 0 {
 			return whole, false
 		}

@@ -83,7 +83,8 @@ func TestUnknownCharacters(t *testing.T) {
 		{`"unk_token":"?",`, "xéab?", []int32{3, 3, 2, 3}},
 		{`"unk_token":"?","fuse_unk":true,`, "xéab?x", []int32{3, 2, 3, 3}},
 		{`"unk_token":"?","byte_fallback":true,`, "éx", []int32{4, 5, 3}},
-		{`"unk_token":"?","byte_fallback":true,"fuse_unk":true,`, "xyéz", []int32{3, 4, 5, 3}},
+		{`"unk_token":"?","byte_fallback":true,"fuse_unk":true,`, "xyéz", []int32{4, 5, 3}}, // as tokenizers 0.22.2
+		{`"unk_token":"?","byte_fallback":true,`, "xyéz", []int32{3, 4, 5, 3, 3}},
 	} {
 		tokens, err := parse([]byte(`{"model":{"type":"BPE",` + c.flags + vocab + `}}`))
 		if err != nil {
@@ -95,10 +96,56 @@ func TestUnknownCharacters(t *testing.T) {
 	}
 }
 
+// TestAffixes: the answers are those of tokenizers 0.22.2.
+func TestAffixes(t *testing.T) {
+	for _, c := range []struct {
+		file, text string
+		want       []int32
+	}{
+		{`"continuing_subword_prefix":"##","vocab":{"a":0,"b":1,"##b":2,"a##":3,"ab":4},"merges":["a ##b"]`, "abb", []int32{4, 2}},
+		{`"end_of_word_suffix":"</w>","vocab":{"a":0,"b":1,"b</w>":2,"ab</w>":3,"a</w>":4},"merges":["a b</w>"]`, "ab", []int32{3}},
+		{`"end_of_word_suffix":"</w>","vocab":{"a":0,"b":1,"b</w>":2,"ab</w>":3,"a</w>":4},"merges":["a b</w>"]`, "aba", []int32{0, 1, 4}},
+		{`"unk_token":"a","end_of_word_suffix":"</w>","vocab":{"a":0,"b":1,"b</w>":2},"merges":[]`, "ba", []int32{1, 0}},
+	} {
+		tokens, err := parse([]byte(`{"model":{"type":"BPE",` + c.file + `}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := tokens.Encode(c.text, false); err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%s %q: %v, %v, want %v", c.file, c.text, err, got, c.want)
+		}
+	}
+}
+
+// TestCutAtMarks: the words of a text, merged one by one, are the text merged as a whole.
+func TestCutAtMarks(t *testing.T) {
+	for _, family := range []string{"llama2", "gemma"} {
+		m := load(t, family).model.(*bpe)
+		if m.mark != spaceMark {
+			t.Errorf("%s: is never cut", family)
+		}
+		letters := []rune("▁▁▁▁thehesandin\n\té😀")
+		rapid.Check(t, func(t *rapid.T) {
+			text := rapid.StringOfN(rapid.SampledFrom(letters), 0, 100, -1).Draw(t, "text")
+			got, err := m.append(nil, text)
+			want, wrong := m.compute(nil, text)
+			if err != nil || wrong != nil || !slices.Equal(got, want) {
+				t.Errorf("%s: %q: %v, by words %v, %v, as a whole %v", family, text, err, got, wrong, want)
+			}
+		})
+	}
+	for merges, want := range map[string]string{`["▁ ▁","▁ a"]`: spaceMark, `["▁ a","a ▁"]`: ""} {
+		tokens, err := parse([]byte(`{"model":{"type":"BPE","vocab":{"a":0,"▁":1,"▁▁":2,"▁a":3,"a▁":4},"merges":` + merges + `}}`))
+		if err != nil || tokens.model.(*bpe).mark != want {
+			t.Errorf("%s: %v, cut at %q, want %q", merges, err, tokens.model.(*bpe).mark, want)
+		}
+	}
+}
+
 // TestHostileTexts: a quarter of a megabyte of what makes naive tokenizers quadratic takes some 0.1 s each. The
 // bound leaves room for slow machines, yet a quadratic step would take minutes.
 func TestHostileTexts(t *testing.T) {
-	for _, family := range []string{"gpt2", "llama3", "gpt_oss", "deepseek_v2", "deepseek_v3", "bloom", "added-flags"} {
+	for _, family := range []string{"gpt2", "llama3", "gpt_oss", "deepseek_v2", "deepseek_v3", "bloom", "added-flags", "bert-uncased", "llama2", "mistral-metaspace", "gemma"} {
 		tokens := load(t, family)
 		for _, unit := range []string{"a", "A", "1", " ", "\n", " \n", "'", "é", "\u0301\u0323", "ªA", "\x00", "<|", "<|endoftext"} {
 			text := strings.Repeat(unit, 1<<18/len(unit)) + "x"
@@ -112,7 +159,7 @@ func TestHostileTexts(t *testing.T) {
 			if took := time.Since(begin); took > 10*time.Second {
 				t.Errorf("%s: %q again and again took %v", family, unit, took)
 			}
-			if tokens.normalizers == nil && decoded != text {
+			if _, bytes := tokens.decoder.(byteLevelDecoder); bytes && tokens.normalizers == nil && decoded != text {
 				t.Errorf("%s: %q again and again came back as %d bytes of %d", family, unit, len(decoded), len(text))
 			}
 		}

@@ -65,9 +65,6 @@ func parseAs(raw []byte, c config) (*Tokenizer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pre_tokenizer: %w", err)
 	}
-	if kind, _ := kindOf(p.Model); pre.byteLevel && kind != "BPE" && kind != "" {
-		pre.steps = append(pre.steps, toByteCharacters{})
-	}
 	t := &Tokenizer{steps: pre.steps, eos: -1}
 	if t.normalizers, err = readNormalizer(p.Normalizer); err != nil {
 		return nil, fmt.Errorf("normalizer: %w", err)
@@ -75,6 +72,9 @@ func parseAs(raw []byte, c config) (*Tokenizer, error) {
 	c.obeyBert(t.normalizers)
 	if t.model, err = readModel(p.Model, pre.byteLevel); err != nil {
 		return nil, fmt.Errorf("model: %w", err)
+	}
+	if bytes, ok := t.model.(*bpe); pre.byteLevel && !(ok && bytes.byteLevel) {
+		t.steps = append(t.steps, toByteCharacters{})
 	}
 	var added []addedToken
 	if !isNull(p.AddedTokens) {

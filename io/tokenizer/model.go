@@ -11,7 +11,7 @@ type model interface {
 	vocabulary() map[string]int32
 }
 
-const modelKinds = "BPE, WordPiece, WordLevel"
+const modelKinds = "BPE, WordPiece, WordLevel, Unigram"
 
 func readModel(raw json.RawMessage, byteLevel bool) (model, error) {
 	kind, err := kindOf(raw)
@@ -23,6 +23,8 @@ func readModel(raw json.RawMessage, byteLevel bool) (model, error) {
 		return readBPE(raw, byteLevel)
 	case "WordPiece":
 		return readWordPiece(raw)
+	case "Unigram":
+		return readUnigram(raw)
 	case "WordLevel":
 		return readWordLevel(raw)
 	}

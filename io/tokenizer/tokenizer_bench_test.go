@@ -25,20 +25,29 @@ func prose(b *testing.B) string {
 // real one of 100 000.
 func BenchmarkEncode(b *testing.B) {
 	text := prose(b)
-	for _, family := range []string{"gpt2", "llama3", "qwen3", "olmoe", "gpt_oss", "deepseek_v3", "deepseek_v2", "bloom"} {
+	for _, family := range []string{"gpt2", "llama3", "qwen3", "olmoe", "gpt_oss", "deepseek_v3", "deepseek_v2", "bloom", "bert-uncased", "llama2", "mistral-metaspace", "gemma"} {
 		b.Run(family, func(b *testing.B) {
 			tokens := load(b, family)
 			b.SetBytes(int64(len(text)))
 			b.ReportAllocs()
 			begin := processorTime()
 			for b.Loop() {
-				tokens.model.(*bpe).cache = newCache()
+				forget(tokens.model)
 				if _, err := tokens.Encode(text, true); err != nil {
 					b.Fatal(err)
 				}
 			}
 			b.ReportMetric(float64(len(text))*float64(b.N)/1e6/(processorTime()-begin).Seconds(), "MB/cpu-s")
 		})
+	}
+}
+
+func forget(m model) {
+	switch m := m.(type) {
+	case *bpe:
+		m.cache = newCache()
+	case *wordPiece:
+		m.cache = newCache()
 	}
 }
 
