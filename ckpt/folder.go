@@ -27,11 +27,10 @@ const partial = ".partial"
 // CreateFolder begins a checkpoint of about so many bytes at to, which must not be there yet, or be empty. A disk
 // without so much room is refused before the first byte.
 func CreateFolder(to string, bytes int64) (*Folder, error) {
-	to = filepath.Clean(to)
-	entries, err := os.ReadDir(to)
-	if len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, &Error{File: to, Kind: ErrExists, What: "is there already, and nothing is overwritten; give another place, or remove it"}
+	if err := Vacant(to); err != nil {
+		return nil, err
 	}
+	to = filepath.Clean(to)
 	parent := filepath.Dir(to)
 	if err := os.MkdirAll(parent, 0o777); err != nil {
 		return nil, cannotWrite(to, err)
@@ -48,6 +47,15 @@ func CreateFolder(to string, bytes int64) (*Folder, error) {
 		return nil, cannotWrite(to, err)
 	}
 	return f, nil
+}
+
+// Vacant refuses a place that is taken: by anything but an empty folder.
+func Vacant(to string) error {
+	entries, err := os.ReadDir(to)
+	if len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return &Error{File: filepath.Clean(to), Kind: ErrExists, What: "is there already, and nothing is overwritten; give another place, or remove it"}
+	}
+	return nil
 }
 
 func cannotWrite(path string, err error) error {

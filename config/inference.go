@@ -23,6 +23,7 @@ type Inference struct {
 	Quant           Quant
 	Checkpoint      Checkpoint
 	BaseDir         string // in front of the checkpoint's relative file names
+	SavePath        string // where the model's slices are saved as the ranks hold them; "": nowhere
 	TrainingMPSize  int    // slices that the checkpoint must have; 0: any
 	InjectionPolicy []Injection
 	ModelConfig     map[string]any // values that win over the model's config.json

@@ -60,6 +60,7 @@ type Engine struct {
 	shape      model.Config
 	dtype      kernels.DType
 	identity   identity
+	saving     *saving // nil: the model's slices are not to be saved, or not known yet
 
 	place     *place
 	size      stepSize
@@ -115,6 +116,9 @@ func (e *Engine) open(ctx context.Context) error {
 // an error of all, and so is a stop.
 func (e *Engine) load(ctx context.Context) error {
 	defer since(&e.start.Load)()
+	if err := e.save(ctx); err != nil {
+		return err
+	}
 	var size stepSize
 	err := interruptible(ctx, e.world, e.stop, func(ctx context.Context) (err error) {
 		size, err = e.loadWeights(ctx)

@@ -40,7 +40,10 @@ func (e *Engine) prepare(ctx context.Context) error {
 		}
 		slog.Warn("what its files do not tell is taken to be as in every family that is known", "assumed", strings.Join(e.injected.Assumed, "; "))
 	}
-	return e.lay(ctx, e.wayOfRows)
+	if err := e.lay(ctx, e.wayOfRows); err != nil {
+		return err
+	}
+	return together(ctx, e.world, e.planSaving(ctx))
 }
 
 // lay lays the job out over the ranks: device, groups, exchanges by way, and the memory that it would take.
