@@ -51,7 +51,8 @@ func (c *conflict) wrongTask() {
 		if len(f.Tasks) == 0 || !c.job.Given(f.Name) || slices.Contains(f.Tasks, c.job.Task) {
 			continue
 		}
-		c.refuse("--%s means something to task %s only, and the task is %s; leave it out, or change --task", f.Name, f.Tasks[0], c.job.Task)
+		only := strings.NewReplacer("(", "", ")", "").Replace(f.tasks())
+		c.refuse("--%s means something to%s only, and the task is %s; leave it out, or change --task", f.Name, only, c.job.Task)
 	}
 }
 

@@ -42,12 +42,24 @@ func (f *Flag) Usage() string {
 		text += ": " + strings.Join(f.Choices, ", ")
 	}
 	if len(f.Tasks) > 0 {
-		text += fmt.Sprintf(" (task %s)", f.Tasks[0])
+		text += f.tasks()
 	}
 	if only := f.built(); only != "" {
 		text += "; " + only
 	}
 	return text
+}
+
+// tasks tells which tasks the flag is for.
+func (f *Flag) tasks() string {
+	var names []string
+	for _, t := range f.Tasks {
+		names = append(names, string(t))
+	}
+	if len(names) == 1 {
+		return " (task " + names[0] + ")"
+	}
+	return " (tasks " + strings.Join(names, " and ") + ")"
 }
 
 // Key is the flag's name in a job file.

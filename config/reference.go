@@ -102,7 +102,7 @@ func (f *Flag) values() string {
 func (f *Flag) explain() string {
 	text := f.Help
 	if len(f.Tasks) > 0 {
-		text += fmt.Sprintf(" (task %s)", f.Tasks[0])
+		text += f.tasks()
 	}
 	if f.OnlyCLI {
 		text += "; only on the command line"

@@ -15,9 +15,11 @@ type batch struct {
 	scored, drawn int  // rows wanted: to be scored, to draw from; a job has one task, so one of the two is 0
 	ids, position ints
 	slot, seq     ints
-	start, blocks ints // [seqs+1]; [seqs, blocksFor(context)]
-	rows, target  ints // places of the wanted rows in the step; what they are scored against
-	dumps         ints // from, to: places in the step of tokens whose logits are reported
+	start, blocks ints        // [seqs+1]; [seqs, blocksFor(context)]
+	rows, target  ints        // places of the wanted rows in the step; what they are scored against
+	dumps         ints        // from, to: places in the step of tokens whose logits are reported
+	reads, sums   ints        // places of the tokens of whose hidden states vectors are made; from, to of those that are added up
+	readers       []*sequence // of reads, or of sums
 	draws         drawing
 	message       []byte
 	answer        []byte // what came of it: see outcome
@@ -71,9 +73,9 @@ func (b *ints) row(values []int32, width int) {
 func (b *batch) tokens() int { return b.position.len() }
 
 // vectors are the parts of a batch that travel, in the order of the message.
-func (b *batch) vectors() [17]*ints {
+func (b *batch) vectors() [19]*ints {
 	d := &b.draws
-	return [...]*ints{&b.ids, &b.position, &b.slot, &b.seq, &b.start, &b.blocks, &b.rows, &b.target, &b.dumps,
+	return [...]*ints{&b.ids, &b.position, &b.slot, &b.seq, &b.start, &b.blocks, &b.rows, &b.target, &b.dumps, &b.reads, &b.sums,
 		&d.temperature, &d.topP, &d.minP, &d.penalty, &d.u, &d.topK, &d.seenStart, &d.seen}
 }
 
@@ -83,7 +85,7 @@ func (b *batch) clear() {
 		*v = (*v)[:0]
 	}
 	b.seqs, b.context, b.scored, b.drawn, b.prompts = 0, 0, 0, 0, false
-	b.pieces, b.wanted = b.pieces[:0], b.wanted[:0]
+	b.pieces, b.wanted, b.readers = b.pieces[:0], b.wanted[:0], b.readers[:0]
 }
 
 // empty makes it the batch of nothing.
@@ -109,7 +111,7 @@ func (b *batch) foresee(pieces []piece) {
 	next := b.pieces[:0]
 	for _, p := range pieces {
 		q := p.seq
-		if q.scoring() || p.to < len(q.tokens) {
+		if q.once() || p.to < len(q.tokens) {
 			next = next[:0]
 			break
 		}
@@ -150,6 +152,7 @@ func (b *batch) arrange() {
 		q := p.seq
 		b.prompts = b.prompts || p.from < q.prompt || q.scoring()
 		b.dump(p, at)
+		b.read(p, at)
 		for t := p.from; t < p.to; t++ {
 			b.position.put(t)
 			b.slot.put(int(q.blocks[t/blockTokens])*blockTokens + t%blockTokens)
@@ -157,9 +160,12 @@ func (b *batch) arrange() {
 			if q.scoring() && t >= q.scoreFrom-1 && t+1 < len(q.tokens) {
 				b.wanted = append(b.wanted, row{q, at, q.tokens[t+1]})
 			}
+			if q.read == readMasks && q.tokens[t] == q.mask {
+				drawn = append(drawn, row{q, at, -1})
+			}
 			at++
 		}
-		if !q.scoring() && p.to >= len(q.tokens) {
+		if !q.once() && p.to >= len(q.tokens) {
 			drawn = append(drawn, row{q, at - 1, -1})
 		}
 		b.blocks.row(q.blocks, width)
@@ -179,6 +185,27 @@ func (b *batch) dump(p piece, at int) {
 		b.dumps.put(at)
 		b.dumps.put(at + to - p.from)
 	}
+}
+
+// read notes what is read of a piece, the first of whose tokens is at a place in the step.
+func (b *batch) read(p piece, at int) {
+	q, n := p.seq, p.to-p.from
+	switch {
+	case q.read == readFirst && p.from == 0:
+		b.reads.put(at)
+	case q.read == readLast && p.to == len(q.tokens):
+		b.reads.put(at + n - 1)
+	case q.read == readSums:
+		for from := 0; from < n; from += blockTokens {
+			b.sums.put(at + from)
+			b.sums.put(at + min(from+blockTokens, n))
+			b.readers = append(b.readers, q)
+		}
+		return
+	default:
+		return
+	}
+	b.readers = append(b.readers, q)
 }
 
 // place writes where the wanted rows are, what they are to be scored against and how to be drawn.
@@ -265,16 +292,28 @@ func (b *batch) decode() error {
 type outcome struct {
 	token, greedy, logprob ints
 	topID, topLogprob      ints // [drawn, top]
+	vectors                ints // [readers, vector]
 	logits                 []byte
 }
 
-// outcome cuts the batch's answer into its parts: so many most probable tokens a drawn row, logits of so many columns.
-func (b *batch) outcome(top, vocab int) (r outcome) {
+// widths are the columns of what a batch gives.
+type widths struct {
+	top    int // most probable tokens of a drawn row
+	vocab  int // logits of a token
+	vector int // what is read of a sequence, or a sum of it
+}
+
+// readings is how many vectors the batch gives.
+func (b *batch) readings() int { return b.reads.len() + b.sums.len()/2 }
+
+// outcome cuts the batch's answer into its parts.
+func (b *batch) outcome(w widths) (r outcome) {
 	dumped := 0
 	for i := 0; i < b.dumps.len(); i += 2 {
 		dumped += b.dumps.at(i+1) - b.dumps.at(i)
 	}
-	sizes := [...]int{b.drawn, b.scored, b.scored + b.drawn, b.drawn * top, b.drawn * top, dumped * vocab}
+	sizes := [...]int{b.drawn, b.scored, b.scored + b.drawn, b.drawn * w.top, b.drawn * w.top,
+		b.readings() * w.vector, dumped * w.vocab}
 	total := 0
 	for _, n := range sizes {
 		total += 4 * n
@@ -284,7 +323,8 @@ func (b *batch) outcome(top, vocab int) (r outcome) {
 	}
 	b.answer = b.answer[:total]
 	rest := b.answer
-	for i, to := range [...]*[]byte{(*[]byte)(&r.token), (*[]byte)(&r.greedy), (*[]byte)(&r.logprob), (*[]byte)(&r.topID), (*[]byte)(&r.topLogprob), &r.logits} {
+	for i, to := range [...]*[]byte{(*[]byte)(&r.token), (*[]byte)(&r.greedy), (*[]byte)(&r.logprob), (*[]byte)(&r.topID), (*[]byte)(&r.topLogprob),
+		(*[]byte)(&r.vectors), &r.logits} {
 		*to, rest = rest[:4*sizes[i]], rest[4*sizes[i]:]
 	}
 	return r
@@ -294,8 +334,9 @@ func (b *batch) outcome(top, vocab int) (r outcome) {
 const noNumber = "the model computes no number (NaN) for this row; weights that are damaged or overflow do so: try --dtype fp32, or another copy of the model"
 
 // note puts what came of the batch into its sequences. Finish reasons are the caller's.
-func (b *batch) note(top, vocab int) {
-	r := b.outcome(top, vocab)
+func (b *batch) note(of widths) {
+	r, top, vocab := b.outcome(of), of.top, of.vocab
+	b.noteVectors(r.vectors, of.vector)
 	for i, w := range b.wanted {
 		q, lp := w.seq, floatAt(r.logprob, i)
 		if lp != lp {
@@ -307,7 +348,11 @@ func (b *batch) note(top, vocab int) {
 			q.greedy = q.greedy && intAt(r.greedy, i) == 1
 			continue
 		}
-		q.tokens = append(q.tokens, intAt(r.token, i))
+		if q.read == readMasks {
+			q.masks = append(q.masks, int32(b.position.at(w.at)))
+		} else {
+			q.tokens = append(q.tokens, intAt(r.token, i))
+		}
 		if q.sampling.logprobs < 0 {
 			continue
 		}
@@ -327,6 +372,29 @@ func (b *batch) note(top, vocab int) {
 				p.seq.logits = append(p.seq.logits, floatAt(r.logits, j))
 			}
 			r.logits, next = r.logits[4*n:], next+1
+		}
+	}
+}
+
+// noteVectors puts what was read into the sequences. Sums of blocks are added up in float64, in the order of the text.
+func (b *batch) noteVectors(r ints, width int) {
+	for i, q := range b.readers {
+		v := make([]float32, width)
+		for j := range v {
+			v[j] = floatAt(r, i*width+j)
+			if v[j] != v[j] {
+				q.row.bad = noNumber
+			}
+		}
+		if q.read != readSums {
+			q.vector = v
+			continue
+		}
+		if q.sums == nil {
+			q.sums = make([]float64, width)
+		}
+		for j, x := range v {
+			q.sums[j] += float64(x)
 		}
 	}
 }

@@ -1,5 +1,5 @@
 // Package engine turns rows into results: it loads a model over a world of ranks, keeps many rows in flight over a
-// paged KV cache, and runs generation and scoring, for callers in Go (InitInference) and for whole data sets (Run).
+// paged KV cache, and runs generation, scoring and readouts of texts, for callers in Go (InitInference) and for whole data sets (Run).
 //
 // A row is one record of the input, a sequence one text of it in flight (a sample, a window of a document), a step
 // one forward pass over pieces of sequences, a block the KV of 16 tokens. All ranks step together, since they share
@@ -50,7 +50,8 @@ type Engine struct {
 	model      *model.Model                        // until load, one without weights, which knows what it will take
 	tokenizer  *tokenizer.Tokenizer                // nil: ids in, ids out
 	eos        []int32
-	window     int // most tokens of a row, output included
+	mask       int32 // task fill-mask: the token that is filled in
+	window     int   // most tokens of a row, output included
 	minOut     int
 	room       int64 // bytes of the device's memory that this rank may take in all
 	sharers    int   // ranks that share that memory

@@ -128,7 +128,7 @@ func (e *Engine) inspect() (err error) {
 	if err := e.readTokenizer(); err != nil {
 		return err
 	}
-	if err := errors.Join(e.limits(), e.expertsAreMeant()); err != nil {
+	if err := errors.Join(e.limits(), e.expertsAreMeant(), e.findMask()); err != nil {
 		return err
 	}
 	if e.layout, err = e.ranks(); err != nil {
@@ -160,7 +160,7 @@ func (e *Engine) survey(ctx context.Context) (err error) {
 		return fmt.Errorf("%s: %w", e.job.Model, err)
 	}
 	e.identity.dtype, e.identity.arch = e.dtype.String(), e.device.Arch()
-	return nil
+	return e.headFits()
 }
 
 // describe finds the family and shape of a checkpoint, with what the job changes in it.

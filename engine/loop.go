@@ -293,7 +293,7 @@ func (e *Engine) advance(pieces []piece, finished func(*sequence)) (prompt, outp
 		n := p.to - p.from
 		e.scheduler.stored(p)
 		switch {
-		case q.scoring():
+		case q.once():
 			prompt += n
 			if q.want() == 0 {
 				q.finished = finishLength

@@ -41,6 +41,16 @@ func (e *Engine) limits() error {
 	if e.minOut >= e.window {
 		return fmt.Errorf("%w: min_out_tokens %d leaves no room for a prompt in the window of %d tokens", ErrRefused, e.minOut, e.window)
 	}
+	least, what := 1, ""
+	switch {
+	case e.shape.Bidirectional:
+		least, what = e.window, fmt.Sprintf("a %s model reads a text in one step, and its window has %d tokens", e.shape.Family, e.window)
+	case e.reading().of == readSums:
+		least, what = blockTokens, fmt.Sprintf("hidden states are added up by blocks of %d tokens", blockTokens)
+	}
+	if most := e.job.MaxBatchTokens; most > 0 && most < least {
+		return fmt.Errorf("%w: --max-batch-tokens %d: %s; use %d or more, or leave it out", ErrRefused, most, what, least)
+	}
 	if e.job.Logprobs > e.shape.Tokens {
 		return fmt.Errorf("%w: --logprobs %d, and the model's vocabulary has %d tokens; ask for fewer", ErrRefused, e.job.Logprobs, e.shape.Tokens)
 	}
@@ -55,10 +65,16 @@ func (e *Engine) plan() (stepSize, error) {
 	if e.onGPU() {
 		size = gpuSizing
 	}
-	z := stepSize{seqs: cmp.Or(e.job.MaxSeqs, size.seqs), top: e.job.Logprobs}
+	z := stepSize{seqs: cmp.Or(e.job.MaxSeqs, size.seqs), top: e.job.Logprobs, read: e.reading()}
+	if z.read.of == readMasks {
+		z.top = e.candidates()
+	}
 	z.tokens = max(cmp.Or(e.job.MaxBatchTokens, size.tokens), z.seqs)
 	if e.job.MaxBatchTokens > 0 {
 		z.tokens, z.seqs = e.job.MaxBatchTokens, min(z.seqs, e.job.MaxBatchTokens)
+	}
+	if e.shape.Bidirectional {
+		z.tokens = max(z.tokens, e.window) // a text is in one step; limits has seen that it may be
 	}
 	z.ahead = min(size.ahead, z.seqs)
 	z.logits = max(size.logits, min(z.tokens, size.logitBytes/(4*c.Vocab)))
@@ -71,6 +87,9 @@ func (e *Engine) plan() (stepSize, error) {
 	left := e.room - weights - workspace - exchange
 	least := blocksFor(e.window) // whether a row has room must not depend on what memory the machine has free
 	all := int64(z.seqs) * int64(least)
+	if e.shape.Bidirectional { // texts are gone after their step: there are those of it, and some that wait for the next
+		all = min(all, int64(e.place.stages)*int64(blocksFor(z.tokens+e.window)+z.seqs))
+	}
 	budget := int64(e.job.KVMemory)
 	if budget == 0 {
 		share := int64(size.cacheShare * float64(left))

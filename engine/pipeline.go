@@ -85,7 +85,7 @@ func (p *pipeline) step(ctx context.Context, message int, busy bool, most int) (
 		return nil, nil, fmt.Errorf("between pipeline stages: %w", err)
 	}
 	if p.leads() {
-		done.note(p.steps.sample.Top, p.steps.model.Config.Vocab)
+		done.note(p.steps.widths)
 	}
 	p.tick++
 	return ran, done, nil
@@ -136,7 +136,7 @@ func (p *pipeline) pass(ctx context.Context, mine, done *batch) error {
 		if p.rank > 0 {
 			return 0
 		}
-		b.outcome(p.steps.sample.Top, m.Config.Vocab)
+		b.outcome(p.steps.widths)
 		return int64(len(b.answer))
 	}
 	sends, gets, any := make([]int64, p.stages), make([]int64, p.stages), false

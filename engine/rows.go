@@ -36,6 +36,8 @@ func (e *Engine) newRow(in *dataset.Row) *rowState {
 		err = in.Err.Err
 	case e.job.Task == config.Score:
 		err = e.scoreRow(row, in)
+	case e.reading().of != noReadout:
+		err = e.readRow(row, in)
 	default:
 		err = e.generateRow(row, in)
 	}
@@ -149,6 +151,9 @@ func (e *Engine) records(row *rowState) []results.Record {
 	}
 	if e.job.Task == config.Score {
 		return []results.Record{e.scored(row)}
+	}
+	if e.reading().of != noReadout {
+		return []results.Record{e.wasRead(row)}
 	}
 	records := make([]results.Record, len(row.seqs))
 	for i, q := range row.seqs {

@@ -80,14 +80,16 @@ func (s *scheduler) next(lane int) []piece {
 		if q.lane != lane {
 			continue
 		}
-		if q.stored >= q.prompt && !q.scoring() && left > 0 {
+		if q.stored >= q.prompt && !q.once() && left > 0 {
 			pieces = append(pieces, piece{q, q.stored, q.stored + 1})
 			left--
 		}
 	}
 	for _, q := range s.running {
-		if q.lane == lane && (q.stored < q.prompt || q.scoring()) && left > 0 {
-			n := min(q.want(), left)
+		if q.lane != lane || q.stored >= q.prompt && !q.once() {
+			continue
+		}
+		if n := q.share(left); n > 0 {
 			pieces = append(pieces, piece{q, q.stored, q.stored + n})
 			left -= n
 		}

@@ -10,8 +10,19 @@ type sampling struct {
 	logprobs                         int // most probable tokens to report with each drawn one; -1: none asked for, not even the drawn one's own
 }
 
+// readout is what is read of a sequence that is computed once, neither continued nor scored.
+type readout uint8
+
+const (
+	noReadout readout = iota
+	readMasks         // the likeliest tokens in the place of each mask
+	readFirst         // a vector that is made of its first token's hidden state
+	readLast          // of its last one's
+	readSums          // the sums of its hidden states, by blocks of tokens
+)
+
 // sequence is a row in flight: a prompt and, when generating, the tokens drawn so far; when scoring, the positions
-// whose next token is scored.
+// whose next token is scored; else what is read of it.
 type sequence struct {
 	row    *rowState
 	sample int32
@@ -26,6 +37,13 @@ type sequence struct {
 	greedy    bool
 	logits    []float32 // [prompt tokens, vocab], where the job asks for them; len 0 otherwise
 	dump      bool      // it does
+
+	read   readout
+	whole  bool      // all of it is in one step: its tokens see later ones
+	mask   int32     // readMasks: the token that is one
+	masks  []int32   // their places
+	vector []float32 // what was read
+	sums   []float64 // readSums: so far
 
 	lane   int     // of the scheduler
 	stored int     // tokens whose keys and values are in the cache
@@ -49,6 +67,23 @@ type topToken struct {
 // scoring tells whether the sequence is scored rather than continued.
 func (q *sequence) scoring() bool { return q.scoreFrom > 0 }
 
+// once tells whether the sequence is done when its tokens are: nothing is drawn that continues it.
+func (q *sequence) once() bool { return q.scoring() || q.read != noReadout }
+
+// share is how many of its tokens the sequence gives to a step with room for so many. One that is whole gives all or none,
+// one whose sums are read whole blocks, so that what is added up does not depend on the step.
+func (q *sequence) share(room int) int {
+	n := min(q.want(), room)
+	switch {
+	case n == q.want():
+	case q.whole:
+		return 0
+	case q.read == readSums:
+		n -= n % blockTokens
+	}
+	return n
+}
+
 // want is the number of known tokens that the cache does not hold yet: the prompt's rest, or the token drawn last.
 // A scored text's last token is a target only.
 func (q *sequence) want() int {
@@ -60,7 +95,7 @@ func (q *sequence) want() int {
 
 // most is the most tokens that the cache will ever hold of it: the last drawn token is never fed, nor is the last target.
 func (q *sequence) most() int {
-	if q.scoring() {
+	if q.once() {
 		return q.stored + q.want()
 	}
 	return max(q.limit-1, q.prompt)
@@ -69,7 +104,7 @@ func (q *sequence) most() int {
 // shareable is how many leading tokens may come from another sequence's blocks: all before the first position whose
 // logits are needed.
 func (q *sequence) shareable() int {
-	if q.dump {
+	if q.dump || q.read != noReadout {
 		return 0
 	}
 	if q.scoring() {

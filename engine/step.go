@@ -28,6 +28,9 @@ type stepper struct {
 	target, greedy, logprob                 kernels.Tensor
 	sample                                  kernels.Sampling
 	seen                                    kernels.Tensor
+	widths                                  widths
+	reader                                  reader
+	context                                 kernels.Tensor // bidirectional models: the tokens of each sequence
 	tensors                                 []kernels.Tensor
 	out                                     []byte // hidden states for the next stage
 }
@@ -40,13 +43,15 @@ type stepSize struct {
 	blocks int // of the KV cache
 	top    int // most probable tokens to report with a drawn one
 	logits int // rows of logits, [rows, vocab], that exist at a time: no bit depends on it
+	read   reading
 }
 
 // bytes is the memory that a stepper of this size takes beside the model's workspace and the cache; in is a hidden state
 // from the stage before, 0: it is the first.
 func (z stepSize) bytes(c *model.Config, in int) int64 {
 	perToken := int64(4*9 + 4*12 + 8*z.top + in)
-	return int64(z.tokens)*perToken + 4*int64(z.seqs)*int64(blocksFor(c.Window)+1) + int64(z.logits)*4*int64(c.Vocab+c.Hidden)
+	return int64(z.tokens)*perToken + 4*int64(z.seqs)*int64(blocksFor(c.Window)+2) + int64(z.logits)*4*int64(z.read.vocab+c.Hidden) +
+		z.read.bytes(z, c)
 }
 
 func newStepper(m *model.Model, z stepSize, p *place) (*stepper, error) {
@@ -70,6 +75,7 @@ func (st *stepper) allocate(z stepSize) (err error) {
 		return err
 	}
 	act, s := d.Activations(m.DType), &st.sample
+	st.widths = widths{top: z.top, vocab: z.read.vocab, vector: z.read.vector}
 	s.Vocab, s.Top = m.Config.Tokens, z.top
 	arriving := 0
 	if !st.first {
@@ -85,7 +91,7 @@ func (st *stepper) allocate(z stepSize) (err error) {
 		{&st.blocks, kernels.I32, z.seqs, blocksFor(m.Config.Window)},
 		{&st.in, act, z.tokens, arriving}, {&st.rows, kernels.I32, 1, z.tokens}, {&st.target, kernels.I32, z.tokens, 1}, {&st.greedy, kernels.I32, z.tokens, 1},
 		{&st.logprob, kernels.F32, z.tokens, 1},
-		{&st.hidden, act, z.logits, m.Config.Hidden}, {&st.logits, kernels.F32, z.logits, m.Config.Vocab},
+		{&st.hidden, act, z.logits, m.Config.Hidden}, {&st.logits, kernels.F32, z.logits, z.read.vocab}, {&st.context, kernels.I32, 1, z.seqs},
 		{&s.Temperature, kernels.F32, z.tokens, 1}, {&s.TopP, kernels.F32, z.tokens, 1}, {&s.MinP, kernels.F32, z.tokens, 1},
 		{&s.Penalty, kernels.F32, z.tokens, 1}, {&s.U, kernels.F32, z.tokens, 1}, {&s.TopK, kernels.I32, z.tokens, 1},
 		{&s.SeenStart, kernels.I32, 1, z.tokens + 1}, {&s.Token, kernels.I32, z.tokens, 1}, {&s.Logprob, kernels.F32, z.tokens, 1},
@@ -99,7 +105,10 @@ func (st *stepper) allocate(z stepSize) (err error) {
 		}
 		st.tensors = append(st.tensors, *a.to)
 	}
-	return nil
+	if !st.draws {
+		return nil
+	}
+	return st.reader.allocate(m, z)
 }
 
 func (st *stepper) close() {
@@ -109,6 +118,7 @@ func (st *stepper) close() {
 	if !st.seen.None() {
 		st.seen.Mem.Free()
 	}
+	st.reader.free()
 	if st.workspace != nil {
 		st.workspace.Free()
 	}
@@ -138,9 +148,14 @@ func (st *stepper) run(ctx context.Context, b *batch, most int, in []byte, meanw
 		return st.end(meanwhile)
 	}
 	st.section(headSection)
-	r := b.outcome(st.sample.Top, st.model.Config.Vocab)
+	r := b.outcome(st.widths)
 	if err := st.dump(ctx, hidden, b, r.logits); err != nil {
 		return err
+	}
+	if st.draws && b.readings() > 0 {
+		if err := st.reader.read(st.model, st.stream, hidden, b, r.vectors); err != nil {
+			return err
+		}
 	}
 	if wanted := b.scored + b.drawn; wanted > 0 {
 		st.stream.Write(st.rows.ColRange(0, wanted), b.rows)
@@ -214,6 +229,13 @@ func (st *stepper) write(b *batch, in []byte) model.Step {
 		Tokens: b.tokens(), Seqs: b.seqs, MaxContext: b.context, Blocks: blocks,
 		Position: vector(st.position, b.position), Slot: vector(st.slot, b.slot),
 		Seq: vector(st.seq, b.seq), Start: vector(st.start, b.start)}}
+	if st.model.Config.Bidirectional {
+		var context ints
+		for i := range b.seqs {
+			context.put(b.start.at(i+1) - b.start.at(i))
+		}
+		s.Context = vector(st.context, context)
+	}
 	if !st.first {
 		s.In = st.in.RowRange(0, b.tokens())
 		st.stream.Write(s.In, in)

@@ -54,8 +54,9 @@ type Config struct {
 	// MoE has an element a layer; Experts 0: a dense layer.
 	MoE []MoE
 
-	EOS []int32 // end tokens, as far as the config tells
-	BOS int32   // -1: none
+	EOS  []int32 // end tokens, as far as the config tells
+	BOS  int32   // -1: none
+	Mask int32   // HeadMasks: the token that stands for one to be filled in; -1: the config does not tell
 }
 
 // QKNorm tells how queries and keys are normalised before rotation.

@@ -152,7 +152,7 @@ func (l *loader) find(name string, rows, cols int) (ckpt.Tensor, error) {
 		return t, fmt.Errorf("%w: tensor %s is missing; is the checkpoint whole, and of the architecture that its config names?", ErrTensor, name)
 	}
 	name = t.Name
-	l.use(name)
+	l.used[name] = true
 	want := []int64{int64(rows), int64(cols)}
 	if rows == 1 && !slices.Equal(t.Shape, want) { // a vector, which some files hold as a row
 		want = want[1:]
@@ -185,7 +185,13 @@ func (l *loader) lookUp(name string) (ckpt.Tensor, bool) {
 	return ckpt.Tensor{}, false
 }
 
-func (l *loader) use(name string) { l.used[name] = true }
+// use marks a tensor as accounted for, whatever the file calls it.
+func (l *loader) use(name string) {
+	if t, ok := l.lookUp(name); ok {
+		name = t.Name
+	}
+	l.used[name] = true
+}
 
 // useExperts marks the experts of other ranks as accounted for.
 func (l *loader) useExperts(layer int, m MoE) {

@@ -23,7 +23,7 @@ import (
 func runCommand() *cli.Command {
 	values := config.Values{}
 	return &cli.Command{
-		Name: "run", Usage: "generate or score every row of a data set",
+		Name: "run", Usage: "generate, score, embed or classify every row of a data set, or fill its masks",
 		Description: "EXIT STATUS\n0 every row committed; 3 committed, bad rows set aside; 75 stopped, start again to go on; 64 bad usage; 65 bad input data; 66 missing input; 78 bad configuration; 1 anything else.",
 		Flags:       jobFlags(values),
 		Action: func(c *cli.Context) error {

@@ -58,13 +58,14 @@ func (l Layout) columns() []column {
 	}
 	text, integer, float := arrow.BinaryTypes.String, arrow.PrimitiveTypes.Int32, arrow.PrimitiveTypes.Float64
 	tokenLogprobs := column{"token_logprobs", float32List, func(r *Record) any { return &r.TokenLogprobs }, false}
+	promptTokens := column{"prompt_tokens", integer, func(r *Record) any { return &r.PromptTokens }, false}
 	switch l.Task {
 	case Generate:
 		c = append(c,
 			column{"output", text, func(r *Record) any { return &r.Output }, false},
 			column{"output_ids", int32List, func(r *Record) any { return &r.OutputIDs }, false},
 			column{"finish_reason", text, func(r *Record) any { return &r.FinishReason }, true},
-			column{"prompt_tokens", integer, func(r *Record) any { return &r.PromptTokens }, false},
+			promptTokens,
 			column{"output_tokens", integer, func(r *Record) any { return &r.OutputTokens }, false},
 			column{"cumulative_logprob", float, func(r *Record) any { return &r.CumulativeLogprob }, false})
 		if l.Logprobs > 0 {
@@ -78,11 +79,11 @@ func (l Layout) columns() []column {
 			column{"greedy", arrow.FixedWidthTypes.Boolean, func(r *Record) any { return &r.Greedy }, false},
 			column{"perplexity", float, func(r *Record) any { return &r.Perplexity }, false})
 	case Embed:
-		c = append(c, column{"embedding", float32List, func(r *Record) any { return &r.Embedding }, false})
+		c = append(c, column{"embedding", float32List, func(r *Record) any { return &r.Embedding }, false}, promptTokens)
 	case Classify:
-		c = append(c, column{"label", text, func(r *Record) any { return &r.Label }, false})
+		c = append(c, column{"label", text, func(r *Record) any { return &r.Label }, false}, promptTokens)
 	case FillMask:
-		c = append(c, column{"predictions", predictionList, func(r *Record) any { return &r.Predictions }, false})
+		c = append(c, column{"predictions", predictionList, func(r *Record) any { return &r.Predictions }, false}, promptTokens)
 	}
 	if l.Logits || l.Task == Classify {
 		c = append(c, column{"logits", float32List, func(r *Record) any { return &r.Logits }, false})

@@ -53,10 +53,10 @@ func TestColumnsOfEveryTask(t *testing.T) {
 			{ID: int64(-5), Logprob: -2.5, TokenLogprobs: []float32{-2, -0.5}, Tokens: 2, Greedy: true, Perplexity: 1.2},
 			{ID: int64(1 << 60), TokenLogprobs: []float32{}, Perplexity: math.Inf(1)},
 		}},
-		{Layout{Task: Embed}, "row embedding error", []Record{{Embedding: []float32{1, -2}}, {Embedding: []float32{}}}},
-		{Layout{Task: Classify, Logits: true}, "row label logits error", []Record{{Label: "yes", Logits: []float32{1, 0}}, {Label: "", Logits: []float32{}}}},
-		{Layout{Task: FillMask}, "row predictions error", []Record{
-			{Predictions: []Prediction{{1, 2, "a", 0.5}, {1, 3, "", 0.25}}}, {Predictions: []Prediction{}},
+		{Layout{Task: Embed}, "row embedding prompt_tokens error", []Record{{Embedding: []float32{1, -2}, PromptTokens: 9}, {Embedding: []float32{}}}},
+		{Layout{Task: Classify, Logits: true}, "row label prompt_tokens logits error", []Record{{Label: "yes", Logits: []float32{1, 0}}, {Label: "", Logits: []float32{}}}},
+		{Layout{Task: FillMask}, "row predictions prompt_tokens error", []Record{
+			{Predictions: []Prediction{{1, 2, ptr("a"), 0.5}, {1, 3, ptr(""), 0.25}, {2, 3, nil, 0.125}}}, {Predictions: []Prediction{}},
 		}},
 	} {
 		records := append([]Record(nil), c.good...)

@@ -48,7 +48,7 @@ type TokenLogprob struct {
 type Prediction struct {
 	Position    int32 // of the mask among the input's tokens, from 0
 	TokenID     int32
-	Token       string
+	Token       *string // nil: the model has no tokenizer
 	Probability float32
 }
 
@@ -65,7 +65,9 @@ func (r *Record) footprint() int64 {
 		n += 8 + 8*len(top)
 	}
 	for i := range r.Predictions {
-		n += 16 + len(r.Predictions[i].Token)
+		if n += 16; r.Predictions[i].Token != nil {
+			n += len(*r.Predictions[i].Token)
+		}
 	}
 	return int64(n)
 }
@@ -145,7 +147,11 @@ func appendValue(b array.Builder, p any) error {
 			item.Append(true)
 			item.FieldBuilder(0).(*array.Int32Builder).Append(x.Position)
 			item.FieldBuilder(1).(*array.Int32Builder).Append(x.TokenID)
-			item.FieldBuilder(2).(*array.StringBuilder).Append(validText(x.Token))
+			if token := item.FieldBuilder(2).(*array.StringBuilder); x.Token == nil {
+				token.AppendNull()
+			} else {
+				token.Append(validText(*x.Token))
+			}
 			item.FieldBuilder(3).(*array.Float32Builder).Append(x.Probability)
 		}
 	default:
@@ -245,7 +251,9 @@ func scanValue(a arrow.Array, i int, p any) bool {
 				x := &(*p)[k]
 				scanValue(items.Field(0), from+k, &x.Position)
 				scanValue(items.Field(1), from+k, &x.TokenID)
-				scanValue(items.Field(2), from+k, &x.Token)
+				if items.Field(2).IsValid(from + k) {
+					scanValue(items.Field(2), from+k, &x.Token)
+				}
 				scan(items.Field(3), func(a *array.Float32) { x.Probability = a.Value(from + k) })
 			}
 		})
