@@ -23,6 +23,7 @@ type Config struct {
 	Family  string
 	Layers  int
 	Hidden  int
+	Embed   int // columns of the embeddings, which a linear op widens to Hidden and narrows again; 0: Hidden
 	Heads   int
 	KVHeads int
 	HeadDim int
@@ -31,20 +32,24 @@ type Config struct {
 	Tokens  int // real ids, <= Vocab: the rest is padding and never chosen
 	Window  int // most positions
 
-	Norm     kernels.NormKind
-	Eps      float32
-	Act      kernels.Activation
-	Gated    bool // MLPs are act(gate)·up
-	Learned  bool // position embeddings
-	Rope     *Rope
-	QKNorm   QKNorm
-	Bias     Bias
-	Sliding  int  // 0, or how many last positions a token sees
-	TiedHead bool // the output embedding is the input's
+	Order       Order
+	Norm        kernels.NormKind
+	Eps         float32
+	EmbedNorm   bool // what is embedded is normed before the first layer
+	NoFinalNorm bool // what the last layer gives is not normed; nor is it with PostNorm
+	Act         kernels.Activation
+	Gated       bool // MLPs are act(gate)·up
+	Learned     bool // position embeddings
+	FirstRow    int  // of position 0 in their table
+	Rope        *Rope
+	ALiBi       bool // scores fall with distance, by each head's slope
+	QKNorm      QKNorm
+	Bias        Bias
+	Sliding     int    // 0, or how many last positions a token sees
+	Slides      []bool // of each layer: whether Sliding counts there; nil: in all
+	TiedHead    bool   // the output embedding is the input's
 
 	Bidirectional bool // an encoder: a token sees its whole sequence, which is in one step then
-	PostNorm      bool // norms come after the residual additions: x = norm(x + f(x)); there is none at the end
-	EmbedNorm     bool // what is embedded is normed
 	Types         int  // rows of the table of token types; 0: there is none. Every token is of the first
 	Head          Head
 	Labels        []string // HeadLabels: what its logits stand for
@@ -59,6 +64,17 @@ type Config struct {
 	Mask int32   // HeadMasks: the token that stands for one to be filled in; -1: the config does not tell
 }
 
+// Order is the order of a layer's norms, of its attention and its MLP, and of their sums with the residual stream x.
+type Order uint8
+
+// The orders.
+const (
+	PreNorm        Order = iota // x += attention(norm(x)); x += mlp(norm(x))
+	PostNorm                    // x = norm(x + attention(x)); x = norm(x + mlp(x))
+	Parallel                    // x += attention(norm(x)) + mlp(norm(x)), by two norms of the same x
+	ParallelOfNorm              // the same by one norm, attn.norm
+)
+
 // QKNorm tells how queries and keys are normalised before rotation.
 type QKNorm uint8
 
@@ -69,8 +85,9 @@ const (
 	QKNormFull
 )
 
-// Bias tells which linear ops have a bias: the projections to q, k and v, the one of attention's output, and those of MLPs.
-type Bias struct{ QKV, Out, MLP bool }
+// Bias tells which linear ops have a bias: the projections to q, k and v, the one of attention's output, those of MLPs, and
+// the output embedding.
+type Bias struct{ QKV, Out, MLP, Head bool }
 
 // MoE is the kind of one layer's MLP.
 type MoE struct {
@@ -138,6 +155,35 @@ func (c *Config) scale(layer int) float32 {
 	return float32(1 / math.Sqrt(float64(c.HeadDim)))
 }
 
+// finalNorm tells whether there is a norm after the last layer.
+func (c *Config) finalNorm() bool { return !c.NoFinalNorm && c.Order != PostNorm }
+
+// window is how many last positions a token sees in a layer; 0: all.
+func (c *Config) window(layer int) int {
+	if c.Slides != nil && !c.Slides[layer] {
+		return 0
+	}
+	return c.Sliding
+}
+
+// slopes are ALiBi's of all heads (arXiv 2108.12409): for 2ⁿ heads the powers of 2 to the −8/2ⁿ from the first on; for
+// others those of the next lower 2ⁿ, then every second one of the next higher, as its authors have it.
+func (c *Config) slopes() []float32 {
+	below := 1
+	for below*2 <= c.Heads {
+		below *= 2
+	}
+	s := make([]float32, c.Heads)
+	for i := range s {
+		exponent := -8 * float64(i+1) / float64(below)
+		if i >= below {
+			exponent = -4 * float64(2*(i-below)+1) / float64(below)
+		}
+		s[i] = float32(math.Exp2(exponent))
+	}
+	return s
+}
+
 // maxExperts bounds the lists that are made for a layer's experts before a tensor is looked for.
 const maxExperts = 1 << 16
 
@@ -149,7 +195,7 @@ func (c *Config) check() error {
 	}{
 		{"number of layers", c.Layers, MaxLayers}, {"hidden size", c.Hidden, 1 << 24}, {"number of attention heads", c.Heads, 1 << 20},
 		{"number of key-value heads", c.KVHeads, 1 << 20}, {"head size", c.HeadDim, 1 << 20}, {"vocabulary", c.Vocab, 1 << 28},
-		{"window", c.Window, 1 << 24},
+		{"window", c.Window, 1 << 24}, {"width of the embeddings", c.Embed, 1 << 24},
 	} {
 		if v.n < 1 || v.n > v.most {
 			return fmt.Errorf("%w: the %s is %d; 1 to %d can be", ErrConfig, v.what, v.n, v.most)
@@ -167,6 +213,9 @@ func (c *Config) check() error {
 	if len(c.MoE) != c.Layers {
 		return fmt.Errorf("%w: %d layers, but %d are described", ErrConfig, c.Layers, len(c.MoE))
 	}
+	if c.Slides != nil && len(c.Slides) != c.Layers || c.Scale != nil && len(c.Scale) != c.Layers {
+		return fmt.Errorf("%w: %d layers, but the attention of %d is described", ErrConfig, c.Layers, max(len(c.Slides), len(c.Scale)))
+	}
 	if c.Tokens <= 0 || c.Tokens > c.Vocab {
 		return fmt.Errorf("%w: %d tokens, but the embedding has %d rows", ErrConfig, c.Tokens, c.Vocab)
 	}
@@ -182,6 +231,9 @@ func (c *Config) check() error {
 				return fmt.Errorf("%w: layer %d is dense, but the ffn size of dense layers is %d", ErrConfig, layer, c.FFN)
 			}
 			continue
+		}
+		if c.Order != PreNorm {
+			return fmt.Errorf("%w: layer %d has experts; they are run in layers that norm before each part", ErrConfig, layer)
 		}
 		if m.Gate.K < 1 || m.Gate.K > m.Gate.Experts {
 			return fmt.Errorf("%w: layer %d gives each token %d of %d experts", ErrConfig, layer, m.Gate.K, m.Gate.Experts)

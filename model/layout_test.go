@@ -283,11 +283,12 @@ func sameBits(a, b []float32) bool {
 
 func (y layout) logits(t *testing.T, name string) (logits [][]float32) {
 	t.Helper()
+	folder := golden
+	if strings.HasPrefix(name, "austen") {
+		folder = trainedModel
+	}
+	dir := folder(t, name)
 	t.Run(y.String(), func(t *testing.T) {
-		dir := golden(t, name)
-		if strings.HasPrefix(name, "austen") {
-			dir = trainedModel(t, name)
-		}
 		o, err := y.run(t, dir, texts)
 		check(t, err)
 		logits = o.logits

@@ -1,8 +1,11 @@
 package model
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
+	"math"
 
 	"github.com/dsbatch/dsbatch/ckpt"
 	"github.com/dsbatch/dsbatch/comm"
@@ -73,6 +76,8 @@ func survey(ctx context.Context, c *ckpt.Checkpoint, p Policy, config Config, d 
 
 // survey is the first pass, for the rank at a place of the tp group.
 func (l *loader) survey(ctx context.Context, at place) error {
+	l.config.Embed = cmp.Or(l.config.Embed, l.config.Hidden)
+	l.model.Config = *l.config
 	if err := l.config.check(); err != nil {
 		return err
 	}
@@ -142,21 +147,21 @@ func (l *loader) all(ctx context.Context) {
 	l.ctx = ctx
 	c, m := l.config, l.model
 	if l.at(l.stage.first) {
-		table := l.tableType()
-		m.embed = l.upload("embed", 0, table, c.Vocab, c.Hidden)
-		if c.Learned {
-			m.positions = l.positions(table)
-		}
-		if c.EmbedNorm {
-			n := l.normAt("embed.norm", 0, c.Hidden, 0)
-			m.embedNorm = &n
-		}
+		l.embeddings()
 	}
-	if l.at(l.stage.last) && !c.PostNorm {
-		m.norm = l.normAt("norm", 0, c.Hidden, 0)
+	if l.at(l.stage.last) {
+		if c.finalNorm() {
+			m.norm = l.normAt("norm", 0, c.Hidden, 0)
+		}
+		if c.Embed != c.Hidden {
+			m.narrow = l.pack("head projection", l.one(l.linear("embed.out", 0, 0, l.whole(c.Embed, c.Hidden), false)))
+		}
 	}
 	if c.Rope != nil {
 		m.rope = l.rope()
+	}
+	if c.ALiBi {
+		m.slopes = l.slopes()
 	}
 	m.layers = m.layers[:0]
 	for i := range c.Layers {
@@ -187,6 +192,42 @@ func (l *loader) at(here bool) bool {
 	return here || l.surveying
 }
 
+// embeddings puts the tables of ids and positions on the device, and what comes between them and the first layer.
+func (l *loader) embeddings() {
+	c, m, table := l.config, l.model, l.tableType()
+	m.embed = l.upload("embed", 0, table, c.Vocab, c.Embed)
+	if c.Embed != c.Hidden {
+		m.widen = l.pack("embedding projection", l.one(l.linear("embed.in", 0, 0, l.whole(c.Hidden, c.Embed), false)))
+	}
+	if c.Learned {
+		m.positions = l.positions(table)
+	}
+	if c.EmbedNorm {
+		n := l.normAt("embed.norm", 0, c.Hidden, 0)
+		m.embedNorm = &n
+	}
+}
+
+// headBias is the name of the output embedding's bias, whose weight has the name; "": it has none.
+func (l *loader) headBias(weight string) string {
+	switch {
+	case l.config.Head == HeadMasks:
+		return l.policy.Tensors.name("head.bias", 0, 0)
+	case l.config.Bias.Head:
+		return biasOf(weight)
+	}
+	return ""
+}
+
+// slopes are those of this rank's heads, [1, heads].
+func (l *loader) slopes() kernels.Tensor {
+	q, data := l.slicing.own().Q, []byte(nil)
+	for _, s := range l.config.slopes()[q.From:q.To] {
+		data = binary.LittleEndian.AppendUint32(data, math.Float32bits(s))
+	}
+	return l.put("slopes of heads", kernels.F32, kernels.Matrix{DType: kernels.F32, Rows: 1, Cols: q.Len(), Data: data})
+}
+
 // head packs this rank's rows of the output embedding, in the type of the other weights. A tied table is here in its own
 // type besides: what looks ids up reads a row or two of it, what makes logits all of it.
 func (l *loader) head() {
@@ -199,11 +240,12 @@ func (l *loader) head() {
 		name = "embed"
 		l.use(l.policy.Tensors.name("head", 0, 0)) // some files hold the tied matrix twice
 	}
-	all, own := l.slicing.hidden, l.slicing.vocab[l.slicing.rank]
-	l.noteLinear(l.policy.Tensors.name(name, 0, 0), !c.TiedHead)
-	y := kernels.Linear{Parts: []kernels.Matrix{l.named(l.policy.Tensors.name(name, 0, 0), window{c.Vocab, c.Hidden, own, all})}}
-	if c.Head == HeadMasks {
-		y.Bias = []kernels.Matrix{l.named(l.policy.Tensors.name("head.bias", 0, 0), window{1, c.Vocab, shard.Range{To: 1}, own})}
+	own := l.slicing.vocab[l.slicing.rank]
+	name = l.policy.Tensors.name(name, 0, 0)
+	l.noteLinear(name, !c.TiedHead)
+	y := kernels.Linear{Parts: []kernels.Matrix{l.named(name, window{c.Vocab, c.Embed, own, shard.Range{To: c.Embed}})}}
+	if bias := l.headBias(name); bias != "" {
+		y.Bias = []kernels.Matrix{l.named(bias, window{1, c.Vocab, shard.Range{To: 1}, own})}
 	}
 	l.model.head = l.pack("head", l.one(y))
 }

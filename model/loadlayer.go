@@ -9,7 +9,10 @@ import (
 
 func (l *loader) layer(i int) layer {
 	c, own := l.config, l.slicing.own()
-	y := layer{attnNorm: l.normAt("attn.norm", i, c.Hidden, 0), mlpNorm: l.normAt("mlp.norm", i, c.Hidden, 0)}
+	y := layer{attnNorm: l.normAt("attn.norm", i, c.Hidden, 0)}
+	if c.Order != ParallelOfNorm {
+		y.mlpNorm = l.normAt("mlp.norm", i, c.Hidden, 0)
+	}
 	y.qkv = l.pack(fmt.Sprintf("layer %d attention", i), l.one(l.qkv(i)))
 	slices, err := l.slicing.attention(c)
 	if err != nil {

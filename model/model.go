@@ -18,23 +18,25 @@ type Model struct {
 	stage      stage
 	tp         *comm.Group // nil: one rank
 	device     kernels.Device
-	embed      kernels.Tensor  // [vocab, hidden], whole; the first stage's
+	embed      kernels.Tensor  // [vocab, Config.Embed], whole; the first stage's
+	widen      kernels.Weights // [hidden, Config.Embed] where they differ, else nil; the first stage's
 	positions  kernels.Tensor  // [window, hidden], or none; the first stage's
-	embedNorm  *kernels.Norm   // nil: none
+	embedNorm  *kernels.Norm   // nil: none; the first stage's
 	layers     []layer         // of the stage
 	norm       kernels.Norm    // the last stage's
-	head       kernels.Weights // [this rank's vocab, hidden]; the last stage's, where there is one
+	narrow     kernels.Weights // [Config.Embed, hidden], like widen; the last stage's
+	head       kernels.Weights // [this rank's vocab, Config.Embed]; the last stage's, where there is one
 	heads      heads           // what encoders have besides; the last stage's
 	vocabulary *vocabulary     // nil: this rank's is all
 	rope       *kernels.Rope
-	largest    moe.Shape // of the MoE layers that are here, without tokens and hidden
-	inner      int       // widest inside of the dense ones
+	slopes     kernels.Tensor // of this rank's heads, or none
+	largest    moe.Shape      // of the MoE layers that are here, without tokens and hidden
+	inner      int            // widest inside of the dense ones
 	owned      []interface{ Free() }
 	bytes      int64
 }
 
-// layer is one transformer layer: x += attention(norm(x)); x += mlp(norm(x)). With PostNorm x = norm(x + attention(x));
-// x = norm(x + mlp(x)).
+// layer is one transformer layer, in the config's Order.
 type layer struct {
 	attnNorm, mlpNorm kernels.Norm
 	qkv               kernels.Weights   // this rank's heads of q, k and v
@@ -85,8 +87,9 @@ func (m *Model) CacheSpec(blocks, blockTokens int) kernels.CacheSpec {
 		KVHeads: m.own().KV.Len(), HeadDim: m.Config.HeadDim}
 }
 
-// Forward runs one step through the layers of the stage. On the last one it returns the hidden states after the final
-// norm, on earlier ones the residual stream, [tokens, hidden] either way, which live in w until the next step. Ranks
+// Forward runs one step through the layers of the stage. On the last one it returns what Logits takes, the hidden states
+// after the final norm [tokens, Config.Embed], on earlier ones the residual stream [tokens, hidden]; they live in w until
+// the next step. Ranks
 // that share experts call it together, those without tokens too; the ranks of a tp group with the same step. An op's
 // failure is told by the stream's Sync; an error is that of an exchange, of ctx, or of one of step's callbacks.
 func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Workspace) (kernels.Tensor, error) {
@@ -97,10 +100,7 @@ func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Wor
 	x, h := w.x.RowRange(0, tokens), w.h.RowRange(0, tokens)
 	w.enter(Dense)
 	if m.stage.first {
-		s.Embed(x, step.IDs, m.embed, step.Batch.Position, m.positions)
-		if m.embedNorm != nil {
-			s.Norm(x, x, kernels.Tensor{}, *m.embedNorm)
-		}
+		m.embedTokens(s, x, h, step, w)
 	} else {
 		s.Copy(x, step.In)
 	}
@@ -124,10 +124,16 @@ func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Wor
 		w.settle(s, x)
 		return x, nil
 	}
-	if m.Config.PostNorm {
-		h = x
-	} else {
+	if m.Config.finalNorm() {
 		s.Norm(h, x, w.take(), m.norm)
+	} else {
+		w.settle(s, x)
+		h = x
+	}
+	if m.narrow != nil {
+		narrow := w.embedded.RowRange(0, tokens)
+		s.Linear(narrow, h, m.narrow, kernels.Epilogue{})
+		h = narrow
 	}
 	if step.Hidden != nil {
 		if err := step.Hidden(m.Config.Layers, h); err != nil {
@@ -137,19 +143,55 @@ func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Wor
 	return h, nil
 }
 
-// layer runs the i-th layer that is here.
-func (m *Model) layer(ctx context.Context, s kernels.Stream, i int, x, h kernels.Tensor, step Step, w *Workspace) error {
-	l := &m.layers[i]
-	if m.Config.PostNorm {
-		return m.postNormed(ctx, s, i, x, step, w)
+// embedTokens makes the residual stream x of the step's ids; h is room for as much.
+func (m *Model) embedTokens(s kernels.Stream, x, h kernels.Tensor, step Step, w *Workspace) {
+	switch at := step.Batch.Position; {
+	case m.widen == nil:
+		s.Embed(x, step.IDs, m.embed, at, m.positions)
+	default:
+		narrow := w.embedded.RowRange(0, x.Rows)
+		s.Embed(narrow, step.IDs, m.embed, kernels.Tensor{}, kernels.Tensor{})
+		s.Linear(x, narrow, m.widen, kernels.Epilogue{})
+		if !m.positions.None() {
+			s.Embed(h, at, m.positions, kernels.Tensor{}, kernels.Tensor{})
+			s.Add(x, h)
+		}
 	}
-	s.Norm(h, x, w.take(), l.attnNorm)
+	if m.embedNorm != nil {
+		s.Norm(x, x, kernels.Tensor{}, *m.embedNorm)
+	}
+}
+
+// layer runs the i-th layer that is here on the residual stream x. h is room for what its parts look at.
+func (m *Model) layer(ctx context.Context, s kernels.Stream, i int, x, h kernels.Tensor, step Step, w *Workspace) error {
+	l, order := &m.layers[i], m.Config.Order
+	if order == PostNorm {
+		h = x
+	} else {
+		s.Norm(h, x, w.take(), l.attnNorm)
+	}
+	seen := h // by the MLP
+	if order == Parallel {
+		seen = w.y.RowRange(0, x.Rows)
+		s.Norm(seen, x, kernels.Tensor{}, l.mlpNorm)
+	}
 	if err := m.attention(ctx, s, i, x, h, step, w); err != nil {
 		return fmt.Errorf("attention: %w", err)
 	}
-	s.Norm(h, x, kernels.Tensor{}, l.mlpNorm)
+	switch order {
+	case PreNorm:
+		s.Norm(h, x, kernels.Tensor{}, l.mlpNorm)
+	case PostNorm:
+		s.Norm(x, x, kernels.Tensor{}, l.attnNorm)
+	}
 	if l.moe == nil {
-		return m.mlp(ctx, s, l, x, h, w)
+		if err := m.mlp(ctx, s, l, x, seen, w); err != nil {
+			return err
+		}
+		if order == PostNorm {
+			s.Norm(x, x, kernels.Tensor{}, l.mlpNorm)
+		}
+		return nil
 	}
 	y := w.y.RowRange(0, x.Rows)
 	if err := l.moe.Forward(ctx, s, y, h, w.moe); err != nil {
@@ -163,20 +205,6 @@ func (m *Model) layer(ctx context.Context, s kernels.Stream, i int, x, h kernels
 		}
 	}
 	w.pending = y
-	return nil
-}
-
-// postNormed runs a layer whose norms come after the additions.
-func (m *Model) postNormed(ctx context.Context, s kernels.Stream, i int, x kernels.Tensor, step Step, w *Workspace) error {
-	l := &m.layers[i]
-	if err := m.attention(ctx, s, i, x, x, step, w); err != nil {
-		return fmt.Errorf("attention: %w", err)
-	}
-	s.Norm(x, x, kernels.Tensor{}, l.attnNorm)
-	if err := m.mlp(ctx, s, l, x, x, w); err != nil {
-		return err
-	}
-	s.Norm(x, x, kernels.Tensor{}, l.mlpNorm)
 	return nil
 }
 
@@ -216,7 +244,7 @@ func (m *Model) attention(ctx context.Context, s kernels.Stream, i int, x, h ker
 	a := w.attn.RowRange(0, h.Rows)
 	s.Attention(a, q, step.Cache, at, step.Batch, kernels.AttentionSpec{
 		Heads: own.Q.Len(), KVHeads: own.KV.Len(), HeadDim: c.HeadDim, Scale: c.scale(m.stage.From + i), Causal: !c.Bidirectional,
-		Window: c.Sliding, Context: step.Context})
+		Window: c.window(m.stage.From + i), Context: step.Context, Slopes: m.slopes})
 	w.enter(Dense)
 	return w.sum.Linear(ctx, s, x, a, l.out, true)
 }

@@ -33,7 +33,7 @@ const (
 // Names maps the canonical name of a tensor to a checkpoint's, with {layer} and {expert} in it. A bias has its
 // weight's name with .weight replaced by .bias. Canonical names:
 //
-//	embed positions types embed.norm norm head
+//	embed positions types embed.in embed.norm norm embed.out head
 //	head.dense head.norm head.bias pool classifier, see Head
 //	attn.norm attn.q attn.k attn.v (or attn.qkv) attn.out attn.qnorm attn.knorm
 //	mlp.norm mlp.gate mlp.up mlp.down
@@ -61,6 +61,9 @@ func NewFacts(source string, values map[string]any) Facts {
 
 // Asked tells whether a getter was asked for the key: whether its value matters.
 func (f Facts) Asked(key string) bool { return f.asked[key] }
+
+// Value is what stands under a key, whatever it is; nil where it is absent.
+func (f Facts) Value(key string) any { return f.value(key) }
 
 func (f Facts) value(key string) any {
 	if f.asked != nil { // the zero Facts know nothing

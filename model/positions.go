@@ -9,15 +9,15 @@ import (
 	"github.com/dsbatch/dsbatch/shard"
 )
 
-// positions is the table of position embeddings [window, hidden]. Where tokens have types, whose embedding is added to
+// positions is the table of position embeddings [window, hidden], of position 0 first. Where tokens have types, whose embedding is added to
 // every token's as its position's is, the first type's is added to the table: a row is one text, all of one type.
 func (l *loader) positions(d kernels.DType) kernels.Tensor {
 	c := l.config
+	name, rows := l.policy.Tensors.name("positions", 0, 0), shard.Range{From: c.FirstRow, To: c.FirstRow + c.Window}
+	table := l.named(name, window{rows.To, c.Hidden, rows, l.slicing.hidden})
 	if c.Types == 0 {
-		return l.upload("positions", 0, d, c.Window, c.Hidden)
+		return l.put(name, d, table)
 	}
-	name := l.policy.Tensors.name("positions", 0, 0)
-	table := l.named(name, l.whole(c.Window, c.Hidden))
 	l.named(l.policy.Tensors.name("types", 0, 0), window{c.Types, c.Hidden, shard.Range{To: 1}, l.slicing.hidden})
 	if l.err == nil && !l.surveying {
 		table.DType, table.Data = kernels.F32, l.sums(l.held[len(l.held)-2], l.held[len(l.held)-1])

@@ -59,9 +59,9 @@ func (all tensors) write(t *testing.T, path string) {
 }
 
 // edited is a copy of a golden model with its config and, where it has safetensors, its tensors changed.
-func edited(t *testing.T, golden, config string, edit func(c map[string]any, x tensors)) string {
+func edited(t *testing.T, name, config string, edit func(c map[string]any, x tensors)) string {
 	t.Helper()
-	from, to := filepath.Join("testdata", "golden", golden), t.TempDir()
+	from, to := golden(t, name), t.TempDir()
 	check(t, os.CopyFS(to, os.DirFS(from)))
 	text, err := os.ReadFile(filepath.Join(to, config))
 	check(t, err)
@@ -140,6 +140,26 @@ func TestConfigsThatCannotBe(t *testing.T) {
 	} {
 		r.run(t, "ds-moe-hoisted", "model.json")
 	}
+	for _, c := range []struct {
+		golden string
+		refusal
+	}{
+		{"opt", refusal{"norms without weights", set("layer_norm_elementwise_affine", false), model.ErrConfig, []string{"config.json", "layer_norm_elementwise_affine", "not supported"}}},
+		{"opt", refusal{"an unknown activation", set("activation_function", "swoosh"), model.ErrConfig, []string{"activation_function", "swoosh"}}},
+		{"opt", refusal{"heads that do not divide", set("num_attention_heads", 5), model.ErrConfig, []string{"hidden_size 48", "num_attention_heads 5"}}},
+		{"opt", refusal{"embeddings without a width", set("word_embed_proj_dim", -1), model.ErrConfig, []string{"width of the embeddings", "-1"}}},
+		{"gpt_neox", refusal{"more of a head rotated than it has", set("rope_parameters", map[string]any{"partial_rotary_factor": 1.5}), model.ErrConfig, []string{"12 of 8 values"}}},
+		{"gptj", refusal{"nothing says what is rotated", unset("rotary_dim"), model.ErrConfig, []string{"config.json", "rotary_dim"}}},
+		{"gpt_neo", refusal{"attention of an unknown kind", set("attention_layers", []any{"global", "sparse", "global", "local"}), model.ErrConfig, []string{"layer 1", "sparse", "local"}}},
+		{"gpt_neo", refusal{"attention of too few layers", set("attention_layers", []any{"global"}), model.ErrConfig, []string{"attention_layers", "1 layers", "4"}}},
+		{"gpt_neo", refusal{"attention types that are no pairs", func(c map[string]any, _ tensors) {
+			delete(c, "attention_layers")
+			c["attention_types"] = []any{"global"}
+		}, model.ErrConfig, []string{"attention_types", "[global]"}}},
+		{"bloom", refusal{"a residual stream of the norm", set("apply_residual_connection_post_layernorm", true), model.ErrConfig, []string{"config.json", "apply_residual_connection_post_layernorm"}}},
+	} {
+		c.run(t, c.golden, "config.json")
+	}
 }
 
 // A config that is fine in itself, and tensors that are, but not of one model.
@@ -184,8 +204,21 @@ func TestTensorsThatDoNotFit(t *testing.T) {
 	} {
 		r.run(t, "ds-moe-hoisted", "model.json")
 	}
-	r := refusal{"another position table", set("n_positions", 127), model.ErrTensor, []string{"wpe", "[128 48]", "[127 48]"}}
-	r.run(t, "gpt2", "config.json")
+	for _, c := range []struct {
+		golden string
+		refusal
+	}{
+		{"gpt2", refusal{"another position table", set("n_positions", 127), model.ErrTensor, []string{"wpe", "[128 48]", "[127 48]"}}},
+		{"opt", refusal{"another position table", set("max_position_embeddings", 130), model.ErrTensor, []string{"embed_positions", "[130 48]", "[132 48]"}}},
+		{"opt", refusal{"narrower embeddings", set("word_embed_proj_dim", 24), model.ErrTensor, []string{"embed_tokens", "[160 48]", "[160 24]"}}},
+		{"opt", refusal{"biases that the config denies", set("enable_bias", false), model.ErrTensor, []string{"bias"}}},
+		{"opt", refusal{"a final norm that the config denies", set("do_layer_norm_before", false), model.ErrTensor, []string{"model.decoder.final_layer_norm"}}},
+		{"gptj", refusal{"a head without its bias", func(_ map[string]any, x tensors) { delete(x, "lm_head.bias") }, model.ErrTensor, []string{"lm_head.bias", "missing"}}},
+		{"gpt_neox", refusal{"another ffn size", set("intermediate_size", 96), model.ErrTensor, []string{"dense_h_to_4h", "[64 32]", "[96 32]"}}},
+		{"bloom", refusal{"no norm after the embedding", func(_ map[string]any, x tensors) { delete(x, "transformer.word_embeddings_layernorm.weight") }, model.ErrTensor, []string{"word_embeddings_layernorm", "missing"}}},
+	} {
+		c.run(t, c.golden, "config.json")
+	}
 }
 
 func (r refusal) run(t *testing.T, golden, config string) {

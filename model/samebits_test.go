@@ -26,8 +26,8 @@ var layouts = []layout{
 }
 
 // slicedModels are one of each kind of attention, of MLP and of checkpoint.
-var slicedModels = []string{"gpt2", "llama", "megatron-v1-mp2", "ds-moe-old-files", "ds-moe-hoisted", "mixtral", "olmoe", "qwen3_moe",
-	"distilbert-mlm", "bert-classify"}
+var slicedModels = []string{"gpt2", "opt", "gpt_neox", "gptj", "gpt_neo", "bloom", "llama", "megatron-v1-mp2", "ds-moe-old-files", "ds-moe-hoisted", "mixtral",
+	"olmoe", "qwen3_moe", "distilbert-mlm", "bert-classify"}
 
 // TestSameBitsOnEveryLayout is promise 1: logits have the same bits whatever pp, ep, dp, the all-to-all's split and the
 // cut into steps are, and are near those of one rank whatever tp and es are.

@@ -27,12 +27,15 @@ func newStage(c *Config, o LoadOptions, local func(layer int) (held, slices int)
 	for i := range sizes {
 		sizes[i] = c.layerWeights(i, tp, local)
 	}
-	embedded := int64(c.Vocab)
+	sizes[0] += int64(c.Vocab) * int64(c.Embed)
 	if c.Learned {
-		embedded += int64(c.Window)
+		sizes[0] += int64(c.Window) * int64(c.Hidden)
 	}
-	sizes[0] += embedded * int64(c.Hidden)
-	sizes[c.Layers-1] += int64(c.Vocab) * int64(c.Hidden) / tp
+	sizes[c.Layers-1] += int64(c.Vocab) * int64(c.Embed) / tp
+	if c.Embed != c.Hidden {
+		sizes[0] += int64(c.Embed) * int64(c.Hidden)
+		sizes[c.Layers-1] += int64(c.Embed) * int64(c.Hidden)
+	}
 	cut, err := shard.Stages(sizes, o.Stages)
 	if err != nil {
 		return stage{}, fmt.Errorf("%w: pp %d: %w", ErrSlices, o.Stages, err)

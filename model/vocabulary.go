@@ -21,7 +21,7 @@ func newVocabulary(group *comm.Group, y *slicing) *vocabulary {
 	return &vocabulary{columns: comm.NewColumns(group, from, to)}
 }
 
-// logits computes logits = x·Wᵀ by the output embedding.
+// logits computes logits = x·Wᵀ, plus the bias where there is one, by the output embedding.
 func (m *Model) logits(ctx context.Context, s kernels.Stream, logits, x kernels.Tensor) error {
 	v := m.vocabulary
 	if v == nil {

@@ -48,7 +48,13 @@ func (m *Model) Work(tokens, contexts, reads, rows int, experts [][]int32) Work 
 	}
 	if rows > 0 && m.head != nil {
 		w.Bytes += float64(m.head.Bytes())
-		linear(rows, m.head.Out(), c.Hidden, 1)
+		linear(rows, m.head.Out(), c.Embed, 1)
+	}
+	for _, p := range []kernels.Weights{m.widen, m.narrow} {
+		if p != nil {
+			w.Bytes += float64(p.Bytes())
+			linear(tokens, p.Out(), p.In(), 1)
+		}
 	}
 	w.FLOPs += 4 * float64(contexts) * float64(m.own().Q.Len()*c.HeadDim) * float64(len(m.layers))
 	w.Bytes += float64(reads) * float64(m.CacheSpec(1, 1).Bytes())

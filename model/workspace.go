@@ -18,8 +18,9 @@ const (
 type Workspace struct {
 	tokens                    int
 	x, h, y, qkv, attn, inner kernels.Tensor
-	projected                 *projected // where a norm looks at heads of other ranks too
-	sum                       *comm.Sum  // nil: nothing is cut
+	embedded                  kernels.Tensor // where the embeddings are of another width
+	projected                 *projected     // where a norm looks at heads of other ranks too
+	sum                       *comm.Sum      // nil: nothing is cut
 	moe                       *moe.Workspace
 	pending                   kernels.Tensor // what a layer has computed and the next norm adds to x
 	tensors                   []kernels.Tensor
@@ -51,7 +52,7 @@ func (m *Model) NewWorkspace(tokens int) (*Workspace, error) {
 func (m *Model) fillWorkspace(w *Workspace, tokens int) (err error) {
 	act := m.device.Activations(m.DType)
 	var whole kernels.Tensor
-	to := []*kernels.Tensor{&w.x, &w.h, &w.y, &w.qkv, &w.attn, &w.inner, &whole}
+	to := []*kernels.Tensor{&w.x, &w.h, &w.y, &w.qkv, &w.attn, &w.inner, &whole, &w.embedded}
 	for i, cols := range m.widths() {
 		if cols == 0 {
 			continue
@@ -129,15 +130,20 @@ func (w *Workspace) ExpertTokens() [][]int32 { return w.moe.Counts() }
 // tokens too; good after the stream's Sync.
 func (w *Workspace) ExpertRows() []int { return w.moe.Computed() }
 
-// widths are the columns of the workspace's tensors: residual stream, normed, MLP result, projections, attention
-// result, dense MLP's inside, and the projection of all ranks' heads where a norm needs it.
-func (m *Model) widths() [7]int {
+// widths are the columns of the workspace's tensors: residual stream, normed, MLP result or normed again, projections,
+// attention result, dense MLP's inside, the projection of all ranks' heads where a norm needs it, and embeddings where they are
+// of another width than the stream.
+func (m *Model) widths() [8]int {
 	c, own := &m.Config, m.own()
 	heads, whole := own.Q.Len()*c.HeadDim, 0
 	if c.QKNorm == QKNormFull && m.ranks > 1 {
 		whole = c.Heads * c.HeadDim
 	}
-	return [7]int{c.Hidden, c.Hidden, c.Hidden, heads + 2*own.KV.Len()*c.HeadDim, heads, max(m.inner, 1), whole}
+	embedded := 0
+	if c.Embed != c.Hidden {
+		embedded = c.Embed
+	}
+	return [8]int{c.Hidden, c.Hidden, c.Hidden, heads + 2*own.KV.Len()*c.HeadDim, heads, max(m.inner, 1), whole, embedded}
 }
 
 // sums tells whether row-parallel products are added up from slices.

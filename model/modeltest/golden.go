@@ -102,10 +102,8 @@ func unpack(from, to string) error {
 // the checkout.
 func SharedGolden(t testing.TB, name string) string {
 	t.Helper()
-	for _, up := range []string{"../shared", "../../shared", "../../../shared"} {
-		if dir := filepath.Join(up, "golden", name); exists(dir) {
-			return dir
-		}
+	if dir := beside("golden", name); dir != "" {
+		return dir
 	}
 	t.Skipf("SKIPPED: the golden %s is not beside the checkout (../shared/golden); only the bundled ones are tested", name)
 	return ""
@@ -114,12 +112,20 @@ func SharedGolden(t testing.TB, name string) string {
 // Shared is the folder of a trained model beside the checkout; the test is skipped where it does not lie there.
 func Shared(t testing.TB, name string) string {
 	t.Helper()
+	if dir := beside("models", name); dir != "" {
+		return dir
+	}
+	t.Skipf("SKIPPED: the trained model %s is not beside the checkout (../shared/models); only the bundled one is tested", name)
+	return ""
+}
+
+// beside is what lies in a folder beside the checkout; "": it does not.
+func beside(kind, name string) string {
 	for _, up := range []string{"../shared", "../../shared", "../../../shared"} {
-		if dir := filepath.Join(up, "models", name); exists(dir) {
+		if dir := filepath.Join(up, kind, name); exists(dir) {
 			return dir
 		}
 	}
-	t.Skipf("SKIPPED: the trained model %s is not beside the checkout (../shared/models); only the bundled one is tested", name)
 	return ""
 }
 

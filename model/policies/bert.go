@@ -73,7 +73,7 @@ func encoder(f model.Facts, family string, keys encoderKeys) model.Config {
 		Family: family, Layers: f.Int(keys.layers), Hidden: hidden, Heads: heads, KVHeads: heads, HeadDim: hidden / max(heads, 1),
 		FFN: f.Int(keys.ffn), Vocab: f.Int("vocab_size"), Tokens: f.Int("vocab_size"), Window: f.Int("max_position_embeddings"),
 		Norm: kernels.LayerNorm, Learned: true, Bias: model.Bias{QKV: true, Out: true, MLP: true}, BOS: -1, Mask: int32(f.IntOr("mask_token_id", -1)),
-		Bidirectional: true, PostNorm: true, EmbedNorm: true, Head: model.HeadNone,
+		Bidirectional: true, Order: model.PostNorm, EmbedNorm: true, Head: model.HeadNone,
 		TiedHead: f.BoolOr("tie_word_embeddings", true),
 	}
 }

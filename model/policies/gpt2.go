@@ -8,14 +8,14 @@ import (
 )
 
 // GPT-2, as transformers saves it: linear weights [in, out], q, k and v stacked. The hub's oldest files leave the
-// prefix "transformer." out; Load tries both. Golden: gpt2, gpt2-scale-by-layer.
+// prefix out. Golden: gpt2, gpt2-scale-by-layer.
 func gpt2() model.Policy {
 	return model.Policy{
 		Architectures: []string{"GPT2LMHeadModel"},
 		Configure:     configureGPT2,
-		Prefix:        "transformer.",
 		QKV:           model.QKVStacked,
 		Transposed:    true,
+		Prefix:        "transformer.",
 		Ignored:       []string{".attn.bias", ".attn.masked_bias"},
 		Tensors: model.Names{
 			"embed": "transformer.wte.weight", "positions": "transformer.wpe.weight",
