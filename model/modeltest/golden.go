@@ -46,10 +46,17 @@ func Open(t testing.TB, dir string) *Golden {
 	return g
 }
 
-// OpenTensors opens one file of a reference implementation's tensors that is not a model's expected.safetensors.
+// OpenTensors opens one file of a reference implementation's tensors, also where it is kept compressed (.gz).
 func OpenTensors(t testing.TB, file string) *Golden {
 	t.Helper()
-	c, err := ckpt.Open(file, ckpt.Options{})
+	opened := file
+	if !exists(file) {
+		opened = filepath.Join(t.TempDir(), filepath.Base(file))
+		if err := unpack(file+".gz", opened); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := ckpt.Open(opened, ckpt.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
