@@ -145,7 +145,7 @@ func TestCutAtMarks(t *testing.T) {
 // TestHostileTexts: a quarter of a megabyte of what makes naive tokenizers quadratic takes some 0.1 s each. The
 // bound leaves room for slow machines, yet a quadratic step would take minutes.
 func TestHostileTexts(t *testing.T) {
-	for _, family := range []string{"gpt2", "llama3", "gpt_oss", "deepseek_v2", "deepseek_v3", "bloom", "added-flags", "bert-uncased", "llama2", "mistral-metaspace", "gemma"} {
+	for _, family := range []string{"gpt2", "llama3", "gpt_oss", "deepseek_v2", "deepseek_v3", "bloom", "added-flags", "bert-uncased", "llama2", "mistral-metaspace", "gemma", "t5-unigram", "xlmr-unigram"} {
 		tokens := load(t, family)
 		for _, unit := range []string{"a", "A", "1", " ", "\n", " \n", "'", "é", "\u0301\u0323", "ªA", "\x00", "<|", "<|endoftext"} {
 			text := strings.Repeat(unit, 1<<18/len(unit)) + "x"

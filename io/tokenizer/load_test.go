@@ -83,7 +83,7 @@ func TestRefused(t *testing.T) {
 		{`{`, `[{`, "byte "},
 		{small, `[]`, "array cannot be read as"},
 		{`"merges": [`, `"merges": `, "byte "},
-		{`"type": "NFC"`, `"type": "Precompiled"`, "normalizer: normalizers[1]: Precompiled: this kind of normalizer is not supported; supported: Sequence, NFC, NFD, NFKC, NFKD"},
+		{`"type": "NFC"`, `"type": "Compiled"`, "normalizer: normalizers[1]: Compiled: this kind of normalizer is not supported; supported: Sequence, NFC, NFD, NFKC, NFKD"},
 		{`{"type": "NFC"}`, `{"x": 1}`, "normalizer: normalizers[1]: type: is missing"},
 		{`"normalizers": [`, `"others": [`, "normalizer: normalizers: is missing"},
 		{`"type": "Digits"`, `"type": "UnicodeScripts"`, "pre_tokenizer: pretokenizers[0]: UnicodeScripts: this pre-tokenizer is not supported: the reference's table"},

@@ -14,7 +14,8 @@ type normalizer interface {
 	normalize(text string) (string, error)
 }
 
-const normalizerKinds = "Sequence, NFC, NFD, NFKC, NFKD, BertNormalizer, Lowercase, Strip, StripAccents, Prepend, Replace, ByteLevel, Nmt"
+const normalizerKinds = "Sequence, NFC, NFD, NFKC, NFKD, BertNormalizer, Lowercase, Strip, StripAccents, Prepend, " +
+	"Replace, ByteLevel, Nmt, Precompiled"
 
 func readNormalizer(raw json.RawMessage) (steps []normalizer, err error) {
 	err = eachInSequence(raw, "normalizers", func(kind string, raw json.RawMessage) error {
@@ -49,6 +50,8 @@ func readOneNormalizer(kind string, raw json.RawMessage) (normalizer, error) {
 		return readReplace(raw)
 	case "ByteLevel":
 		return rewrite(byteCharacters), nil
+	case "Precompiled":
+		return readPrecompiled(raw)
 	case "Nmt":
 		return rewrite(nmt), nil
 	}

@@ -14,8 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// folder gives where a family's files lie: in testdata, or unpacked from one of its archives, each of which holds
-// families whose files have much in common.
+// folder gives where a family's files lie: in testdata, or unpacked from its archive.
 func folder(t testing.TB, family string) string {
 	t.Helper()
 	dir := filepath.Join("testdata", family)
@@ -35,21 +34,24 @@ func folder(t testing.TB, family string) string {
 	return dir
 }
 
-// packed is the archives' files by folder and name.
+func readWhole(t testing.TB, family, name string) []byte {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(folder(t, family), name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// packed is the archive's files by folder and name.
 var packed = sync.OnceValues(func() (map[string]map[string][]byte, error) {
 	files := map[string]map[string][]byte{}
-	archives, err := filepath.Glob("testdata/*.tar.zst")
-	if err != nil {
+	if err := unpack(files, "testdata/packed.tar.zst"); err != nil {
 		return nil, err
-	}
-	for _, path := range archives {
-		if err := unpack(files, path); err != nil {
-			return nil, err
-		}
 	}
 	for _, family := range files { // the character map lies apart as bytes: so it packs into two thirds
 		if charsmap, ok := family["charsmap"]; ok {
-			const field = `"precompiled_charsmap": "`
+			const field = `"precompiled_charsmap":"`
 			put := []byte(field + base64.StdEncoding.EncodeToString(charsmap))
 			family["tokenizer.json"] = bytes.Replace(family["tokenizer.json"], []byte(field), put, 1)
 		}

@@ -77,10 +77,7 @@ func readSuffixStage(raw json.RawMessage) (func() stage, error) {
 }
 
 func (s *suffixStage) push(dst []string, piece string) []string {
-	if s.held != "" {
-		dst = append(dst, strings.ReplaceAll(s.held, s.suffix, " "))
-		s.held = ""
-	}
+	dst = s.give(dst, " ")
 	if strings.Contains(piece, s.suffix) {
 		s.held = piece
 		return dst
@@ -88,8 +85,13 @@ func (s *suffixStage) push(dst []string, piece string) []string {
 	return append(dst, piece)
 }
 
-func (s *suffixStage) flush(dst []string) []string {
-	dst = append(dst, strings.ReplaceAll(s.held, s.suffix, ""))
+func (s *suffixStage) flush(dst []string) []string { return s.give(dst, "") }
+
+func (s *suffixStage) give(dst []string, instead string) []string {
+	if s.held == "" {
+		return dst
+	}
+	dst = append(dst, strings.ReplaceAll(s.held, s.suffix, instead))
 	s.held = ""
 	return dst
 }

@@ -25,7 +25,7 @@ func prose(b *testing.B) string {
 // real one of 100 000.
 func BenchmarkEncode(b *testing.B) {
 	text := prose(b)
-	for _, family := range []string{"gpt2", "llama3", "qwen3", "olmoe", "gpt_oss", "deepseek_v3", "deepseek_v2", "bloom", "bert-uncased", "llama2", "mistral-metaspace", "gemma"} {
+	for _, family := range []string{"gpt2", "llama3", "qwen3", "olmoe", "gpt_oss", "deepseek_v3", "deepseek_v2", "bloom", "bert-uncased", "llama2", "mistral-metaspace", "gemma", "t5-unigram", "xlmr-unigram"} {
 		b.Run(family, func(b *testing.B) {
 			tokens := load(b, family)
 			b.SetBytes(int64(len(text)))
@@ -47,6 +47,8 @@ func forget(m model) {
 	case *bpe:
 		m.cache = newCache()
 	case *wordPiece:
+		m.cache = newCache()
+	case *unigram:
 		m.cache = newCache()
 	}
 }
