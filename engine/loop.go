@@ -302,7 +302,7 @@ func (e *Engine) advance(pieces []piece, finished func(*sequence)) (prompt, outp
 			if p.from < q.prompt {
 				prompt += n
 			}
-			if len(q.tokens) > p.to { // a token was drawn
+			if p.to >= q.prompt && len(q.tokens) > p.to { // a token was drawn, which a piece within the prompt leaves out
 				output++
 				e.settle(q)
 			}

@@ -77,6 +77,7 @@ func TestSameBitsHoweverTheJobRuns(t *testing.T) {
 	for task, change := range map[string]func(*config.Job){
 		"generate": func(j *config.Job) { j.Logprobs = 2 },
 		"samples":  func(j *config.Job) { j.N, j.Limit = 3, 6 },
+		"stops":    func(j *config.Job) { j.Stop, j.Limit = []string{"e ", ","}, 12 },
 		"score": func(j *config.Job) {
 			j.Task, j.Input, j.ContinuationColumn, j.Temperature, j.TopK = config.Score, []string{passages}, "continuation", 0, 0
 		},
