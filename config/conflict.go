@@ -15,6 +15,11 @@ func (j *Job) conflicts() []error {
 	c.wrongTask()
 	c.oneOf("a row has one prompt", "prompt-column", "ids-column", "messages-column")
 	c.both("stride", "continuation-column", "windows are for scoring whole documents")
+	for _, flag := range []string{"chat-template", "chat-template-kwargs", "now"} {
+		if j.Given(flag) && j.MessagesColumn == "" {
+			c.refuse("--%s is for chats, and no column of them is named; add --messages-column, or leave it out", flag)
+		}
+	}
 	for _, flag := range []string{"capacity-factor", "min-capacity", "drop-policy"} {
 		if j.Given(flag) && !j.DropTokens {
 			c.refuse("--%s has no effect as no token is dropped; add --drop-tokens, or leave it out", flag)
@@ -138,7 +143,8 @@ func (c *conflict) device() {
 
 // paths refuses an output whose parts would be read as input: one that lies in an input folder, or that a glob finds.
 func (c *conflict) paths() {
-	for _, path := range []struct{ flag, value string }{{"model", c.job.Model}, {"output", c.job.Output}, {"expert-placement", c.job.ExpertPlacement}} {
+	for _, path := range []struct{ flag, value string }{{"model", c.job.Model}, {"output", c.job.Output}, {"expert-placement", c.job.ExpertPlacement},
+		{"chat-template", c.job.ChatTemplate}} {
 		c.tilde(path.flag, path.value)
 	}
 	for _, input := range c.job.Input {

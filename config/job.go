@@ -38,6 +38,9 @@ type Job struct {
 	PromptColumn       string // empty where IDsColumn or MessagesColumn is set
 	IDsColumn          string
 	MessagesColumn     string
+	ChatTemplate       string // file; "": the model folder's own
+	ChatTemplateKwargs string // JSON object; "": none
+	Now                string // local time for chat templates; "": when the output was begun
 	ContinuationColumn string
 	IDColumn           string
 	Carry              []string // "column", "column:name" or "all"

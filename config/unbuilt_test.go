@@ -122,7 +122,6 @@ func TestUnbuiltFlags(t *testing.T) {
 		}
 	}
 	for _, c := range []struct{ flag, value, want string }{
-		{"messages-column", "chat", "--messages-column: chat is not built yet; render the chats beforehand and give --prompt-column"},
 		{"fake-nodes", "2", "--fake-nodes: 2 is not built yet; leave it out"},
 	} {
 		j := New()

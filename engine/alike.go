@@ -37,7 +37,7 @@ func (e *Engine) sameModel(ctx context.Context) error {
 		return err
 	}
 	return comm.Same(ctx, e.world, []comm.Trait{{Name: "model", Value: e.identity.model},
-		{Name: "tokenizer", Value: e.identity.tokenizer},
+		{Name: "tokenizer", Value: e.identity.tokenizer}, {Name: "chat template", Value: e.identity.chat},
 		{Name: "expert placement by layer", Value: fmt.Sprint(e.placement)}}, startAlike)
 }
 
@@ -51,6 +51,10 @@ func (e *Engine) digests() error {
 	if e.tokenizer != nil {
 		digest := e.tokenizer.Digest()
 		e.identity.tokenizer = hex.EncodeToString(digest[:])
+	}
+	if e.chats != nil {
+		digest := e.chats.templates.Digest()
+		e.identity.chat = hex.EncodeToString(digest[:])
 	}
 	return nil
 }

@@ -49,6 +49,7 @@ type Engine struct {
 	connected  func(*Engine)                       // tests only
 	model      *model.Model                        // until load, one without weights, which knows what it will take
 	tokenizer  *tokenizer.Tokenizer                // nil: ids in, ids out
+	chats      *chats                              // nil: rows are no chats
 	eos        []int32
 	mask       int32 // task fill-mask: the token that is filled in
 	window     int   // most tokens of a row, output included
@@ -78,8 +79,8 @@ type Engine struct {
 
 // identity is what a job's fingerprint says of the model and where it runs.
 type identity struct {
-	model, tokenizer string // digests
-	dtype, arch      string
+	model, tokenizer, chat string // digests; chat "" where rows are no chats
+	dtype, arch            string
 }
 
 // Open loads the model that a job names, as one rank of world; all ranks call it together. The world stays the

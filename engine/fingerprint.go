@@ -14,6 +14,7 @@ const (
 	chunkRowsSetting = "chunk rows"
 	archSetting      = "back end"
 	versionSetting   = "version"
+	chatTimeSetting  = "chat time"
 )
 
 // fingerprint lists what the bytes of an output depend on: a started output goes on only where all of it is the same.
@@ -24,6 +25,15 @@ func (r *run) fingerprint(chunkRows int64) results.Fingerprint {
 	fp.Add("task", string(r.job.Task))
 	fp.Add("model", e.identity.model)
 	fp.Add("tokenizer", e.identity.tokenizer)
+	if e.chats != nil {
+		fp.Add("chat template", e.identity.chat)
+		if kwargs := r.job.ChatTemplateKwargs; kwargs != "" {
+			fp.Add("chat-template-kwargs", kwargs)
+		}
+		if e.chats.templates.ReadsTime() {
+			fp.Add(chatTimeSetting, e.chats.time)
+		}
+	}
 	fp.Add("dtype", e.identity.dtype)
 	fp.Add(archSetting, e.identity.arch)
 	if e.job.TPInvariant {
@@ -45,7 +55,7 @@ func (r *run) fingerprint(chunkRows int64) results.Fingerprint {
 	}
 	fp.Add("input", files)
 	bits := r.job.Bits()
-	for _, resolved := range []string{"task", "model", "tag", "input", "device", "dtype", "chunk-rows", "tp", "es",
+	for _, resolved := range []string{"task", "model", "tag", "input", "device", "dtype", "chunk-rows", "tp", "es", "chat-template", "chat-template-kwargs", "now",
 		"inference.tensor_parallel.tp_group", "inference.moe.ep_mp_group"} {
 		delete(bits, resolved) // stands above, as what it was found to be
 	}

@@ -157,6 +157,9 @@ func (r *run) foresee(ctx context.Context, e *Engine, f *Forecast) (err error) {
 		f.Block = e.injected.Understood
 	}
 	r.engine = e
+	if err := r.settleTime(); err != nil {
+		return err
+	}
 	if err := r.goesOn(); err != nil {
 		return err
 	}

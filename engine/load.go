@@ -270,6 +270,9 @@ func (e *Engine) readTokenizer() error {
 		}
 		e.tokenizer = t
 	}
+	if err := e.readChats(folder); err != nil {
+		return err
+	}
 	generation, err := readJSON(filepath.Join(folder, "generation_config.json"))
 	if err != nil {
 		return err

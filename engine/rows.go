@@ -62,7 +62,11 @@ func (e *Engine) generateRow(row *rowState, in *dataset.Row) error {
 
 func (e *Engine) scoreRow(row *rowState, in *dataset.Row) error {
 	if in.HasContinuation {
-		tokens, begin, err := e.joint(in.Prompt, in.Continuation)
+		prompt, special, err := e.promptText(in)
+		if err != nil {
+			return err
+		}
+		tokens, begin, err := e.joint(prompt, in.Continuation, special)
 		if err == nil && begin == 0 {
 			err = fmt.Errorf("the prompt gives no token, so nothing precedes the continuation; give it a text")
 		}
@@ -82,8 +86,11 @@ func (e *Engine) scoreRow(row *rowState, in *dataset.Row) error {
 func (e *Engine) prompt(in *dataset.Row) ([]int32, error) {
 	ids := in.IDs
 	if e.job.IDsColumn == "" {
-		var err error
-		if ids, err = e.tokenizer.Encode(in.Prompt, true); err != nil {
+		text, special, err := e.promptText(in)
+		if err != nil {
+			return nil, err
+		}
+		if ids, err = e.tokenizer.Encode(text, special); err != nil {
 			return nil, err
 		}
 	}
@@ -96,6 +103,15 @@ func (e *Engine) prompt(in *dataset.Row) ([]int32, error) {
 		}
 	}
 	return ids, nil
+}
+
+// promptText is a row's text, and whether the tokenizer is to add special tokens to it: a chat template writes its own.
+func (e *Engine) promptText(in *dataset.Row) (text string, special bool, err error) {
+	if e.job.MessagesColumn == "" {
+		return in.Prompt, true, nil
+	}
+	text, err = e.chats.render(e.job.MessagesColumn, in)
+	return text, false, err
 }
 
 // sampling is the job's sampling with a row's own settings over it.

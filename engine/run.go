@@ -207,6 +207,9 @@ func (r *run) open(ctx context.Context) ([]shard.Chunk, error) {
 	if err := together(ctx, r.world, err); err != nil {
 		return nil, err
 	}
+	if err := r.agreeOnTime(ctx); err != nil {
+		return nil, err
+	}
 	fp := r.fingerprint(chunkRows)
 	if err := r.sameJob(ctx, fp); err != nil {
 		return nil, err

@@ -12,13 +12,13 @@ import (
 // joint encodes prompt and continuation together and tells where the continuation's tokens begin: where the prompt's
 // own encoding ends, white space at the prompt's end counted to the continuation (as lm-eval does, so that scores
 // can be compared with its).
-func (e *Engine) joint(prompt, continuation string) (tokens []int32, begin int, err error) {
+func (e *Engine) joint(prompt, continuation string, special bool) (tokens []int32, begin int, err error) {
 	head := strings.TrimRightFunc(prompt, isSpace)
-	own, err := e.tokenizer.Encode(head, true)
+	own, err := e.tokenizer.Encode(head, special)
 	if err != nil {
 		return nil, 0, err
 	}
-	tokens, err = e.tokenizer.Encode(head+prompt[len(head):]+continuation, true)
+	tokens, err = e.tokenizer.Encode(head+prompt[len(head):]+continuation, special)
 	return tokens, min(len(own), len(tokens)), err
 }
 

@@ -7,25 +7,30 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/dsbatch/dsbatch/engine"
+	"github.com/dsbatch/dsbatch/io/chat"
 	"github.com/dsbatch/dsbatch/io/dataset"
 	"github.com/dsbatch/dsbatch/io/tokenizer"
 )
 
 func tokenizeCommand() *cli.Command {
 	return &cli.Command{
-		Name: "tokenize", Usage: "turn texts into token ids, or back, a JSON object a line",
+		Name: "tokenize", Usage: "turn texts into token ids, or back, or chats into texts, a JSON object a line",
 		Description: "Reads JSON Lines from standard input.\n" +
 			"{\"text\": \"…\", \"special\": true} gives {\"ids\": [...]}; with --decode\n" +
-			"{\"ids\": [...], \"skip_special\": false} gives {\"text\": \"…\"}. A line that cannot be used gives {\"error\": \"…\"},\n" +
+			"{\"ids\": [...], \"skip_special\": false} gives {\"text\": \"…\"}; with --chat {\"messages\": [{\"role\": \"user\",\n" +
+			"\"content\": \"…\"}], \"add_generation_prompt\": true, \"tools\": […], \"continue_final_message\": false,\n" +
+			"\"now\": \"2025-07-06T14:05:09\"} and any other variables of the chat template give {\"text\": \"…\"}. A line that cannot be used gives {\"error\": \"…\"},\n" +
 			"as would set a row of dsbatch run aside: half of a surrogate pair (\\ud800), bytes that are not UTF-8, a key twice.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "model", Usage: "`DIR` of the model whose tokenizer is used"},
 			&cli.BoolFlag{Name: "decode", Usage: "ids to text"},
-			&cli.BoolFlag{Name: "chat", Usage: "render messages by the model's chat template; not built yet"},
+			&cli.BoolFlag{Name: "chat", Usage: "render messages by the model's chat template"},
+			&cli.StringFlag{Name: "chat-template", Usage: "`FILE` with the chat template to use in place of the model folder's"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -34,8 +39,13 @@ func tokenizeCommand() *cli.Command {
 			if c.String("model") == "" {
 				return usageErrorf("--model must be given")
 			}
-			if c.Bool("chat") {
-				return usageErrorf("--chat: chat templates are not built yet; render the messages beforehand and give the text")
+			switch {
+			case c.Bool("chat") && c.Bool("decode"):
+				return usageErrorf("--chat makes texts of messages, --decode texts of ids; give one of them")
+			case c.Bool("chat"):
+				return renderLines(c)
+			case c.IsSet("chat-template"):
+				return usageErrorf("--chat-template is for chats; add --chat, or leave it out")
 			}
 			t, err := tokenizer.Load(c.String("model"))
 			if errors.Is(err, fs.ErrNotExist) {
@@ -51,6 +61,46 @@ func tokenizeCommand() *cli.Command {
 			return eachLine(c.App.Reader, c.App.Writer, func(in []byte) (any, error) { return line(t, in) })
 		},
 	}
+}
+
+// renderLines answers chats with their texts.
+func renderLines(c *cli.Context) error {
+	templates, err := chat.Load(c.String("model"), c.String("chat-template"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w; name a file that is there", err)
+	case errors.Is(err, chat.ErrMissing):
+		return fmt.Errorf("%w: %w; put the template of its family there, or name it with --chat-template", engine.ErrRefused, err)
+	case err != nil:
+		return fmt.Errorf("%w: %w", engine.ErrRefused, err)
+	}
+	return eachLine(c.App.Reader, c.App.Writer, func(line []byte) (any, error) { return renderLine(templates, line) })
+}
+
+func renderLine(templates *chat.Templates, line []byte) (any, error) {
+	fields, err := dataset.Fields(line)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	var variables []chat.Variable
+	for _, f := range fields {
+		if f.Name != "now" {
+			variables = append(variables, chat.Variable{Name: f.Name, Value: f.Value})
+			continue
+		}
+		var s string
+		if json.Unmarshal(f.Value, &s) == nil {
+			now, err = time.Parse("2006-01-02T15:04:05", s)
+		}
+		if s == "" || err != nil {
+			return nil, fmt.Errorf("now: %s is no time; write it as \"2025-07-06T14:05:09\"", f.Value)
+		}
+	}
+	text, err := templates.RenderWith(variables, chat.Chat{Now: func() (time.Time, error) { return now, nil }})
+	return struct {
+		Text string `json:"text"`
+	}{text}, err
 }
 
 func encodeLine(t *tokenizer.Tokenizer, line []byte) (any, error) {

@@ -218,9 +218,10 @@ func (t *Templates) Render(c *Chat) (string, error) {
 	return one.render(c, t.tokens)
 }
 
-// RenderObject is the text of a chat given as a JSON object: messages, and where they are given tools, documents,
-// add_generation_prompt and continue_final_message; all else are variables. Now is what the template takes for the time.
-func (t *Templates) RenderObject(fields []Variable, c Chat) (string, error) {
+// RenderWith is the text of c with the fields of a JSON object over it, named as apply_chat_template of transformers names
+// them: messages, tools, documents, add_generation_prompt and continue_final_message; all else are variables.
+func (t *Templates) RenderWith(fields []Variable, c Chat) (string, error) {
+	begins := false // add_generation_prompt is asked for
 	for _, f := range fields {
 		var err error
 		switch f.Name {
@@ -234,6 +235,7 @@ func (t *Templates) RenderObject(fields []Variable, c Chat) (string, error) {
 			c.Documents = f.Value
 		case "add_generation_prompt":
 			c.AddGenerationPrompt, err = readBool(f.Value)
+			begins = c.AddGenerationPrompt
 		case "continue_final_message":
 			c.ContinueLast, err = readBool(f.Value)
 		default:
@@ -243,9 +245,10 @@ func (t *Templates) RenderObject(fields []Variable, c Chat) (string, error) {
 			return "", fmt.Errorf("%s %w", f.Name, err)
 		}
 	}
-	if c.AddGenerationPrompt && c.ContinueLast {
+	if begins && c.ContinueLast {
 		return "", errors.New("add_generation_prompt begins an answer and continue_final_message goes on with one; give one of them")
 	}
+	c.AddGenerationPrompt = c.AddGenerationPrompt && !c.ContinueLast
 	return t.Render(&c)
 }
 

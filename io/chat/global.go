@@ -92,7 +92,7 @@ func makeDict(r *render, a *arguments) value {
 	d := &dict{}
 	if len(a.args) == 1 {
 		if from, ok := a.args[0].(*dict); ok {
-			r.hold(2 * from.len())
+			r.hold(16 * from.len()) // a map is made
 			d = from.copy()
 		} else {
 			for _, item := range r.items(a.args[0]) {

@@ -37,6 +37,9 @@ func (e *Error) Error() string {
 
 const raised = "TemplateError"
 
+// Raised tells whether the template itself refuses the chat, in its own words.
+func (e *Error) Raised() bool { return e.Kind == raised }
+
 func fault(kind, format string, args ...any) *Error {
 	return &Error{Kind: kind, Message: fmt.Sprintf(format, args...)}
 }
@@ -79,6 +82,7 @@ func (b *budget) hold(n int) {
 }
 
 func (b *budget) enter() {
+	b.step(16)
 	if b.calls++; b.calls > maxCalls {
 		fail("LimitError", "macros or recursive loops call each other more than %d deep", maxCalls)
 	}

@@ -68,8 +68,8 @@ func (l *loop) again(r *render, a *arguments) value {
 		typeError("The loop must have the 'recursive' marker to be called recursively.")
 	}
 	v := a.bind("loop", "iterable")[0]
-	r.enterCall()
-	defer r.leave()
+	r.budget.enter()
+	defer r.budget.leave()
 	return r.capture(func() { r.each(l.node, v, l.frame, l.depth+1) })
 }
 
@@ -131,8 +131,8 @@ type macro struct {
 
 func (m *macro) invoke(r *render, a *arguments) value {
 	n := m.node
-	r.enterCall()
-	defer r.leave()
+	r.budget.enter()
+	defer r.budget.leave()
 	f := r.enter(n.frame, m.frame)
 	more := &dict{}
 	for i, name := range a.names {

@@ -200,14 +200,8 @@ func (n *scopeNode) run(r *render, f *frame) signal {
 	if n.apart {
 		f = nil
 	}
-	r.enterCall()
-	s := r.statements(n.body, r.enter(n.frame, f))
-	r.leave()
-	return s
+	return r.statements(n.body, r.enter(n.frame, f))
 }
-
-// enterCall counts a call, of what may call itself.
-func (r *render) enterCall() { r.budget.enter() }
 
 func (n *jumpNode) run(*render, *frame) signal { return n.to }
 

@@ -171,6 +171,34 @@ func Values(line []byte, names ...string) ([][]byte, error) {
 	return values, lineValues(line, names, values)
 }
 
+// Field is a key of a JSON object and its value's JSON.
+type Field struct {
+	Name  string
+	Value []byte
+}
+
+// Fields is all of a line's object, in its order, read as strictly as Values does.
+func Fields(line []byte) (all []Field, err error) {
+	s := jsonScan{b: line}
+	if s.peek() != '{' {
+		return nil, lineValues(line, nil, nil)
+	}
+	err = s.object(func(key string, from, to int) error {
+		if slices.ContainsFunc(all, func(f Field) bool { return f.Name == key }) {
+			return fmt.Errorf("has the key %q twice", key)
+		}
+		all = append(all, Field{key, line[from:to]})
+		return nil
+	})
+	if err == nil {
+		err = s.end()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the line %w", err)
+	}
+	return all, nil
+}
+
 // lineValues puts the bytes of each name's value into values; the name "" is nobody's.
 func lineValues(line []byte, names []string, values [][]byte) error {
 	s := jsonScan{b: line}

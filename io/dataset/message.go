@@ -14,6 +14,7 @@ import (
 
 // Chat messages become JSON objects, whatever they are stored as: the chat template sees the same in every format. A
 // struct's fields come in the order of the schema; a null field is left out, since a struct has no other way to lack it.
+// But a message's content stays where it is null, as in JSON: templates tell the two apart, and every message has one.
 
 var errNoMessages = errors.New("is an empty list; give it at least one message")
 
@@ -150,7 +151,7 @@ func appendStruct(dst []byte, a *array.Struct, i, deep int) ([]byte, error) {
 	fields := a.DataType().(*arrow.StructType).Fields()
 	first := true
 	for k, f := range fields {
-		if a.Field(k).IsNull(i) {
+		if a.Field(k).IsNull(i) && (deep > 0 || f.Name != "content") {
 			continue
 		}
 		if !first {
