@@ -57,7 +57,7 @@ var Flags = []Flag{
 	{Name: "temperature", Category: sampling, Default: "0", Range: "[0, )", Bits: true, Tasks: []Task{Generate},
 		Help: "`T` that logits are divided by; 0 takes the likeliest token", field: func(j *Job) any { return &j.Temperature }},
 	{Name: "top-k", Category: sampling, Default: "off", Zero: "off", Range: "[1, 2147483647]", Bits: true, Tasks: []Task{Generate, FillMask},
-		Help: "draw among the `K` likeliest tokens; fill-mask: report `K` for each mask (off: 5)", field: func(j *Job) any { return &j.TopK }},
+		Help: "draw among the `K` likeliest tokens; fill-mask reports so many for each mask (off: 5)", field: func(j *Job) any { return &j.TopK }},
 	{Name: "top-p", Category: sampling, Default: "1", Range: "(0, 1]", Bits: true, Tasks: []Task{Generate},
 		Help: "draw among the likeliest tokens that reach probability `P` together", field: func(j *Job) any { return &j.TopP }},
 	{Name: "min-p", Category: sampling, Default: "0", Range: "[0, 1]", Bits: true, Tasks: []Task{Generate},

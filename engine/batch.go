@@ -399,14 +399,18 @@ func (b *batch) noteVectors(r ints, width int) {
 	}
 }
 
-// load is what the batch costs: the KV tokens that its positions see in all, and that its sequences have.
-func (b *batch) load() (contexts, reads int) {
+// load is what the batch costs: the KV tokens that its positions see in all, later ones too where whole, and that its
+// sequences have.
+func (b *batch) load(whole bool) (contexts, reads int) {
 	for t := range b.tokens() {
 		contexts += b.position.at(t) + 1
 	}
 	for i := range b.seqs {
-		if end := b.start.at(i + 1); end > b.start.at(i) {
+		if n, end := b.start.at(i+1)-b.start.at(i), b.start.at(i+1); n > 0 {
 			reads += b.position.at(end-1) + 1
+			if whole {
+				contexts += n * (n - 1) / 2
+			}
 		}
 	}
 	return contexts, reads

@@ -71,7 +71,7 @@ func (e *Engine) account(took time.Duration, ran, done *batch, prompt, output in
 		KVBlocks: len(e.scheduler.pool.uses) - e.scheduler.pool.available(),
 	}
 	if ran != nil {
-		contexts, reads := ran.load()
+		contexts, reads := ran.load(e.shape.Bidirectional)
 		work := e.model.Work(ran.tokens(), contexts, reads, ran.scored+ran.drawn, e.steps.workspace.ExpertTokens())
 		s.FLOPs, s.Bytes, s.Device, s.Beside = work.FLOPs, work.Bytes, e.steps.device, e.steps.beside
 	}

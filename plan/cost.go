@@ -49,7 +49,7 @@ var ErrFigures = errors.New("the machine's figures are not known")
 //
 // Arithmetic of a token: 2 FLOPs for each active parameter, and 4·heads·dim·layers for each position that it attends to (a
 // product and a sum in q·kᵀ, and in the weighted sum of v). A prompt's token attends to half of the prompt on average, an
-// output's to the prompt and half of the output.
+// encoder's to all of it, an output's to the prompt and half of the output.
 // A machine whose figures are not known is ErrFigures.
 func Predict(c *model.Config, l Layout, m Machine, load Load) (Prediction, error) {
 	flops := m.FLOPs[l.DType]
@@ -71,7 +71,11 @@ func Predict(c *model.Config, l Layout, m Machine, load Load) (Prediction, error
 	if p.Step > 0 {
 		p.OutputRate = float64(l.DP) * p.InFlight / p.Step
 	}
-	promptFLOPs := 2*p.ActiveParameters + 2*load.Prompt*float64(c.Heads*c.HeadDim*c.Layers)
+	halves := 1.0 // of the prompt that a token sees
+	if c.Bidirectional {
+		halves = 2
+	}
+	promptFLOPs := 2*p.ActiveParameters + 2*halves*load.Prompt*float64(c.Heads*c.HeadDim*c.Layers)
 	p.PromptRate = 1 / (promptFLOPs/(flops*float64(l.World)) + exchange(c, l, m, 1)/float64(l.DP))
 	p.Seconds = float64(load.Rows) * load.Prompt / p.PromptRate
 	if load.Output > 0 && p.OutputRate > 0 {
@@ -124,5 +128,8 @@ func Active(c *model.Config) (n float64) {
 			n += mlp*hidden*float64(x.FFN)*float64(x.Gate.K) + hidden*float64(x.Gate.Experts)
 		}
 	}
-	return n + hidden*float64(c.Vocab)
+	if c.Vocabulary() {
+		n += hidden * float64(c.Vocab)
+	}
+	return n
 }

@@ -27,6 +27,28 @@ func TestActive(t *testing.T) {
 	}
 }
 
+// TestPredictEncoder: a token of an encoder attends to its whole text, and one without a vocabulary's head multiplies with
+// none.
+func TestPredictEncoder(t *testing.T) {
+	rate := func(bidirectional bool) float64 {
+		c := example()
+		c.Bidirectional = bidirectional
+		p, err := Predict(c, Layout{World: 1, DP: 1, DType: kernels.F32}, Machine{Read: 1, FLOPs: map[kernels.DType]float64{kernels.F32: 1}}, Load{Rows: 1, Prompt: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.PromptRate
+	}
+	if more, want := 1/rate(true)-1/rate(false), 2.0*100*2*2*2; math.Abs(more-want) > 1e-9*want {
+		t.Errorf("seeing later tokens costs %v operations a token, want %v", more, want)
+	}
+	bare := example()
+	bare.Head = model.HeadNone
+	if less := Active(example()) - Active(bare); less != 4*10 {
+		t.Errorf("without a head there are %v parameters less, want 40", less)
+	}
+}
+
 // TestPredict works one case by hand: reading bounds the step, with an exchange on top.
 func TestPredict(t *testing.T) {
 	c := example()

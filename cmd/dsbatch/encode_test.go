@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -149,6 +150,12 @@ func TestWhatIsReadOfATextsWords(t *testing.T) {
 		output := filepath.Join(t.TempDir(), "out")
 		dsbatch(t, append([]string{"run", "--model", encoder(t, model), "--input", input, "--output", output}, args...)...).want(t, status)
 		return firstRows(t, output)
+	}
+	output := filepath.Join(t.TempDir(), "shown")
+	dsbatch(t, "run", "--model", encoder(t, "distilbert-mlm"), "--input", input, "--output", output, "--task", "fill-mask", "--top-k", "2").want(t, badRows)
+	shown := regexp.MustCompile(`(?m)^row 0  2: \S+ 0\.\d+, \S+ 0\.\d+; 4: \S+ 0\.\d+, \S+ 0\.\d+$`)
+	if e := dsbatch(t, "head", output).want(t, done); !shown.MatchString(e.stdout) {
+		t.Errorf("head shows\n%s", e.stdout)
 	}
 	rows := run("distilbert-mlm", badRows, "--task", "fill-mask")
 	predictions, _ := rows[0]["predictions"].([]any)

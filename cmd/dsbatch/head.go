@@ -106,11 +106,14 @@ func headText(w io.Writer, rows results.Rows) {
 		var short []string
 		for i, v := range values {
 			text := shown(v)
+			if rows.Columns[i] == "predictions" && v != nil {
+				text = shownPredictions(v)
+			}
 			switch name := rows.Columns[i]; {
 			case i == 0:
 				fmt.Fprintf(w, "%s %s", name, text)
 			case v == nil || name == "output_ids":
-			case name == "output" || name == "error":
+			case name == "output" || name == "error" || name == "predictions":
 				fmt.Fprintf(w, "  %s", text)
 			default:
 				short = append(short, name+" "+text)
@@ -118,6 +121,41 @@ func headText(w io.Writer, rows results.Rows) {
 		}
 		fmt.Fprintf(w, "\n    %s\n", strings.Join(short, ", "))
 	}
+}
+
+// shownPredictions is the candidates for each mask in a few words: 4: Paris 0.91, Lyon 0.02; 9: … A token that has no text
+// is shown by its id.
+func shownPredictions(v any) string {
+	var list []struct {
+		Position    int
+		TokenID     int `json:"token_id"`
+		Token       *string
+		Probability float64
+	}
+	data, err := json.Marshal(v)
+	if err == nil {
+		err = json.Unmarshal(data, &list)
+	}
+	if err != nil {
+		return err.Error()
+	}
+	var text strings.Builder
+	for i, p := range list {
+		switch {
+		case i == 0:
+			fmt.Fprintf(&text, "%d: ", p.Position)
+		case p.Position != list[i-1].Position:
+			fmt.Fprintf(&text, "; %d: ", p.Position)
+		default:
+			text.WriteString(", ")
+		}
+		name := fmt.Sprint("id ", p.TokenID)
+		if p.Token != nil {
+			name = *p.Token
+		}
+		fmt.Fprintf(&text, "%s %.3g", name, p.Probability)
+	}
+	return shown(text.String())
 }
 
 // oneLine shows what a terminal would obey instead.
