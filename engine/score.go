@@ -10,16 +10,20 @@ import (
 )
 
 // joint encodes prompt and continuation together and tells where the continuation's tokens begin: where the prompt's
-// own encoding ends, white space at the prompt's end counted to the continuation (as lm-eval does, so that scores
-// can be compared with its).
+// own encoding ends (before the special tokens that some tokenizers put behind a text), white space at the prompt's end
+// counted to the continuation (as lm-eval does, so that scores can be compared with its).
 func (e *Engine) joint(prompt, continuation string, special bool) (tokens []int32, begin int, err error) {
 	head := strings.TrimRightFunc(prompt, isSpace)
 	own, err := e.tokenizer.Encode(head, special)
 	if err != nil {
 		return nil, 0, err
 	}
+	begin = len(own)
+	if special {
+		begin -= e.tokenizer.Behind()
+	}
 	tokens, err = e.tokenizer.Encode(head+prompt[len(head):]+continuation, special)
-	return tokens, min(len(own), len(tokens)), err
+	return tokens, min(begin, len(tokens)), err
 }
 
 // isSpace is white space as Python's str.rstrip has it: Unicode's, and the four separators of ASCII.

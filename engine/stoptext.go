@@ -26,15 +26,19 @@ func watch(t *tokenizer.Tokenizer, stops []string) *stopText {
 	return s
 }
 
-// push adds a token and tells where in the text a stop string begins, the first one; -1: nowhere.
+// push adds a token and tells where in the text a stop string begins, the first one; -1: nowhere. What a later token
+// could still change counts: the text that ends with this token has the stop string, and there is no later one then.
 func (s *stopText) push(id int32) int {
 	from := max(0, s.text.Len()-s.longest+1)
 	s.text.WriteString(s.stream.Push(id))
-	cut := -1
+	text, cut := s.text.String()[from:]+s.stream.Pending(), -1
 	for _, stop := range s.stops {
-		if at := strings.Index(s.text.String()[from:], stop); at >= 0 && (cut < 0 || from+at < cut) {
+		if at := strings.Index(text, stop); at >= 0 && (cut < 0 || from+at < cut) {
 			cut = from + at
 		}
+	}
+	if end := s.text.Len(); cut > end {
+		s.text.WriteString(text[end-from : cut-from])
 	}
 	return cut
 }

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -32,6 +33,8 @@ func (s *byteFallback) flush(dst []string) []string {
 	s.run = s.run[:0]
 	return dst
 }
+
+func (s *byteFallback) clone() stage { return &byteFallback{slices.Clone(s.run)} }
 
 // fallbackByte reads <0xNN>. The reference's number may have a plus sign.
 func fallbackByte(piece string) (b byte, ok bool) {

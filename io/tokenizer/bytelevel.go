@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -110,6 +111,11 @@ func (d *byteLevelDecoding) push(dst []byte, piece string) []byte {
 
 func (d *byteLevelDecoding) flush(dst []byte) []byte { return d.repair.flush(dst) }
 
+func (d *byteLevelDecoding) pending(dst []byte) []byte {
+	held := repair{d.repair.held}
+	return held.flush(dst)
+}
+
 // repair makes UTF-8 of bytes that come in parts, each broken part of a sequence becoming one U+FFFD as the WHATWG
 // encoding standard (and Unicode, section 3.9, "maximal subparts") has it. It holds back at most three bytes: a
 // beginning that the next bytes may complete.
@@ -205,4 +211,8 @@ func (s *byteLevelStage) push(dst []string, piece string) []string {
 func (s *byteLevelStage) flush(dst []string) []string {
 	s.text = s.byteLevelDecoding.flush(s.text[:0])
 	return append(dst, string(s.text))
+}
+
+func (s *byteLevelStage) clone() stage {
+	return &byteLevelStage{byteLevelDecoding: byteLevelDecoding{repair: repair{slices.Clone(s.repair.held)}}}
 }

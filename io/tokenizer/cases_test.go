@@ -105,6 +105,15 @@ func checkText(t *testing.T, tokens *Tokenizer, a answer) {
 	}
 }
 
+// TestBehind: without that many tokens at its end, what the post-processor has made of a text ends with the text's own.
+func TestBehind(t *testing.T) {
+	for family, want := range map[string]int{"gpt2": 0, "llama2": 0, "bert-cased": 1, "t5-unigram": 1, "xlmr-unigram": 1} {
+		if got := load(t, family).Behind(); got != want {
+			t.Errorf("%s: %d, want %d", family, got, want)
+		}
+	}
+}
+
 // checkOffsets lays the tokens' bytes along the text: each must cover the characters that the reference says.
 // It holds where no normalizer changes the text, which is where offsets are given.
 func checkOffsets(t *testing.T, tokens *Tokenizer, a answer) {
@@ -183,6 +192,9 @@ func TestStreams(t *testing.T) {
 					if len(got) < len(reference) && !byteRun {
 						t.Errorf("%v: given out %q after %d ids, the reference %q", a.IDs, got, i+1, reference)
 					}
+				}
+				if pending := stream[a.Skip].Pending(); got+pending != a.Final {
+					t.Errorf("%v: streamed %q, pending %q, want %q", a.IDs, got, pending, a.Final)
 				}
 				got += stream[a.Skip].Flush()
 				if whole := tokens.Decode(a.IDs, a.Skip); got != a.Final || whole != a.Final {

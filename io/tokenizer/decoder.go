@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"encoding/json"
+	"slices"
 )
 
 // decoder makes text of pieces. A decoding takes them one by one and appends what no later piece can change;
@@ -13,6 +14,7 @@ type decoder interface {
 type decoding interface {
 	push(dst []byte, piece string) []byte
 	flush(dst []byte) []byte
+	pending(dst []byte) []byte // appends what flush would, and changes nothing
 }
 
 const decoderKinds = "Sequence, ByteLevel, WordPiece, Metaspace, Replace, ByteFallback, Fuse, Strip, BPEDecoder, CTC"
@@ -53,6 +55,7 @@ type chain []func() stage
 type stage interface {
 	push(dst []string, piece string) []string
 	flush(dst []string) []string
+	clone() stage // with room of its own
 }
 
 func readStage(kind string, raw json.RawMessage) (func() stage, error) {
@@ -102,6 +105,14 @@ func (d *chainDecoding) flush(dst []byte) []byte {
 	return d.run(dst, true)
 }
 
+func (d *chainDecoding) pending(dst []byte) []byte {
+	var copied chainDecoding
+	for _, s := range d.stages {
+		copied.stages = append(copied.stages, s.clone())
+	}
+	return copied.flush(dst)
+}
+
 func (d *chainDecoding) run(dst []byte, flush bool) []byte {
 	for _, s := range d.stages {
 		d.next = d.next[:0]
@@ -124,6 +135,7 @@ type each func(piece string) string
 
 func (f each) push(dst []string, piece string) []string { return append(dst, f(piece)) }
 func (f each) flush(dst []string) []string              { return dst }
+func (f each) clone() stage                             { return f }
 
 // onWhole is a stage for a piece that comes in parts: one that cannot work on parts waits for all of them.
 func onWhole(begin func() stage) func() stage {
@@ -151,6 +163,8 @@ func (w *wholePiece) flush(dst []string) []string {
 	return w.stage.flush(dst)
 }
 
+func (w *wholePiece) clone() stage { return &wholePiece{w.stage.clone(), slices.Clone(w.parts)} }
+
 // spacedDecoder puts spaces between the pieces.
 type spacedDecoder struct{}
 
@@ -165,6 +179,8 @@ func (d *spacedDecoding) push(dst []byte, piece string) []byte {
 	d.some = true
 	return append(dst, piece...)
 }
+
+func (d *spacedDecoding) pending(dst []byte) []byte { return dst }
 
 func (d *spacedDecoding) flush(dst []byte) []byte {
 	d.some = false

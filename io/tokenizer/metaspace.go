@@ -97,4 +97,9 @@ func (s *metaspaceStage) flush(dst []string) []string {
 	return dst
 }
 
+func (s *metaspaceStage) clone() stage {
+	c := *s
+	return &c
+}
+
 func errEmpty(field string) error { return errors.New(field + ": is empty") }

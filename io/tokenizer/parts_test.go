@@ -142,7 +142,8 @@ func TestDecoders(t *testing.T) {
 					t.Errorf("%s: %+q: given out %+q, which is no beginning of %+q", p.Decoder, pieces, got, want)
 				}
 			}
-			if got += string(decoding.flush(nil)); got != want {
+			pending := got + string(decoding.pending(nil))
+			if got += string(decoding.flush(nil)); got != want || pending != want {
 				t.Errorf("%s: %+q: %+q, want %+q", p.Decoder, pieces, got, want)
 			}
 		}

@@ -20,6 +20,12 @@ func (s *Stream) Push(id int32) string {
 	return string(s.buffer)
 }
 
+// Pending is what Flush would give: text that a later id can still change.
+func (s *Stream) Pending() string {
+	s.buffer = s.decoding.pending(s.buffer[:0])
+	return string(s.buffer)
+}
+
 // Flush ends the text and gives what was held back, U+FFFD for an incomplete character. The stream can be used for
 // another text then.
 func (s *Stream) Flush() string {

@@ -38,6 +38,11 @@ func (s *strip) push(dst []string, piece string) []string {
 
 func (s *strip) flush(dst []string) []string { return dst }
 
+func (s *strip) clone() stage {
+	c := *s
+	return &c
+}
+
 // stripParts is strip on a piece that comes in parts: it holds back what may be the end to be taken off.
 type stripParts struct {
 	strip
@@ -87,4 +92,9 @@ func (s *stripParts) give(dst []string, n int) []string {
 func (s *stripParts) flush(dst []string) []string {
 	s.gone, s.past, s.held = 0, false, 0
 	return dst
+}
+
+func (s *stripParts) clone() stage {
+	c := *s
+	return &c
 }

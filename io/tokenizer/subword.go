@@ -43,6 +43,11 @@ func (s *wordPieceStage) flush(dst []string) []string {
 	return dst
 }
 
+func (s *wordPieceStage) clone() stage {
+	c := *s
+	return &c
+}
+
 // cleanUp makes each replacement in the whole piece before the next one.
 func cleanUp(piece string) string {
 	if !strings.Contains(piece, " ") {
@@ -86,6 +91,11 @@ func (s *suffixStage) push(dst []string, piece string) []string {
 }
 
 func (s *suffixStage) flush(dst []string) []string { return s.give(dst, "") }
+
+func (s *suffixStage) clone() stage {
+	c := *s
+	return &c
+}
 
 func (s *suffixStage) give(dst []string, instead string) []string {
 	if s.held == "" {
@@ -141,4 +151,9 @@ func (s *ctc) push(dst []string, piece string) []string {
 func (s *ctc) flush(dst []string) []string {
 	s.last, s.some = "", false
 	return dst
+}
+
+func (s *ctc) clone() stage {
+	c := *s
+	return &c
 }

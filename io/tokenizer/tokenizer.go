@@ -42,6 +42,15 @@ func (t *Tokenizer) Encode(text string, special bool) ([]int32, error) {
 	return t.fill(t.template.single, nil, text)
 }
 
+// Behind is how many special tokens the post-processor puts behind a text.
+func (t *Tokenizer) Behind() (n int) {
+	parts := t.template.single
+	for i := len(parts) - 1; i >= 0 && parts[i].text < 0; i-- {
+		n += len(parts[i].special)
+	}
+	return n
+}
+
 // EncodePair gives the ids of two texts as the post-processor joins them, and the segment (token type, 0 or 1) of
 // each id.
 func (t *Tokenizer) EncodePair(first, second string) (ids, segments []int32, err error) {
