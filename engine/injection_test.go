@@ -207,6 +207,8 @@ func TestInjectionPolicyOfAKnownFamily(t *testing.T) {
 		{"gpt_neo", "HFGPTNEOLayerPolicy", ""},
 		{"bloom", "BLOOMLayerPolicy", ""},
 		{"bloom", []string{"self_attention.dense", "mlp.dense_4h_to_h"}, ""},
+		{"qwen2_moe", []string{"o_proj", "down_proj"}, ""},
+		{"qwen2_moe", []string{"o_proj", "experts.{expert}.down_proj"}, "shared_expert.down_proj"},
 		{"gptj", "HFGPTNEOLayerPolicy", "HFGPTNEOLayerPolicy is for gpt_neo"},
 		{"llama", "HFGPT2LayerPolicy", "HFGPT2LayerPolicy is for gpt2"},
 		{"llama", []string{"self_attn.o_proj"}, "mlp.down_proj"},

@@ -34,7 +34,7 @@ func (e *Engine) reading() (r reading) {
 	}
 	switch e.job.Task {
 	case config.Embed:
-		r.vector = c.Hidden
+		r.vector = c.Width()
 		switch e.job.Pooling {
 		case poolingPooler:
 			r.of, r.head = readFirst, headPooler
@@ -70,9 +70,9 @@ func (r reading) bytes(z stepSize, c *model.Config) int64 {
 	bytes := n * 4 * int64(r.vector)
 	switch r.of {
 	case readFirst, readLast:
-		bytes += n * 4 * int64(2*c.Hidden+1)
+		bytes += n * 4 * int64(2*c.Width()+1)
 	case readSums:
-		bytes += n*8*blockTokens + int64(z.tokens)*4*int64(c.Hidden)
+		bytes += n*8*blockTokens + int64(z.tokens)*4*int64(c.Width())
 	}
 	return bytes
 }
@@ -91,7 +91,7 @@ type reader struct {
 
 func (r *reader) allocate(m *model.Model, z stepSize) error {
 	r.reading = z.read
-	act, n, hidden := m.Device().Activations(m.DType), r.rows(z), m.Config.Hidden
+	act, n, hidden := m.Device().Activations(m.DType), r.rows(z), m.Config.Width()
 	alloc := func(to *kernels.Tensor, d kernels.DType, rows, cols int) error {
 		t, err := m.Device().Alloc("vectors", d, rows, cols)
 		if err != nil {

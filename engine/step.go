@@ -50,7 +50,7 @@ type stepSize struct {
 // from the stage before, 0: it is the first.
 func (z stepSize) bytes(c *model.Config, in int) int64 {
 	perToken := int64(4*9 + 4*12 + 8*z.top + in)
-	return int64(z.tokens)*perToken + 4*int64(z.seqs)*int64(blocksFor(c.Window)+2) + int64(z.logits)*4*int64(z.read.vocab+c.Hidden) +
+	return int64(z.tokens)*perToken + 4*int64(z.seqs)*int64(blocksFor(c.Window)+2) + int64(z.logits)*4*int64(z.read.vocab+c.Width()) +
 		z.read.bytes(z, c)
 }
 
@@ -91,7 +91,7 @@ func (st *stepper) allocate(z stepSize) (err error) {
 		{&st.blocks, kernels.I32, z.seqs, blocksFor(m.Config.Window)},
 		{&st.in, act, z.tokens, arriving}, {&st.rows, kernels.I32, 1, z.tokens}, {&st.target, kernels.I32, z.tokens, 1}, {&st.greedy, kernels.I32, z.tokens, 1},
 		{&st.logprob, kernels.F32, z.tokens, 1},
-		{&st.hidden, act, z.logits, m.Config.Embed}, {&st.logits, kernels.F32, z.logits, z.read.vocab}, {&st.context, kernels.I32, 1, z.seqs},
+		{&st.hidden, act, z.logits, m.Config.Width()}, {&st.logits, kernels.F32, z.logits, z.read.vocab}, {&st.context, kernels.I32, 1, z.seqs},
 		{&s.Temperature, kernels.F32, z.tokens, 1}, {&s.TopP, kernels.F32, z.tokens, 1}, {&s.MinP, kernels.F32, z.tokens, 1},
 		{&s.Penalty, kernels.F32, z.tokens, 1}, {&s.U, kernels.F32, z.tokens, 1}, {&s.TopK, kernels.I32, z.tokens, 1},
 		{&s.SeenStart, kernels.I32, 1, z.tokens + 1}, {&s.Token, kernels.I32, z.tokens, 1}, {&s.Logprob, kernels.F32, z.tokens, 1},

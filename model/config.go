@@ -4,6 +4,7 @@
 package model
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -93,8 +94,17 @@ type Bias struct{ QKV, Out, MLP, Head bool }
 type MoE struct {
 	Gate       kernels.Gate // Experts 0: dense
 	FFN        int
-	Residual   bool // PR-MoE: a dense branch beside the experts
+	Residual   bool // PR-MoE: a dense branch beside the experts, of their size
+	Shared     int  // or the inside of one (a shared expert) that a gate's sigmoid weighs and the experts' sum is added to; 0: none
 	OutputBias bool // the bias of an expert's and of the residual branch's second linear op counts
+}
+
+// Branch is the inside of the dense branch beside the experts; 0: there is none.
+func (m MoE) Branch() int {
+	if m.Residual {
+		return m.FFN
+	}
+	return m.Shared
 }
 
 // Rope is rotary positions as a config describes them.
@@ -155,6 +165,9 @@ func (c *Config) scale(layer int) float32 {
 	return float32(1 / math.Sqrt(float64(c.HeadDim)))
 }
 
+// Width is the columns of the embeddings, and of what Forward gives in the end.
+func (c *Config) Width() int { return cmp.Or(c.Embed, c.Hidden) }
+
 // finalNorm tells whether there is a norm after the last layer.
 func (c *Config) finalNorm() bool { return !c.NoFinalNorm && c.Order != PostNorm }
 
@@ -195,7 +208,7 @@ func (c *Config) check() error {
 	}{
 		{"number of layers", c.Layers, MaxLayers}, {"hidden size", c.Hidden, 1 << 24}, {"number of attention heads", c.Heads, 1 << 20},
 		{"number of key-value heads", c.KVHeads, 1 << 20}, {"head size", c.HeadDim, 1 << 20}, {"vocabulary", c.Vocab, 1 << 28},
-		{"window", c.Window, 1 << 24}, {"width of the embeddings", c.Embed, 1 << 24},
+		{"window", c.Window, 1 << 24}, {"width of the embeddings", c.Width(), 1 << 24},
 	} {
 		if v.n < 1 || v.n > v.most {
 			return fmt.Errorf("%w: the %s is %d; 1 to %d can be", ErrConfig, v.what, v.n, v.most)
@@ -237,6 +250,9 @@ func (c *Config) check() error {
 		}
 		if m.Gate.K < 1 || m.Gate.K > m.Gate.Experts {
 			return fmt.Errorf("%w: layer %d gives each token %d of %d experts", ErrConfig, layer, m.Gate.K, m.Gate.Experts)
+		}
+		if m.Shared < 0 || m.Shared > 0 && m.Residual {
+			return fmt.Errorf("%w: the shared expert of layer %d has an ffn size of %d", ErrConfig, layer, m.Shared)
 		}
 		if m.FFN <= 0 {
 			return fmt.Errorf("%w: the experts of layer %d have an ffn size of %d", ErrConfig, layer, m.FFN)

@@ -1,7 +1,6 @@
 package model
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -76,8 +75,6 @@ func survey(ctx context.Context, c *ckpt.Checkpoint, p Policy, config Config, d 
 
 // survey is the first pass, for the rank at a place of the tp group.
 func (l *loader) survey(ctx context.Context, at place) error {
-	l.config.Embed = cmp.Or(l.config.Embed, l.config.Hidden)
-	l.model.Config = *l.config
 	if err := l.config.check(); err != nil {
 		return err
 	}
@@ -153,8 +150,8 @@ func (l *loader) all(ctx context.Context) {
 		if c.finalNorm() {
 			m.norm = l.normAt("norm", 0, c.Hidden, 0)
 		}
-		if c.Embed != c.Hidden {
-			m.narrow = l.pack("head projection", l.one(l.linear("embed.out", 0, 0, l.whole(c.Embed, c.Hidden), false)))
+		if c.Width() != c.Hidden {
+			m.narrow = l.pack("head projection", l.one(l.linear("embed.out", 0, 0, l.whole(c.Width(), c.Hidden), false)))
 		}
 	}
 	if c.Rope != nil {
@@ -195,9 +192,9 @@ func (l *loader) at(here bool) bool {
 // embeddings puts the tables of ids and positions on the device, and what comes between them and the first layer.
 func (l *loader) embeddings() {
 	c, m, table := l.config, l.model, l.tableType()
-	m.embed = l.upload("embed", 0, table, c.Vocab, c.Embed)
-	if c.Embed != c.Hidden {
-		m.widen = l.pack("embedding projection", l.one(l.linear("embed.in", 0, 0, l.whole(c.Hidden, c.Embed), false)))
+	m.embed = l.upload("embed", 0, table, c.Vocab, c.Width())
+	if c.Width() != c.Hidden {
+		m.widen = l.pack("embedding projection", l.one(l.linear("embed.in", 0, 0, l.whole(c.Hidden, c.Width()), false)))
 	}
 	if c.Learned {
 		m.positions = l.positions(table)
@@ -243,7 +240,7 @@ func (l *loader) head() {
 	own := l.slicing.vocab[l.slicing.rank]
 	name = l.policy.Tensors.name(name, 0, 0)
 	l.noteLinear(name, !c.TiedHead)
-	y := kernels.Linear{Parts: []kernels.Matrix{l.named(name, window{c.Vocab, c.Embed, own, shard.Range{To: c.Embed}})}}
+	y := kernels.Linear{Parts: []kernels.Matrix{l.named(name, window{c.Vocab, c.Width(), own, shard.Range{To: c.Width()}})}}
 	if bias := l.headBias(name); bias != "" {
 		y.Bias = []kernels.Matrix{l.named(bias, window{1, c.Vocab, shard.Range{To: 1}, own})}
 	}

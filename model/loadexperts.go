@@ -55,17 +55,21 @@ func (l *loader) moe(i int, m MoE) *moe.Layer {
 	l.widen(moe.Shape{Inner: span(slices).Len(), Experts: m.Gate.Experts, K: m.Gate.K, Layers: 1})
 	y.Up, y.Down = l.mlp(fmt.Sprintf("layer %d experts", i), "expert", i, held, m.FFN, slices, c.Bias.MLP, c.Bias.MLP && m.OutputBias)
 	l.useExperts(i, m)
-	if m.Residual {
-		if slices, err = l.slicing.inside(m.FFN); err != nil {
+	if inside := m.Branch(); inside > 0 {
+		if slices, err = l.slicing.inside(inside); err != nil {
 			l.fail(err)
 			return y
 		}
-		l.widen(moe.Shape{Inner: span(slices).Len()})
+		l.widen(moe.Shape{Branch: span(slices).Len()})
+		coefficients := 1
+		if m.Residual {
+			coefficients = 2
+		}
 		r := &moe.Residual{}
-		r.Up, r.Down = l.mlp(fmt.Sprintf("layer %d residual branch", i), "residual", i, []int{0}, m.FFN, slices,
+		r.Up, r.Down = l.mlp(fmt.Sprintf("layer %d residual branch", i), "residual", i, []int{0}, inside, slices,
 			c.Bias.MLP, c.Bias.MLP && m.OutputBias)
 		r.Mix = l.pack(fmt.Sprintf("layer %d residual coefficients", i), kernels.WeightSpec{DType: kernels.F32,
-			Experts: []kernels.Linear{l.linear("residual.mix", i, 0, l.whole(2, c.Hidden), true)}})
+			Experts: []kernels.Linear{l.linear("residual.mix", i, 0, l.whole(coefficients, c.Hidden), m.Residual)}})
 		y.Residual = r
 	}
 	return y
@@ -115,6 +119,6 @@ func (l *loader) widen(by moe.Shape) {
 		return
 	}
 	m := &l.model.largest
-	m.Inner, m.Experts, m.K = max(m.Inner, by.Inner), max(m.Experts, by.Experts), max(m.K, by.K)
+	m.Inner, m.Experts, m.K, m.Branch = max(m.Inner, by.Inner), max(m.Experts, by.Experts), max(m.K, by.K), max(m.Branch, by.Branch)
 	m.Layers += by.Layers
 }

@@ -18,14 +18,14 @@ type Model struct {
 	stage      stage
 	tp         *comm.Group // nil: one rank
 	device     kernels.Device
-	embed      kernels.Tensor  // [vocab, Config.Embed], whole; the first stage's
-	widen      kernels.Weights // [hidden, Config.Embed] where they differ, else nil; the first stage's
+	embed      kernels.Tensor  // [vocab, Config.Width], whole; the first stage's
+	widen      kernels.Weights // [hidden, Config.Width] where they differ, else nil; the first stage's
 	positions  kernels.Tensor  // [window, hidden], or none; the first stage's
 	embedNorm  *kernels.Norm   // nil: none; the first stage's
 	layers     []layer         // of the stage
 	norm       kernels.Norm    // the last stage's
-	narrow     kernels.Weights // [Config.Embed, hidden], like widen; the last stage's
-	head       kernels.Weights // [this rank's vocab, Config.Embed]; the last stage's, where there is one
+	narrow     kernels.Weights // [Config.Width, hidden], like widen; the last stage's
+	head       kernels.Weights // [this rank's vocab, Config.Width]; the last stage's, where there is one
 	heads      heads           // what encoders have besides; the last stage's
 	vocabulary *vocabulary     // nil: this rank's is all
 	rope       *kernels.Rope
@@ -88,7 +88,7 @@ func (m *Model) CacheSpec(blocks, blockTokens int) kernels.CacheSpec {
 }
 
 // Forward runs one step through the layers of the stage. On the last one it returns what Logits takes, the hidden states
-// after the final norm [tokens, Config.Embed], on earlier ones the residual stream [tokens, hidden]; they live in w until
+// after the final norm [tokens, Config.Width], on earlier ones the residual stream [tokens, hidden]; they live in w until
 // the next step. Ranks
 // that share experts call it together, those without tokens too; the ranks of a tp group with the same step. An op's
 // failure is told by the stream's Sync; an error is that of an exchange, of ctx, or of one of step's callbacks.

@@ -37,7 +37,7 @@ const (
 //	head.dense head.norm head.bias pool classifier, see Head
 //	attn.norm attn.q attn.k attn.v (or attn.qkv) attn.out attn.qnorm attn.knorm
 //	mlp.norm mlp.gate mlp.up mlp.down
-//	moe.gate expert.gate expert.up expert.down residual.up residual.down residual.mix
+//	moe.gate expert.gate expert.up expert.down residual.gate residual.up residual.down residual.mix
 type Names map[string]string
 
 // name fills a template in.

@@ -156,6 +156,12 @@ func TestConfigsThatCannotBe(t *testing.T) {
 			delete(c, "attention_layers")
 			c["attention_types"] = []any{"global"}
 		}, model.ErrConfig, []string{"attention_types", "[global]"}}},
+		{"qwen2_moe", refusal{"nothing says how large the shared expert is", unset("shared_expert_intermediate_size"), model.ErrConfig, []string{"config.json", "shared_expert_intermediate_size"}}},
+		{"qwen2_moe", refusal{"a shared expert without an inside", set("shared_expert_intermediate_size", 0), model.ErrConfig, []string{"config.json", "shared_expert_intermediate_size", "0"}}},
+		{"qwen2_moe", refusal{"windows in layers that nothing names", func(c map[string]any, _ tensors) {
+			delete(c, "layer_types")
+			c["use_sliding_window"], c["sliding_window"] = true, 16
+		}, model.ErrConfig, []string{"use_sliding_window", "layer_types"}}},
 		{"bloom", refusal{"a residual stream of the norm", set("apply_residual_connection_post_layernorm", true), model.ErrConfig, []string{"config.json", "apply_residual_connection_post_layernorm"}}},
 	} {
 		c.run(t, c.golden, "config.json")
@@ -215,6 +221,8 @@ func TestTensorsThatDoNotFit(t *testing.T) {
 		{"opt", refusal{"a final norm that the config denies", set("do_layer_norm_before", false), model.ErrTensor, []string{"model.decoder.final_layer_norm"}}},
 		{"gptj", refusal{"a head without its bias", func(_ map[string]any, x tensors) { delete(x, "lm_head.bias") }, model.ErrTensor, []string{"lm_head.bias", "missing"}}},
 		{"gpt_neox", refusal{"another ffn size", set("intermediate_size", 96), model.ErrTensor, []string{"dense_h_to_4h", "[64 32]", "[96 32]"}}},
+		{"qwen2_moe", refusal{"another shared expert", set("shared_expert_intermediate_size", 48), model.ErrTensor, []string{"shared_expert", "[24 32]", "[48 32]"}}},
+		{"qwen2_moe", refusal{"a shared expert without its gate", func(_ map[string]any, x tensors) { delete(x, "model.layers.0.mlp.shared_expert_gate.weight") }, model.ErrTensor, []string{"shared_expert_gate", "missing"}}},
 		{"bloom", refusal{"no norm after the embedding", func(_ map[string]any, x tensors) { delete(x, "transformer.word_embeddings_layernorm.weight") }, model.ErrTensor, []string{"word_embeddings_layernorm", "missing"}}},
 	} {
 		c.run(t, c.golden, "config.json")

@@ -27,7 +27,7 @@ var layouts = []layout{
 
 // slicedModels are one of each kind of attention, of MLP and of checkpoint.
 var slicedModels = []string{"gpt2", "opt", "gpt_neox", "gptj", "gpt_neo", "bloom", "llama", "megatron-v1-mp2", "ds-moe-old-files", "ds-moe-hoisted", "mixtral",
-	"olmoe", "qwen3_moe", "distilbert-mlm", "bert-classify"}
+	"olmoe", "qwen2_moe", "qwen3_moe", "distilbert-mlm", "bert-classify"}
 
 // TestSameBitsOnEveryLayout is promise 1: logits have the same bits whatever pp, ep, dp, the all-to-all's split and the
 // cut into steps are, and are near those of one rank whatever tp and es are.
@@ -88,6 +88,7 @@ func TestInvariantSlices(t *testing.T) {
 		{"ds-moe-hoisted", []layout{{}, {tp: 2, ep: 1}, {es: 2, dp: 2, ep: 1}, {tp: 4, es: 2, ep: 2, split: true}, {tp: 2, es: 4, dp: 4, ep: 2, piece: 3}}},
 		{"mixtral", []layout{{}, {tp: 4, ep: 2, split: true}, {es: 8, dp: 8, ep: 1}, {tp: 2, es: 4, dp: 2, ep: 1, split: true}, {dp: 8, ep: 4, es: 2, piece: 2}}},
 		{"olmoe", []layout{{}, {tp: 4, ep: 2}, {tp: 2, es: 2, ep: 1, split: true}, {es: 8, dp: 8, ep: 1}, {tp: 2, pp: 2, dp: 2, ep: 4, piece: 4}}},
+		{"qwen2_moe", []layout{{}, {tp: 4, es: 2, ep: 1, split: true}, {tp: 2, ep: 2, pp: 2}}},
 		{"qwen3_moe", []layout{{}, {tp: 4, es: 4, ep: 1, split: true}, {tp: 2, ep: 2}, {es: 4, dp: 4, ep: 1}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

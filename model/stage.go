@@ -27,14 +27,14 @@ func newStage(c *Config, o LoadOptions, local func(layer int) (held, slices int)
 	for i := range sizes {
 		sizes[i] = c.layerWeights(i, tp, local)
 	}
-	sizes[0] += int64(c.Vocab) * int64(c.Embed)
+	sizes[0] += int64(c.Vocab) * int64(c.Width())
 	if c.Learned {
 		sizes[0] += int64(c.Window) * int64(c.Hidden)
 	}
-	sizes[c.Layers-1] += int64(c.Vocab) * int64(c.Embed) / tp
-	if c.Embed != c.Hidden {
-		sizes[0] += int64(c.Embed) * int64(c.Hidden)
-		sizes[c.Layers-1] += int64(c.Embed) * int64(c.Hidden)
+	sizes[c.Layers-1] += int64(c.Vocab) * int64(c.Width()) / tp
+	if c.Width() != c.Hidden {
+		sizes[0] += int64(c.Width()) * int64(c.Hidden)
+		sizes[c.Layers-1] += int64(c.Width()) * int64(c.Hidden)
 	}
 	cut, err := shard.Stages(sizes, o.Stages)
 	if err != nil {
@@ -56,8 +56,6 @@ func (c *Config) layerWeights(layer int, tp int64, local func(layer int) (held, 
 	}
 	held, slices := local(layer)
 	n += int64(m.Gate.Experts)*hidden + matrices*hidden*int64(m.FFN)*int64(held)/int64(slices)
-	if m.Residual {
-		n += matrices * hidden * int64(m.FFN) / tp
-	}
+	n += matrices * hidden * int64(m.Branch()) / tp
 	return n
 }

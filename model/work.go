@@ -48,7 +48,7 @@ func (m *Model) Work(tokens, contexts, reads, rows int, experts [][]int32) Work 
 	}
 	if rows > 0 && m.head != nil {
 		w.Bytes += float64(m.head.Bytes())
-		linear(rows, m.head.Out(), c.Embed, 1)
+		linear(rows, m.head.Out(), c.Width(), 1)
 	}
 	for _, p := range []kernels.Weights{m.widen, m.narrow} {
 		if p != nil {

@@ -140,8 +140,8 @@ func (m *Model) widths() [8]int {
 		whole = c.Heads * c.HeadDim
 	}
 	embedded := 0
-	if c.Embed != c.Hidden {
-		embedded = c.Embed
+	if c.Width() != c.Hidden {
+		embedded = c.Width()
 	}
 	return [8]int{c.Hidden, c.Hidden, c.Hidden, heads + 2*own.KV.Len()*c.HeadDim, heads, max(m.inner, 1), whole, embedded}
 }

@@ -123,7 +123,7 @@ type definition struct {
 	wg       linear
 	experts  []expert
 	act      kernels.Activation
-	residual *expert // PR-MoE
+	residual *expert // PR-MoE's, or a shared expert
 	mix      linear
 	capacity *moe.Capacity
 }
@@ -131,14 +131,15 @@ type definition struct {
 // shape of a random definition.
 type shape struct {
 	hidden, ffn, experts, k      int
+	shared                       int // the inside of a shared expert; 0: none
 	residual, gated, bias, renor bool
 }
 
 func randomDefinition(rng *rand.Rand, s shape) *definition {
-	make1 := func() expert {
-		e := expert{up: randomLinear(rng, s.ffn, s.hidden, s.bias), down: randomLinear(rng, s.hidden, s.ffn, s.bias)}
+	make1 := func(ffn int) expert {
+		e := expert{up: randomLinear(rng, ffn, s.hidden, s.bias), down: randomLinear(rng, s.hidden, ffn, s.bias)}
 		if s.gated {
-			e.gate = randomLinear(rng, s.ffn, s.hidden, s.bias)
+			e.gate = randomLinear(rng, ffn, s.hidden, s.bias)
 		}
 		return e
 	}
@@ -148,17 +149,27 @@ func randomDefinition(rng *rand.Rand, s shape) *definition {
 		d.act = kernels.SiLU
 	}
 	for range s.experts {
-		d.experts = append(d.experts, make1())
+		d.experts = append(d.experts, make1(s.ffn))
 	}
 	if s.residual {
-		e := make1()
+		e := make1(s.ffn)
 		d.residual, d.mix = &e, randomLinear(rng, 2, s.hidden, true)
+	}
+	if s.shared > 0 {
+		e := make1(s.shared)
+		d.residual, d.mix = &e, randomLinear(rng, 1, s.hidden, false)
 	}
 	return d
 }
 
 func (d *definition) hidden() int { return d.wg.weight.cols }
 func (d *definition) ffn() int    { return d.experts[0].up.weight.rows }
+func (d *definition) branch() int {
+	if d.residual == nil {
+		return 0
+	}
+	return d.residual.up.weight.rows
+}
 
 // probabilities of one token's experts.
 func (d *definition) probabilities(x []float64) []float64 {
@@ -205,9 +216,13 @@ func (d *definition) token(x []float64, chosen []int, weights []float64) []float
 	}
 	if d.residual != nil {
 		c := d.mix.of(x)
-		c0 := 1 / (1 + math.Exp(c[1]-c[0]))
+		c0, c1 := 1.0, 1/(1+math.Exp(-c[0]))
+		if len(c) == 2 {
+			c0 = 1 / (1 + math.Exp(c[1]-c[0]))
+			c1 = 1 - c0
+		}
 		for i, v := range d.residual.of(x, d.act) {
-			y[i] = y[i]*c0 + v*(1-c0)
+			y[i] = y[i]*c0 + v*c1
 		}
 	}
 	return y
@@ -305,7 +320,7 @@ func (m *machine) workspace(tokens int, layers ...*definition) *moe.Workspace {
 	m.t.Helper()
 	s := moe.Shape{Tokens: tokens, Layers: len(layers)}
 	for _, d := range layers {
-		s.Hidden, s.Inner = max(s.Hidden, d.hidden()), max(s.Inner, d.ffn())
+		s.Hidden, s.Inner, s.Branch = max(s.Hidden, d.hidden()), max(s.Inner, d.ffn()), max(s.Branch, d.branch())
 		s.Experts, s.K = max(s.Experts, d.gate.Experts), max(s.K, d.gate.K)
 	}
 	w, err := moe.NewWorkspace(m.device, kernels.F32, s)

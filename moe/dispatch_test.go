@@ -18,13 +18,13 @@ import (
 	"github.com/dsbatch/dsbatch/shard"
 )
 
-// pyramid is two layers of one hidden size with 4 and 8 experts. Steep: of all experts only the last two and, as a
+// pyramid is two layers of one hidden size with 4 and 8 experts, a residual branch and a shared expert. Steep: of all experts only the last two and, as a
 // second choice, the first are ever chosen, so that some ranks get nothing.
 func pyramid(steep bool) []*definition {
 	rng := rand.New(rand.NewPCG(8, 8))
 	layers := []*definition{
 		randomDefinition(rng, shape{hidden: 12, ffn: 20, experts: 4, k: 1, residual: true, bias: true}),
-		randomDefinition(rng, shape{hidden: 12, ffn: 9, experts: 8, k: 2, renor: true, gated: true}),
+		randomDefinition(rng, shape{hidden: 12, ffn: 9, experts: 8, k: 2, shared: 30, renor: true, gated: true}),
 	}
 	if !steep {
 		return layers

@@ -19,6 +19,7 @@ var shapes = []shape{
 	{hidden: 33, ffn: 17, experts: 5, k: 3, gated: true},
 	{hidden: 48, ffn: 31, experts: 64, k: 8, gated: true, bias: true, renor: true},
 	{hidden: 8, ffn: 9, experts: 1, k: 1, residual: true},
+	{hidden: 24, ffn: 10, experts: 8, k: 3, shared: 45, gated: true},
 	{hidden: 7, ffn: 5, experts: 6, k: 6, renor: true, bias: true},
 }
 

@@ -68,7 +68,11 @@ func TestBranchLeavesTravellingRowsAlone(t *testing.T) {
 	layers, rng := pyramid(false), rand.New(rand.NewPCG(3, 5))
 	x := random(rng, 61, layers[0].hidden(), 1)
 	m := newMachine(t, 1)
-	want := m.forward(m.workspace(x.rows, layers...), x, m.layer(layers[0], nil), m.layer(layers[1], nil))
+	var whole []*moe.Layer
+	for _, d := range layers {
+		whole = append(whole, m.layer(d, nil))
+	}
+	want := m.forward(m.workspace(x.rows, layers...), x, whole...)
 	for _, tokens := range [][]int{{61}, {30, 31}, {0, 61}, {20, 0, 37, 4}} {
 		for n := range 4 {
 			late, apart := n%2 > 0, n/2

@@ -7,14 +7,15 @@ import (
 	"github.com/dsbatch/dsbatch/kernels"
 )
 
-// Residual is the dense branch of a residual layer (PR-MoE, arXiv 2201.05596 §4.1).
+// Residual is the dense branch of a residual layer (PR-MoE, arXiv 2201.05596 §4.1), or a shared expert with a gate of its own.
 type Residual struct {
 	Up   kernels.Weights   // this rank's part of it under tp, like Down's
 	Down []kernels.Weights // the slices of its inputs that are here; Workspace.Sum adds their results up
-	Mix  kernels.Weights   // [2, hidden] F32 with bias: the coefficients' logits
+	Mix  kernels.Weights   // [2, hidden] F32 with bias: the coefficients' logits; a shared expert's [1, hidden]
 }
 
-// branch is the residual branch of one call of Forward: y = y·c₀ + mlp(x)·c₁, c = softmax(x·Wᵀ + b) over the pair. It
+// branch is the residual branch of one call of Forward: y = y·c₀ + mlp(x)·c₁, c = softmax(x·Wᵀ + b) over the pair, or, of one
+// coefficient, c = (1, sigmoid(x·Wᵀ)). It
 // needs nothing of the experts, so its two halves, up and down, are what a rank computes while rows travel to the experts
 // and back; mix computes what has not been until then. A nil branch, of a layer without, does nothing.
 type branch struct {
@@ -22,7 +23,7 @@ type branch struct {
 	layer              *Layer
 	workspace          *Workspace
 	x                  kernels.Tensor
-	coef, inner, dense kernels.Tensor // [tokens, 2], [tokens, ffn], [tokens, hidden]: none before they are computed
+	coef, inner, dense kernels.Tensor // [tokens, 2 or 1], [tokens, ffn], [tokens, hidden]: none before they are computed
 }
 
 func (l *Layer) branch(x kernels.Tensor, w *Workspace) *branch {
@@ -57,7 +58,7 @@ func (b *branch) up(s kernels.Stream) {
 	}
 	w := b.workspace
 	w.enter(Dense)
-	b.coef, b.inner = w.coef.Reshape(b.x.Rows, 2), w.inner.Reshape(b.x.Rows, b.Up.Out())
+	b.coef, b.inner = w.coef.Reshape(b.x.Rows, b.Mix.Out()), w.inner.Reshape(b.x.Rows, b.Up.Out())
 	s.Linear(b.coef, b.x, b.Mix, kernels.Epilogue{})
 	s.Linear(b.inner, b.x, b.Up, kernels.Epilogue{Act: b.layer.Act})
 }

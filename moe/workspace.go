@@ -12,7 +12,8 @@ import (
 type Shape struct {
 	Tokens  int // of a step on this rank
 	Hidden  int
-	Inner   int // widest ffn, of an expert or of a residual branch
+	Inner   int // widest ffn of an expert
+	Branch  int // and of a residual branch; 0: there is none
 	Experts int
 	K       int
 	Layers  int // MoE layers, for the counts
@@ -20,6 +21,12 @@ type Shape struct {
 
 // rows is how many rows of experts' work a step has at most; a residual branch has one a token.
 func (s Shape) rows() int { return max(s.Tokens*s.K, s.Tokens) }
+
+// inner is the columns of rows that hold the inside of all experts' work, and that of a residual branch.
+func (s Shape) inner() int {
+	k := max(s.K, 1)
+	return max(s.Inner, (s.Branch+k-1)/k)
+}
 
 // Bytes is the memory, in bytes, that a workspace of this shape takes with activations of type d. What other ranks send comes on
 // top: how much that is, the routing decides.
@@ -43,7 +50,7 @@ func (s Shape) tensors(w *Workspace, act kernels.DType) []tensor {
 	return []tensor{
 		{"gate logits", &w.logits, kernels.F32, s.Tokens, s.Experts},
 		{"residual coefficients", &w.coef, kernels.F32, s.Tokens, 2},
-		{"expert activations", &w.inner, act, s.rows(), s.Inner},
+		{"expert activations", &w.inner, act, s.rows(), s.inner()},
 		{"expert results", &w.slots, act, s.rows(), s.Hidden},
 		{"experts of choices", &w.expert, kernels.I32, s.Tokens, s.K},
 		{"weights of choices", &w.weight, kernels.F32, s.Tokens, s.K},

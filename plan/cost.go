@@ -122,14 +122,21 @@ func Active(c *model.Config) (n float64) {
 		switch {
 		case x.Gate.Experts == 0:
 			n += mlp * hidden * float64(c.FFN)
-		case x.Residual:
-			n += mlp*hidden*float64(x.FFN)*float64(x.Gate.K+1) + hidden*float64(x.Gate.Experts+2)
 		default:
-			n += mlp*hidden*float64(x.FFN)*float64(x.Gate.K) + hidden*float64(x.Gate.Experts)
+			n += mlp*hidden*float64(x.FFN*x.Gate.K+x.Branch()) + hidden*float64(x.Gate.Experts)
+			switch {
+			case x.Residual:
+				n += 2 * hidden // coefficients
+			case x.Shared > 0:
+				n += hidden
+			}
 		}
 	}
+	if c.Width() != c.Hidden {
+		n += 2 * hidden * float64(c.Width())
+	}
 	if c.Vocabulary() {
-		n += hidden * float64(c.Vocab)
+		n += float64(c.Width()) * float64(c.Vocab)
 	}
 	return n
 }

@@ -300,7 +300,7 @@ func Sums(p model.Policy, c *model.Config, linears []string, has func(module str
 		switch {
 		case m.Gate.Experts == 0:
 			want = append(want, "mlp.down")
-		case m.Residual:
+		case m.Branch() > 0:
 			want = append(want, "expert.down", "residual.down")
 		default:
 			want = append(want, "expert.down")

@@ -18,19 +18,24 @@ func qwen3MoE() model.Policy {
 			if f.BoolOr("use_sliding_window", false) {
 				c.Sliding = f.IntOr("sliding_window", 0)
 			}
-			experts := f.IntOr("num_experts", f.IntOr("num_local_experts", 0))
-			step, dense := max(f.IntOr("decoder_sparse_step", 1), 1), f.Ints("mlp_only_layers")
-			for layer := range c.MoE {
-				if experts > 0 && (layer+1)%step == 0 && !slices.Contains(dense, layer) {
-					c.MoE[layer] = model.MoE{FFN: f.Int("moe_intermediate_size"), Gate: kernels.Gate{
-						Experts: experts, K: f.Int("num_experts_per_tok"), Renormalise: f.BoolOr("norm_topk_prob", false)}}
-				}
-			}
+			qwenExperts(f, c.MoE, 0)
 			if err == nil {
 				err = f.Err()
 			}
 			return c, err
 		},
 		Tensors: llamaNames(qkNormNames(expertNames())),
+	}
+}
+
+// qwenExperts puts experts into the layers that have them, and a shared expert with so much inside beside each.
+func qwenExperts(f model.Facts, layers []model.MoE, shared int) {
+	experts := f.IntOr("num_experts", f.IntOr("num_local_experts", 0))
+	step, dense := max(f.IntOr("decoder_sparse_step", 1), 1), f.Ints("mlp_only_layers")
+	for layer := range layers {
+		if experts > 0 && (layer+1)%step == 0 && !slices.Contains(dense, layer) {
+			layers[layer] = model.MoE{FFN: f.Int("moe_intermediate_size"), Shared: shared, Gate: kernels.Gate{
+				Experts: experts, K: f.Int("num_experts_per_tok"), Renormalise: f.BoolOr("norm_topk_prob", false)}}
+		}
 	}
 }
