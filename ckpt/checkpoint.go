@@ -117,6 +117,9 @@ func newCheckpoint(path string, o Options, open func(*Checkpoint) error) (*Check
 	if err == nil && o.ModuleKey != "" && c.Format != DeepSpeed && c.Format != Megatron {
 		err = unsupported(path, "", "module_key is for the files of DeepSpeed and Megatron, and this is none of them; leave it out")
 	}
+	if err == nil {
+		err = c.pairQuantized()
+	}
 	if err != nil {
 		_ = c.Close()
 		return nil, err

@@ -29,24 +29,33 @@ type ConvertOptions struct {
 // (tokenizer, generation_config.json, chat template, licence) comes along. Nothing is kept in memory; nothing is left at
 // to unless all of it is there and fsynced.
 func Convert(ctx context.Context, c *Checkpoint, to string, o ConvertOptions) error {
-	outputs := make([]Output, 0, len(c.names))
+	var outputs []Output
 	for _, name := range c.names {
-		out := Output{Tensor: c.tensors[name]}
-		if o.DType != Invalid && o.Narrow(name) && out.DType != o.DType {
-			out.As = o.DType
+		t := c.tensors[name]
+		switch {
+		case o.DType == Invalid || !o.Narrow(name):
+			outputs = append(outputs, t.asStored()...)
+		case t.DType == o.DType:
+			outputs = append(outputs, Output{Tensor: t})
+		default:
+			outputs = append(outputs, Output{Tensor: t, As: o.DType})
 		}
-		outputs = append(outputs, out)
 	}
 	facts, err := c.FactsFile(o.DType)
 	if err != nil {
 		return err
 	}
+	return c.writeFolder(ctx, to, outputs, facts, o.Shard)
+}
+
+// writeFolder writes a whole checkpoint at to.
+func (c *Checkpoint) writeFolder(ctx context.Context, to string, outputs []Output, facts FactsFile, shard int64) error {
 	f, err := CreateFolder(to, totalSize(outputs))
 	if err != nil {
 		return err
 	}
 	defer f.Discard()
-	if err := f.weights(ctx, outputs, max(o.Shard, 0)); err != nil {
+	if err := f.weights(ctx, outputs, shard); err != nil {
 		return err
 	}
 	if err := f.Facts(c, facts); err != nil {
@@ -64,7 +73,7 @@ func totalSize(outputs []Output) (bytes int64) {
 
 // weights writes the tensors as one file, or as several with an index.
 func (f *Folder) weights(ctx context.Context, outputs []Output, most int64) error {
-	if most == 0 {
+	if most <= 0 {
 		most = shardBytes
 	}
 	shards := [][]Output{nil}
@@ -115,13 +124,35 @@ type FactsFile struct {
 
 // FactsFile is config.json or model.json of a checkpoint in safetensors, the latter with all that the checkpoint says
 // of itself. dtype, unless Invalid, is noted as the type of the weights. Without a config nothing can be made.
-func (c *Checkpoint) FactsFile(dtype DType) (facts FactsFile, err error) {
+func (c *Checkpoint) FactsFile(dtype DType) (FactsFile, error) {
+	return c.factsFile(func(values map[string]any) bool {
+		if dtype == Invalid {
+			return false
+		}
+		for _, key := range []string{"torch_dtype", "dtype"} {
+			if _, said := values[key].(string); said {
+				values[key] = dtypes[dtype].torch
+			}
+		}
+		delete(values, quantizationKey)
+		return true
+	})
+}
+
+// quantizedFacts is FactsFile for a model in 8 bits.
+func (c *Checkpoint) quantizedFacts(axis int) (FactsFile, error) {
+	return c.factsFile(func(values map[string]any) bool {
+		values[quantizationKey] = quantizationFact(axis)
+		return true
+	})
+}
+
+// factsFile is the facts as change, which tells whether it has, leaves them.
+func (c *Checkpoint) factsFile(change func(values map[string]any) bool) (facts FactsFile, err error) {
 	if c.CanonicalNames() {
 		values := maps.Clone(c.config.Values)
-		if dtype != Invalid {
-			values["dtype"] = dtypes[dtype].torch
-		}
 		values["tensor_model_parallel_size"] = 1
+		change(values)
 		facts.Name = factsFile
 		facts.Content, err = json.MarshalIndent(values, "", "  ")
 		return facts, err
@@ -133,21 +164,15 @@ func (c *Checkpoint) FactsFile(dtype DType) (facts FactsFile, err error) {
 	if facts.Content, err = os.ReadFile(c.config.Source); err != nil {
 		return facts, &Error{File: c.config.Source, Kind: err, What: "cannot be read: " + cause(err)}
 	}
-	if dtype == Invalid {
-		return facts, nil
-	}
 	var values map[string]any
 	d := json.NewDecoder(bytes.NewReader(facts.Content))
 	d.UseNumber() // numbers stay as they are written
 	if err := d.Decode(&values); err != nil {
 		return facts, damaged(c.config.Source, "", "is not the JSON that is expected (%v)", err)
 	}
-	for _, key := range []string{"torch_dtype", "dtype"} {
-		if _, said := values[key].(string); said || key == "torch_dtype" && values["dtype"] == nil {
-			values[key] = dtypes[dtype].torch
-		}
+	if change(values) {
+		facts.Content, err = json.MarshalIndent(values, "", "  ")
 	}
-	facts.Content, err = json.MarshalIndent(values, "", "  ")
 	return facts, err
 }
 

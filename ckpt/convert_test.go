@@ -162,7 +162,7 @@ func TestNarrowing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := Output{x, c.to}.convert(content(t, x))
+		b, err := Output{Tensor: x, As: c.to}.convert(content(t, x))
 		if err != nil || binary.LittleEndian.Uint16(b) != c.bits {
 			t.Errorf("%g as %v: %x (%v), want %04x", c.from, c.to, b, err, c.bits)
 		}
@@ -179,7 +179,7 @@ func TestNarrowing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = Output{x, c.to}.convert(b)
+		_, err = Output{Tensor: x, As: c.to}.convert(b)
 		wants(t, err, ErrUnsupported, `"x"`, c.to.String(), "wider")
 	}
 	for h := range 1 << 16 { // every half and bfloat16 comes back as it was

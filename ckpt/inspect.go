@@ -66,12 +66,13 @@ func Inspect(c *Checkpoint) (Report, error) {
 		if _, _, err := t.src.pieces(); err != nil {
 			return r, err
 		}
-		if types[t.DType] == nil {
-			types[t.DType] = &DTypeReport{DType: t.DType}
+		dtype, size := t.stored()
+		if types[dtype] == nil {
+			types[dtype] = &DTypeReport{DType: dtype}
 		}
-		types[t.DType].Tensors++
-		types[t.DType].Bytes += t.Size()
-		r.Bytes += t.Size()
+		types[dtype].Tensors++
+		types[dtype].Bytes += size
+		r.Bytes += size
 		layer := -1
 		if m := layerNumber.FindStringSubmatch(name); m != nil {
 			layer = atoi(m[1])
@@ -80,7 +81,7 @@ func Inspect(c *Checkpoint) (Report, error) {
 			layers[layer] = &share{}
 		}
 		s := layers[layer]
-		s.bytes += t.Size()
+		s.bytes += size
 		if m := expertNumber.FindStringSubmatch(name); m != nil {
 			s.experts += parameters(t)
 			s.count = max(s.count, int64(atoi(m[1]))+1)

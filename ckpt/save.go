@@ -18,6 +18,8 @@ import (
 type Output struct {
 	Tensor
 	As DType // Invalid: its own; else F32, BF16 or F16 of one of these or F64
+
+	write func(ctx context.Context, write func([]byte) error) error // of bytes that are made otherwise; nil
 }
 
 // dtype is the type that is written, Size the bytes of it.
@@ -96,18 +98,25 @@ func writeSafetensors(ctx context.Context, w io.Writer, tensors []Output) error 
 		return err
 	}
 	for _, t := range ts {
-		err := t.Parts(ctx, func(b []byte) error {
-			b, err := t.convert(b)
-			if err == nil {
-				_, err = w.Write(b)
-			}
-			return err
-		})
-		if err != nil {
+		if err := t.content(ctx, func(b []byte) error { _, err := w.Write(b); return err }); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// content hands on the bytes that are written.
+func (o Output) content(ctx context.Context, write func([]byte) error) error {
+	if o.write != nil {
+		return o.write(ctx, write)
+	}
+	return o.Parts(ctx, func(b []byte) error {
+		b, err := o.convert(b)
+		if err == nil {
+			err = write(b)
+		}
+		return err
+	})
 }
 
 // writeHeader is the length and the JSON header, padded to 8 bytes, of tensors in file order.

@@ -18,7 +18,8 @@ type Tensor struct {
 	DType DType
 	Shape []int64
 
-	from []int64 // where Shape's window begins in the source, an entry an axis; nil: at 0
+	int8 *int8Pair // it is stored in 8 bits; nil: as it reads
+	from []int64   // where Shape's window begins in the source, an entry an axis; nil: at 0
 	src  source
 }
 
@@ -108,13 +109,21 @@ func (t Tensor) Slice(axis int, from, to int64) (Tensor, error) {
 	}
 	t.from[axis] += from
 	t.Shape[axis] = to - from
-	return t, nil
+	if t.int8 == nil {
+		return t, nil
+	}
+	var err error
+	t.int8, err = t.int8.slice(axis, from, to)
+	return t, err
 }
 
 // Bytes is the whole content, in memory when it returns: where the bytes lie contiguous and aligned in one file, a view
 // that is valid until the checkpoint is closed and must not be written to; else a fresh copy. Either way the first
 // byte is aligned to the element's size.
 func (t Tensor) Bytes() ([]byte, error) {
+	if t.int8 != nil {
+		return t.int8.floats()
+	}
 	windows, err := t.windows()
 	if err != nil {
 		return nil, err
@@ -139,6 +148,10 @@ func (t Tensor) Bytes() ([]byte, error) {
 // Release lets go of the memory that the views of this tensor keep resident. The views stay valid: touching one again
 // reads the file again. A loader that has packed a weight calls it, so that no weight is in memory twice.
 func (t Tensor) Release() {
+	if t.int8 != nil {
+		t.int8.release()
+		return
+	}
 	windows, err := t.windows()
 	if err != nil {
 		return

@@ -19,7 +19,6 @@ type field struct {
 	old     bool   // deprecated
 	section bool
 	tuple   bool // has no name of its own: part of a tuple
-	unbuilt bool // read and checked, but a run of this version refuses it
 	bits    bool // part of the output's fingerprint, unless a flag says the same and is
 
 	short func(node) (map[string]node, error) // of a section: what stands for a dictionary
@@ -143,7 +142,7 @@ var fields = append([]field{
 		does: "dictionary of the fields below, a number of groups, or the pair [true, groups] with extra grouping for the MLP; works with dtype int8 only"},
 	{path: "quant.enabled", stated: "true", example: "true", bits: true, does: "true demands dtype int8, false refuses it. Not set: with dtype int8",
 		set: func(in *Inference, n node) error { return n.optional(&in.Quant.Enabled) }},
-	{path: "quant.extra_mlp_grouping", unbuilt: true, tuple: true, bits: true, does: "the first of a pair: true makes twice the groups in MLP weights",
+	{path: "quant.extra_mlp_grouping", tuple: true, bits: true, does: "the first of a pair: true makes twice the groups in MLP weights",
 		set: func(in *Inference, n node) (err error) { in.Quant.ExtraMLPGrouping, err = n.boolean(); return err }},
 	{path: "quant.activation", stated: "enabled, 8 bits, symmetric, 1 group", section: true, does: "dictionary of the fields below"},
 	{path: "quant.activation.enabled", stated: "true", example: "true", accept: []string{"false"}, refuse: floatActivations},
@@ -154,8 +153,9 @@ var fields = append([]field{
 	{path: "quant.weight.enabled", stated: "true", example: "false", accept: []string{"true"}, refuse: "weights are all that is quantized; turn it off with quant.enabled"},
 	{path: "quant.weight.num_bits", stated: "8", example: "4", accept: []string{"8"}, refuse: "weights of 8 bits are the only quantized ones"},
 	{path: "quant.weight.q_type", stated: "symmetric", example: "asymmetric", accept: []string{"symmetric"}, refuse: "weights of 8 bits are symmetric around 0"},
-	{path: "quant.weight.q_groups", unbuilt: true, stated: "1", example: "8", bits: true, does: "groups that each weight matrix is cut into, with a scale each. Not set: automatic",
-		set: func(in *Inference, n node) error { return n.atLeast(1, &in.Quant.Groups) }},
+	{path: "quant.weight.q_groups", stated: "1", example: "8", bits: true,
+		does: "groups that each weight matrix is cut into, with a scale each. int8 has a scale for each output row: a number that is not the rows of every weight is refused, with the arithmetic. Not set: a scale a row",
+		set:  func(in *Inference, n node) error { return n.atLeast(1, &in.Quant.Groups) }},
 	{path: "quant.weight.quantized_initialization", stated: "{}", example: "{num_bits: 4}", refuse: "it belongs to ZeRO-3 training"},
 	{path: "quant.weight.post_init_quant", stated: "{}", example: "{fc: {num_bits: 4}}", refuse: "weights are quantized alike in all layers"},
 	{path: "quant.qkv", stated: "enabled", section: true, does: "dictionary of the field below"},

@@ -135,8 +135,6 @@ func (f *field) status() string {
 		return "deprecated"
 	case f.instead != "":
 		return "as " + code(f.instead)
-	case f.unbuilt:
-		return "not yet"
 	case f.refuse == "":
 		return "obeyed"
 	case f.does != "":

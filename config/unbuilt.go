@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// What this version reads but does not act on is marked in the tables themselves (Flag.Built, field.unbuilt), from which
+// What this version reads but does not act on is marked in the table itself (Flag.Built), from which
 // come the refusal of a run, the help and docs/config.md: whoever builds it deletes the mark, and all three follow.
 
 // RefuseUnbuilt refuses the flags' values that this version does not act on. Errors are *Error.
@@ -24,19 +24,6 @@ func (j *Job) RefuseUnbuilt() error {
 			key = f.Key()
 		}
 		errs = append(errs, at.errorAt(key, "%s is not built yet; %s", value, f.until()))
-	}
-	return errors.Join(errs...)
-}
-
-// RefuseUnbuilt refuses the fields that were set and that this version does not act on, so that none is ignored. Errors
-// are *Error.
-func (in *Inference) RefuseUnbuilt() error {
-	var errs []error
-	for _, path := range in.paths() {
-		if fieldAt(path).unbuilt {
-			w := in.given[path]
-			errs = append(errs, w.at.errorAt(w.key, "is not built yet; leave it out"))
-		}
 	}
 	return errors.Join(errs...)
 }

@@ -9,26 +9,6 @@ import (
 	"testing"
 )
 
-// TestUnbuiltFields: what is marked is refused by name and told in the docs, what is not is neither.
-func TestUnbuiltFields(t *testing.T) {
-	for i := range fields {
-		f := &fields[i]
-		if f.set == nil || f.tuple {
-			continue
-		}
-		in, err := example(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := in.RefuseUnbuilt(); (err != nil) != f.unbuilt || err != nil && !strings.Contains(err.Error(), f.path+": is not built yet") {
-			t.Errorf("%s: marked %v, refused: %v", f.path, f.unbuilt, err)
-		}
-		if line := "| " + f.title() + " | " + code(f.stated) + " | not yet |"; strings.Contains(Reference(), line) != f.unbuilt {
-			t.Errorf("%s: marked %v, docs say otherwise", f.path, f.unbuilt)
-		}
-	}
-}
-
 // TestObeyedFieldsAreRead: a field that the docs call obeyed is read by somebody, as far as that shows in the sources.
 func TestObeyedFieldsAreRead(t *testing.T) {
 	var sources strings.Builder
@@ -51,7 +31,7 @@ func TestObeyedFieldsAreRead(t *testing.T) {
 	read := map[string]string{"KernelInject": "Fused"} // by way of a method
 	for i := range fields {
 		f := &fields[i]
-		if f.set == nil || f.tuple || f.unbuilt {
+		if f.set == nil || f.tuple {
 			continue
 		}
 		in, err := example(f)
@@ -63,7 +43,7 @@ func TestObeyedFieldsAreRead(t *testing.T) {
 				place = by
 			}
 			if !regexp.MustCompile(`\.` + regexp.QuoteMeta(place) + `\b`).MatchString(sources.String()) {
-				t.Errorf("%s: docs call it obeyed, but nobody reads Inference.%s; mark it unbuilt", f.path, place)
+				t.Errorf("%s: docs call it obeyed, but nobody reads Inference.%s", f.path, place)
 			}
 		}
 	}

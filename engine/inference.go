@@ -45,7 +45,7 @@ func InitInferenceOver(ctx context.Context, world mpi.World, model string, infer
 // inferenceFits holds the section inference: against the model that was found.
 func (e *Engine) inferenceFits() error {
 	in, c := &e.job.Inference, &e.shape
-	errs := []error{in.RefuseUnbuilt()}
+	var errs []error
 	refuse := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%w: %s", ErrRefused, fmt.Sprintf(format, args...)))
 	}

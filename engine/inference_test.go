@@ -7,6 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/dsbatch/dsbatch/ckpt"
+	"github.com/dsbatch/dsbatch/config"
+	"github.com/dsbatch/dsbatch/mpi"
 )
 
 // TestInitInferenceCallCases are the four call cases of deepspeed.init_inference: kwargs win over config.
@@ -49,6 +53,8 @@ func TestInferenceIsObeyedOrRefused(t *testing.T) {
 		"enable_cuda_graph": {"enable_cuda_graph": true},
 		"triangular":        {"triangular_masking": false},
 		"quant":             {"quant": map[string]any{"weight": map[string]any{"q_groups": 8}}},
+		"quant: 8 groups":   {"dtype": "int8", "quant": 8},
+		"4608 of its elem":  {"dtype": "int8", "quant": []any{true, 8}},
 		"tp":                {"tensor_parallel": map[string]any{"tp_size": 2}},
 		"training_mp_size":  {"training_mp_size": 2},
 		"module_key":        {"module_key": "model"},
@@ -120,5 +126,55 @@ func TestScoreSharesPrompts(t *testing.T) {
 	}
 	if together[0].Logprob < together[1].Logprob {
 		t.Error("the model finds day likelier than darkness")
+	}
+}
+
+// TestGroupsOfRows: MoQ's groups are obeyed where they are the rows of every weight, of twice as many in MLPs where extra
+// grouping asks for it, and refused where one weight has others.
+func TestGroupsOfRows(t *testing.T) {
+	for _, c := range []struct {
+		inner int64
+		quant any
+		good  bool
+	}{{32, 32, true}, {32, 16, false}, {32, 64, false}, {64, 32, false}, {32, []any{true, 32}, true}, {128, []any{true, 32}, false}} {
+		var tensors []ckpt.Tensor
+		add := func(name string, shape ...int64) {
+			n := int64(4)
+			for _, d := range shape {
+				n *= d
+			}
+			x, err := ckpt.NewTensor(name, ckpt.F32, shape, make([]byte, n))
+			if err != nil {
+				t.Fatal(err)
+			}
+			tensors = append(tensors, x)
+		}
+		add("model.embed_tokens.weight", 50, 32)
+		add("model.norm.weight", 32)
+		for _, norm := range []string{"input", "post_attention"} {
+			add("model.layers.0."+norm+"_layernorm.weight", 32)
+		}
+		for _, name := range []string{"q", "k", "v", "o"} {
+			add("model.layers.0.self_attn."+name+"_proj.weight", 32, 32)
+		}
+		add("model.layers.0.mlp.gate_proj.weight", c.inner, 32)
+		add("model.layers.0.mlp.up_proj.weight", c.inner, 32)
+		add("model.layers.0.mlp.down_proj.weight", 32, c.inner)
+		m := ckpt.InMemory("llama", map[string]any{"architectures": []any{"LlamaForCausalLM"}, "num_hidden_layers": 1.0, "hidden_size": 32.0,
+			"num_attention_heads": 4.0, "intermediate_size": float64(c.inner), "vocab_size": 50.0, "max_position_embeddings": 16.0,
+			"hidden_act": "silu", "tie_word_embeddings": true}, tensors)
+		in, _, err := config.ParseInference(nil, map[string]any{"dtype": "int8", "quant": c.quant})
+		if err != nil {
+			t.Fatal(err)
+		}
+		job := config.New()
+		job.Model, job.Inference, job.DType = "llama", in, in.DType
+		e, err := OpenCheckpoint(t.Context(), mpi.Alone(), job, m)
+		if (err == nil) != c.good || err != nil && !errors.Is(err, ErrRefused) {
+			t.Errorf("quant %v with MLPs of %d: %v", c.quant, c.inner, err)
+		}
+		if err == nil {
+			_ = e.Close()
+		}
 	}
 }

@@ -51,7 +51,7 @@ func (e *Engine) lay(ctx context.Context, way func(context.Context) (comm.AllToA
 	if err := e.openDevice(ctx); err != nil {
 		return err
 	}
-	if err := together(ctx, e.world, e.inferenceFits()); err != nil {
+	if err := together(ctx, e.world, errors.Join(e.inferenceFits(), e.groupsFit(ctx))); err != nil {
 		return err
 	}
 	var err error
@@ -216,13 +216,16 @@ func weightType(c *ckpt.Checkpoint, job *config.Job) kernels.DType {
 	return storedType(c)
 }
 
-// storedType is the type of most of a checkpoint's weights.
+// storedType is the type of most of a checkpoint's weights; of one that was quantized, int8.
 func storedType(c *ckpt.Checkpoint) kernels.DType {
 	var most int64
 	dtype := kernels.F32
 	bytes := map[ckpt.DType]int64{}
 	for _, name := range c.Names() {
 		t, _ := c.Tensor(name)
+		if t.Quantized() {
+			return kernels.I8
+		}
 		n := t.DType.Size()
 		for _, d := range t.Shape {
 			n *= d

@@ -18,7 +18,7 @@ type Contents struct {
 	// Linear are the weights of linear operations, by name: what a run's --dtype rounds. Gates, coefficients of residual
 	// layers, norms, biases and embeddings that ids are looked up in are none of them.
 	Linear map[string]bool
-	// Transposed: the linear weights are stored [in, out].
+	// Transposed: these are stored [in, out].
 	Transposed bool
 	// Faults are all contradictions between config and tensors: missing ones, wrong shapes and types, such as no part of
 	// the model uses. Each wraps ErrTensor.

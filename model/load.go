@@ -239,7 +239,7 @@ func (l *loader) head() {
 	}
 	own := l.slicing.vocab[l.slicing.rank]
 	name = l.policy.Tensors.name(name, 0, 0)
-	l.noteLinear(name, !c.TiedHead)
+	l.noteLinear(name, !c.TiedHead && !l.policy.Transposed) // never is this one stored [in, out]
 	y := kernels.Linear{Parts: []kernels.Matrix{l.named(name, window{c.Vocab, c.Width(), own, shard.Range{To: c.Width()}})}}
 	if bias := l.headBias(name); bias != "" {
 		y.Bias = []kernels.Matrix{l.named(bias, window{1, c.Vocab, shard.Range{To: 1}, own})}

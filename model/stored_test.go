@@ -1,10 +1,12 @@
 package model_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/ckpt"
@@ -151,4 +153,60 @@ func TestRankReadsItsOwnFiles(t *testing.T) {
 			check(t, c.Close())
 		}
 	}
+}
+
+// TestQuantizedIsWhatInt8Makes: from a checkpoint in 8 bits, whole, as slices or pieced together again, come the bits that
+// int8 makes of the original at the start; and over tp, where each slice of a row has a scale of its own then, one set of
+// bits whatever the files are.
+func TestQuantizedIsWhatInt8Makes(t *testing.T) {
+	if device, err := openRankDevice(0); err == nil {
+		if !strings.HasPrefix(device.Arch(), "cpu") {
+			t.Skip("a GPU rounds to 8 bits by a division, which may differ in a last bit: compared on CPUs")
+		}
+		check(t, device.Close())
+	}
+	for _, name := range []string{"gpt2", "qwen3_moe", "mixtral", "megatron-v0-mp2", "ds-moe-hoisted", "austen-prmoe"} {
+		t.Run(name, func(t *testing.T) {
+			dir := sourceOf(t, name)
+			small := rewritten(t, dir, func(c *ckpt.Checkpoint, to string) error { return store.Quantize(t.Context(), c, to) })
+			forms := []string{small, converted(t, small, 0), resharded(t, small, 1, 1), resharded(t, small, 2, 1)}
+			forms = append(forms, converted(t, forms[3], 0))
+			for _, y := range []layout{{dtype: kernels.I8}, {dtype: kernels.I8, pp: 2, piece: 4}, {dtype: kernels.I8, tp: 2, ep: 1}} {
+				from := dir
+				if y.tp > 1 {
+					from = small
+				}
+				want, err := y.run(t, from, texts)
+				check(t, err)
+				for _, form := range forms {
+					got, err := y.run(t, form, texts)
+					check(t, err)
+					compareBits(t, y, got.logits, want.logits)
+				}
+			}
+			wide := converted(t, small, kernels.F32) // the same numbers in another form
+			want, err := layout{}.run(t, small, texts)
+			check(t, err)
+			got, err := layout{}.run(t, wide, texts)
+			check(t, err)
+			compareBits(t, layout{}, got.logits, want.logits)
+			check(t, errors.Join(
+				refusedBy(dir, wide, func(c *ckpt.Checkpoint, to string) error { return store.Quantize(t.Context(), c, to) }, ckpt.ErrExists),
+				refusedBy(small, filepath.Join(t.TempDir(), "out"), func(c *ckpt.Checkpoint, to string) error { return store.Quantize(t.Context(), c, to) }, ckpt.ErrUnsupported)))
+		})
+	}
+}
+
+// refusedBy is nil if rewriting the checkpoint in dir at to is refused so.
+func refusedBy(dir, to string, write func(c *ckpt.Checkpoint, to string) error, want error) error {
+	c, _, _, err := describe(dir)
+	if err == nil {
+		if err = write(c, to); errors.Is(err, want) {
+			err = nil
+		} else {
+			err = fmt.Errorf("%s to %s: %v, want %w", dir, to, err, want) //nolint:errorlint // either may be nil
+		}
+		err = errors.Join(err, c.Close())
+	}
+	return err
 }

@@ -60,7 +60,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 }
 
 // notYet are the commands of commands that are promised and not built.
-var notYet = map[string][]string{"dsbatch ckpt": {"quantize"}, "dsbatch bench": {"figures"}}
+var notYet = map[string][]string{"dsbatch bench": {"figures"}}
 
 // choose is what a command that only holds others does: it shows its help, and refuses a name that is none of theirs.
 func choose(path string, commands []*cli.Command, help func(*cli.Context) error) cli.ActionFunc {

@@ -17,7 +17,7 @@ import (
 func ckptCommand() *cli.Command {
 	return &cli.Command{
 		Name: "ckpt", Usage: "look at model checkpoints, and rewrite them",
-		Subcommands: []*cli.Command{ckptVerifyCommand(), ckptConvertCommand(), ckptReshardCommand(), {
+		Subcommands: []*cli.Command{ckptVerifyCommand(), ckptConvertCommand(), ckptReshardCommand(), ckptQuantizeCommand(), {
 			Name: "inspect", ArgsUsage: "MODEL", Usage: "layers, experts, types, bytes, and the parameters that a token uses",
 			Flags: []cli.Flag{
 				tagFlag(),

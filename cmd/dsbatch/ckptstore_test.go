@@ -37,6 +37,14 @@ func TestRewrittenModelsRun(t *testing.T) {
 			}
 		}
 	}
+	dsbatch(t, "ckpt", "quantize", bundled, "--to", path("small")).want(t, done)
+	if e := dsbatch(t, "ckpt", "inspect", path("small")).want(t, done); !strings.Contains(e.stdout, "I8 ") || !strings.Contains(e.stdout, "7899270") {
+		t.Errorf("inspect of int8 says: %s", e.stdout)
+	}
+	dsbatch(t, "ckpt", "verify", path("small")).want(t, done)
+	if want, got := ofIDs(bundled, "int8", "--dtype", "int8"), ofIDs(path("small"), "small.out"); got != want { // its own type, not asked for
+		t.Errorf("in int8:\n%s\nwant\n%s", got, want)
+	}
 	refused(t, badConfig, []string{"ckpt", "convert", bundled, "--to", path("whole")}, "nothing is overwritten", path("whole"))
 	refused(t, badConfig, []string{"ckpt", "reshard", bundled, "--ep", "3", "--to", path("new")}, "cannot be spread evenly", "1, 2, 4")
 	refused(t, badUsage, []string{"ckpt", "reshard", bundled, "--tp", "0", "--to", path("new")}, "--tp 0")

@@ -23,7 +23,6 @@ func TestMisspelt(t *testing.T) {
 	}{
 		{"a command", badUsage, []string{"rnu"}, []string{`"rnu"`, "run?"}},
 		{"a command of a command", badUsage, []string{"ckpt", "inspct"}, []string{`"inspct"`, "inspect?"}},
-		{"a command that is to come", badUsage, []string{"ckpt", "quantize"}, []string{"dsbatch ckpt quantize is not built yet", "dsbatch ckpt --help"}},
 		{"a measurement that is to come", badUsage, []string{"bench", "figures"}, []string{"not built yet"}},
 		{"what to measure", badUsage, []string{"bench", "kernls"}, []string{`"kernls"`, "kernels?"}},
 		{"a flag of run", badUsage, job(out(), "--temprature", "1"), []string{"--temprature", "--temperature?"}},

@@ -69,7 +69,7 @@ func cut(c *ckpt.Checkpoint, held *model.Contents, tp, ep int) (*Slices, error) 
 			if err != nil {
 				return nil, fmt.Errorf("%w: %w", ErrLayout, err)
 			}
-			y.add(y.files.Experts[x.Number/spread.Local()], t)
+			y.addWhole(y.files.Experts[x.Number/spread.Local()], t)
 			continue
 		}
 		if err := y.addCut(t, read[name], tp); err != nil {
@@ -122,8 +122,21 @@ func readers(held *model.Contents) map[string][][]ckpt.Tensor {
 	return read
 }
 
+// add puts a tensor, or a piece of one, into a file, as it is stored; scales of a quantized one are for whoever has all of them.
 func (y *Slices) add(file string, t ckpt.Tensor) {
+	if t.Quantized() {
+		t, _ = t.Stored()
+	}
 	y.content[file] = append(y.content[file], ckpt.Output{Tensor: t})
+}
+
+// addWhole puts a tensor into a file, scales and all.
+func (y *Slices) addWhole(file string, t ckpt.Tensor) {
+	y.add(file, t)
+	if t.Quantized() {
+		_, scales := t.Stored()
+		y.add(file, scales)
+	}
 }
 
 // addCut puts a tensor into the files: what one rank alone reads into that rank's, all else into the one of all ranks.
@@ -138,7 +151,7 @@ func (y *Slices) addCut(t ckpt.Tensor, by [][]ckpt.Tensor, tp int) error {
 		if by != nil {
 			file = y.files.Ranks[0]
 		}
-		y.add(file, t)
+		y.addWhole(file, t)
 		return nil
 	}
 	edges := []int64{0, t.Shape[axis]}
@@ -163,17 +176,24 @@ func (y *Slices) addCut(t ckpt.Tensor, by [][]ckpt.Tensor, tp int) error {
 			runs = append(runs, next)
 		}
 	}
+	switch len(runs) {
+	case 0: // nothing in it
+		y.addWhole(y.files.Shared[0], t)
+		return nil
+	case 1:
+		y.addWhole(runs[0].file, t)
+		return nil
+	}
 	for _, r := range runs {
-		p := t
-		if len(runs) > 1 {
-			if p, err = t.Piece(axis, r.from, r.to); err != nil {
-				return err
-			}
+		p, err := t.Piece(axis, r.from, r.to)
+		if err != nil {
+			return err
 		}
 		y.add(r.file, p)
 	}
-	if len(runs) == 0 { // nothing in it
-		y.add(y.files.Shared[0], t)
+	if t.Quantized() { // few bytes, which most ranks need all of
+		_, scales := t.Stored()
+		y.add(y.files.Shared[0], scales)
 	}
 	return nil
 }

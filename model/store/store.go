@@ -1,5 +1,5 @@
 // Package store is what is done to stored models without running them: Verify reads one whole, Convert writes any as
-// safetensors, Reshard as the slices that ranks hold. Tensors pass through a few megabytes at a time.
+// safetensors, Quantize so in 8 bits, Reshard as the slices that ranks hold. Tensors pass through a few megabytes at a time.
 package store
 
 import (
@@ -52,6 +52,20 @@ func Convert(ctx context.Context, c *ckpt.Checkpoint, to string, dtype kernels.D
 		o.Narrow = func(name string) bool { return held.Linear[name] }
 	}
 	return ckpt.Convert(ctx, c, to, o)
+}
+
+// Quantize writes a checkpoint as safetensors at to, the weights of linear operations in 8 bits, with a scale for each output:
+// what a run with --dtype int8 would make of them at its start. Gates, norms, biases and embeddings stay as they are.
+func Quantize(ctx context.Context, c *ckpt.Checkpoint, to string) error {
+	held, err := fitting(ctx, c, 1)
+	if err != nil {
+		return err
+	}
+	axis := 0
+	if held.Transposed {
+		axis = 1
+	}
+	return ckpt.Quantize(ctx, c, to, func(name string) bool { return held.Linear[name] }, axis)
 }
 
 // stored is how a checkpoint calls the types that weights are computed in.
