@@ -20,7 +20,7 @@ import (
 
 // storedModels are one of each kind of file, of names, of row orders of query_key_value and of families.
 var storedModels = []string{"ds-moe-hoisted", "ds-moe-old-files", "megatron-pp2", "megatron-v0-mp2", "megatron-v1-mp2", "megatron-v2-mp4",
-	"gpt2", "llama", "mixtral", "olmoe", "qwen3_moe", "austen-prmoe"}
+	"gpt2", "gpt_neox", "gptj", "opt", "llama", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "austen-prmoe"}
 
 func sourceOf(t *testing.T, name string) string {
 	if name == "austen-prmoe" {
@@ -165,7 +165,7 @@ func TestQuantizedIsWhatInt8Makes(t *testing.T) {
 		}
 		check(t, device.Close())
 	}
-	for _, name := range []string{"gpt2", "qwen3_moe", "mixtral", "megatron-v0-mp2", "ds-moe-hoisted", "austen-prmoe"} {
+	for _, name := range []string{"gpt2", "gpt_neox", "qwen2_moe", "mixtral", "megatron-v0-mp2", "ds-moe-hoisted", "austen-prmoe"} {
 		t.Run(name, func(t *testing.T) {
 			dir := sourceOf(t, name)
 			small := rewritten(t, dir, func(c *ckpt.Checkpoint, to string) error { return store.Quantize(t.Context(), c, to) })
