@@ -25,12 +25,12 @@ func readDecoder(raw json.RawMessage) (decoder, error) {
 		return spacedDecoder{}, nil
 	}
 	var c chain
-	byteLevel, fused := 0, false
+	byteLevel, fused, growth := 0, false, 1
 	err := eachInSequence(raw, "decoders", func(kind string, raw json.RawMessage) error {
 		if kind == "ByteLevel" {
 			byteLevel++
 		}
-		begin, err := readStage(kind, raw)
+		begin, err := readStage(kind, raw, &growth)
 		if err != nil {
 			return err
 		}
@@ -58,7 +58,7 @@ type stage interface {
 	clone() stage // with room of its own
 }
 
-func readStage(kind string, raw json.RawMessage) (func() stage, error) {
+func readStage(kind string, raw json.RawMessage, growth *int) (func() stage, error) {
 	switch kind {
 	case "ByteLevel":
 		return func() stage { return new(byteLevelStage) }, nil
@@ -69,7 +69,7 @@ func readStage(kind string, raw json.RawMessage) (func() stage, error) {
 	case "Metaspace":
 		return readMetaspaceStage(raw)
 	case "Replace":
-		return readReplaceStage(raw)
+		return readReplaceStage(raw, growth)
 	case "ByteFallback":
 		return func() stage { return new(byteFallback) }, nil
 	case "Strip":

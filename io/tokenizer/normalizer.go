@@ -18,8 +18,12 @@ const normalizerKinds = "Sequence, NFC, NFD, NFKC, NFKD, BertNormalizer, Lowerca
 	"Replace, ByteLevel, Nmt, Precompiled"
 
 func readNormalizer(raw json.RawMessage) (steps []normalizer, err error) {
+	growth := 1
 	err = eachInSequence(raw, "normalizers", func(kind string, raw json.RawMessage) error {
 		one, err := readOneNormalizer(kind, raw)
+		if r, ok := one.(replace); ok && err == nil {
+			growth, err = r.grow(growth)
+		}
 		steps = append(steps, one)
 		return err
 	})

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"fmt"
 	"maps"
 	"math/bits"
 	"slices"
@@ -14,13 +15,25 @@ type prefixTree struct {
 	ids   []int32 // by node: the string that ends there, or -1; node 0 is the root
 }
 
+// A walk takes time by the length of the text and of the longest string, and an edge has room for so many nodes.
+const (
+	longestPiece = 1 << 10
+	mostNodes    = 1 << 24
+)
+
 // newPrefixTree leaves the empty string out.
-func newPrefixTree(vocab map[string]int32) *prefixTree {
+func newPrefixTree(vocab map[string]int32) (*prefixTree, error) {
 	sorted := slices.Sorted(maps.Keys(vocab))
 	nodes, before := 1, ""
 	for _, s := range sorted {
+		if len(s) > longestPiece {
+			return nil, fmt.Errorf("vocab: %.20q… has %d bytes; no piece may have more than %d", s, len(s), longestPiece)
+		}
 		nodes += len(s) - common(before, s)
 		before = s
+	}
+	if nodes > mostNodes {
+		return nil, fmt.Errorf("vocab: its pieces have %d different beginnings, more than %d", nodes, mostNodes)
 	}
 	width := bits.Len(uint(2*nodes - 1))
 	t := &prefixTree{make([]uint64, 1<<width), uint(64 - width), make([]int32, 1, nodes)}
@@ -30,7 +43,7 @@ func newPrefixTree(vocab map[string]int32) *prefixTree {
 			t.add(s, vocab[s])
 		}
 	}
-	return t
+	return t, nil
 }
 
 func common(a, b string) (n int) {
@@ -54,7 +67,6 @@ func (t *prefixTree) add(s string, id int32) {
 	t.ids[at] = id
 }
 
-// edgeKey has room for 2^24 nodes; largestID allows for a quarter of that many strings, and checkSize for no more bytes.
 func edgeKey(from int32, b byte) uint64 { return uint64(from)<<8 | uint64(b) }
 
 func (t *prefixTree) slot(key uint64) int {

@@ -27,6 +27,26 @@ func readReplace(raw json.RawMessage) (replace, error) {
 	return replace{p, f.Content}, nil
 }
 
+// mostGrowth is how many bytes the replacements of a pipeline may together make of one. Beyond, a short text could fill
+// any memory.
+const mostGrowth = 1 << 12
+
+// growth is how many bytes one can become.
+func (r replace) growth() int {
+	if plain, ok := r.pattern.(literal); ok {
+		return max(1, (len(r.content)+len(plain)-1)/len(plain))
+	}
+	return 1 + len(r.content)
+}
+
+// grow adds a replacement to those before it, which make so much of one byte.
+func (r replace) grow(before int) (int, error) {
+	if r.growth() > mostGrowth/before {
+		return 0, fmt.Errorf("content: with this replacement, a byte can become more than %d", mostGrowth)
+	}
+	return before * r.growth(), nil
+}
+
 func (r replace) normalize(text string) (string, error) {
 	if plain, ok := r.pattern.(literal); ok {
 		return strings.ReplaceAll(text, string(plain), r.content), nil
@@ -47,9 +67,12 @@ func (r replace) normalize(text string) (string, error) {
 }
 
 // readReplaceStage refuses the regexes that can fail, since a decoding cannot.
-func readReplaceStage(raw json.RawMessage) (func() stage, error) {
+func readReplaceStage(raw json.RawMessage, growth *int) (func() stage, error) {
 	r, err := readReplace(raw)
 	if err != nil {
+		return nil, err
+	}
+	if *growth, err = r.grow(*growth); err != nil {
 		return nil, err
 	}
 	if p, ok := r.pattern.(backtracking); ok {

@@ -31,8 +31,10 @@ type best struct {
 	id    int32
 }
 
-// longestText keeps a text's places within 32 bits.
-const longestText = math.MaxInt32 - 1
+const (
+	longestText = math.MaxInt32 - 1 // bytes, so that places fit into 32 bits
+	mostKept    = 1 << 16           // places of the lattice that is kept from call to call
+)
 
 type unigramFile struct {
 	Unknown  *int32       `json:"unk_id"`
@@ -99,7 +101,11 @@ func newUnigram(f unigramFile) (*unigram, error) {
 	}
 	const worse = 10
 	m.penalty = slices.Min(m.scores) - worse
-	m.tree = newPrefixTree(m.vocab)
+	tree, err := newPrefixTree(m.vocab)
+	if err != nil {
+		return nil, err
+	}
+	m.tree = tree
 	for b := range m.bytes {
 		m.bytes[b] = -1
 		if id, ok := m.vocab[fmt.Sprintf("<0x%02X>", b)]; ok && f.Fallback {
@@ -123,9 +129,10 @@ func (m *unigram) compute(ids []int32, text string) ([]int32, error) {
 	if room == nil {
 		room = new([]best)
 	}
-	defer m.lattice.Put(room)
 	lattice := slices.Grow((*room)[:0], len(text)+1)[:len(text)+1]
-	*room = lattice
+	if *room = lattice; len(lattice) <= mostKept {
+		defer m.lattice.Put(room)
+	}
 	if err := m.fill(lattice, text); err != nil {
 		return nil, err
 	}

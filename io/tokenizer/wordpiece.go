@@ -51,7 +51,15 @@ func newWordPiece(f wordPieceFile) (*wordPiece, error) {
 			rest[tail] = id
 		}
 	}
-	return &wordPiece{f.Vocab, newPrefixTree(f.Vocab), newPrefixTree(rest), unknown, f.Longest, newCache()}, nil
+	first, err := newPrefixTree(f.Vocab)
+	if err != nil {
+		return nil, err
+	}
+	behind, err := newPrefixTree(rest)
+	if err != nil {
+		return nil, err
+	}
+	return &wordPiece{f.Vocab, first, behind, unknown, f.Longest, newCache()}, nil
 }
 
 func (m *wordPiece) vocabulary() map[string]int32 { return m.vocab }
