@@ -15,6 +15,8 @@ import (
 
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/io/results"
+	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/queuetest"
 	"github.com/dsbatch/dsbatch/model/modeltest"
 )
 
@@ -308,6 +310,7 @@ func TestSameBitsHoweverTextsAreRead(t *testing.T) {
 				{"3 ranks", 3, 1, 1, 1, func(j *config.Job) { j.ChunkRows = 4 }},
 				{"2 stages", 2, 1, 2, 0, func(j *config.Job) { j.ChunkRows = 4 }},
 				{"tp 2", 2, 2, 1, 0, func(*config.Job) {}},
+				{"a device that is late", 2, 1, 2, 0, func(j *config.Job) { j.MaxSeqs, j.ChunkRows = 3, 4 }},
 				{"tp 2, 2 stages, 2 replicas", 8, 2, 2, 2, func(j *config.Job) { j.ChunkRows, j.MaxSeqs = 3, 2 }},
 			} {
 				j := encoderJob(t, dir, c.task, input)
@@ -317,7 +320,11 @@ func TestSameBitsHoweverTextsAreRead(t *testing.T) {
 					j.EP = 0
 				}
 				s.set(j)
-				got, err := runRanks(t, s.world, j, RunOptions{})
+				var o RunOptions
+				if s.name == "a device that is late" {
+					o.wrap = func(d kernels.Device) kernels.Device { return &queuetest.Device{Device: d} }
+				}
+				got, err := runRanks(t, s.world, j, o)
 				if err != nil || got.Rows != 24 || got.Bad != 0 {
 					t.Fatalf("%s: %+v, %v", s.name, got, err)
 				}
@@ -419,6 +426,21 @@ func TestReadingIsRefused(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestEncoderOfACaller: a caller in Go may open an encoder, and is told what it cannot do when it asks for that.
+func TestEncoderOfACaller(t *testing.T) {
+	e, err := InitInference(t.Context(), bundledGolden(t, "distilbert-mlm"), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if _, err := e.GenerateIDs(t.Context(), [][]int32{{5, 6}}, GenerateOptions{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "embed or fill-mask") {
+		t.Errorf("it generates: %v", err)
+	}
+	if _, err := e.ScoreIDs(t.Context(), [][]int32{{5, 6}}, ScoreOptions{}); !errors.Is(err, ErrRefused) {
+		t.Errorf("it scores: %v", err)
 	}
 }
 
