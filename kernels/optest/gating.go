@@ -156,7 +156,7 @@ func (k *kit) gatingRoutes(what string, c gating, r *routing, index, location []
 }
 
 // gatingFiles are the list of cases and their tensors: all of them where ../shared lies beside the checkout, else the
-// bundled ones, which have one large case of each kind.
+// bundled ones, all small ones and ten large ones.
 func gatingFiles(k *kit) (list, tensors string) {
 	bundled := goldenFolder(k)
 	all := filepath.Join(bundled, "../../../../shared/golden")
