@@ -34,6 +34,8 @@ var layoutModels = []layoutModel{
 	{"top-2 MoE", "mixtral", []int{8}, []int{8, 8}, nil},
 	{"residual pyramid", "ds-moe-hoisted", []int{2, 4}, []int{0, 2, 0, 4}, nil},
 	{"Hugging Face MoE", "olmoe", []int{16}, []int{16, 16, 16}, nil},
+	{"shared expert", "qwen2_moe", []int{8}, []int{8, 0, 8, 8}, nil},
+	{"parallel residual", "gpt_neox", nil, nil, nil},
 }
 
 // layoutPrompts are prompts of token ids, for models without a tokenizer.
