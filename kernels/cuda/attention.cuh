@@ -23,7 +23,7 @@ struct attention_args {
     int run;   // pieces that one of a token's blocks walks at most
     int parts; // blocks of a token
     int pad;
-    const float* slopes; // [heads], with ALIBI
+    const float* slopes; // [heads], with ALIBI, which is causal
 };
 
 enum { tile_tokens = 64, piece_tokens = 512, piece_tiles = piece_tokens / tile_tokens };
@@ -98,6 +98,13 @@ struct row_mass {
         return __fadd_rn(x, __shfl_xor_sync(0xffffffffu, x, 2));
     }
 };
+
+#if defined(ALIBI)
+// ALiBi on tensor cores, before logits are scaled: what one of a head loses for each position up to the token's, and a logit
+// less that.
+inline float lean_of(const attention_args& a, int head) { return __fdiv_rn(__fmul_rn(a.slopes[head], 0x1.715476p+0f), a.scale); }
+inline float leant(float logit, float lean, int back) { return __fmaf_rn(lean, (float)back, logit); } // back <= 0
+#endif
 
 inline float quad_max(float x) {
     x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));

@@ -40,19 +40,19 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 	if !spec.Causal {
 		a.context = address(spec.Context)
 	}
-	alibi := !spec.Slopes.None()
-	if alibi {
-		a.slopes = address(spec.Slopes)
+	p := program{file: "attention.cu", a: q.DType, b: c.spec.DType}
+	if !spec.Slopes.None() {
+		a.slopes, p.alibi = address(spec.Slopes), true
 	}
-	tensorCores := q.DType == c.spec.DType && q.DType != kernels.F32 && spec.Scale > 0 && spec.HeadDim%8 == 0 && !alibi
+	tensorCores := q.DType == c.spec.DType && q.DType != kernels.F32 && spec.Scale > 0 && spec.HeadDim%8 == 0
 	for _, k := range attentionKernels {
 		if spec.HeadDim > k.dim {
 			continue
 		}
 		if tensorCores && k.prefill != "" {
-			s.attentionOnTensorCores(a, k, c.spec.DType, b, spec)
+			s.attentionOnTensorCores(a, k, program{file: "attention_mma.cu", a: q.DType, alibi: p.alibi}, b, spec)
 		} else {
-			s.attentionOfAny(a, k, program{file: "attention.cu", a: q.DType, b: c.spec.DType, alibi: alibi}, b, spec)
+			s.attentionOfAny(a, k, p, b, spec)
 		}
 		return
 	}
@@ -70,9 +70,9 @@ type attentionArgs struct {
 
 // attentionOnTensorCores is a kernel for the sequences with several tokens in the step, and one for those with one, whose
 // context may be shared by several blocks. None of that changes a bit of a token.
-func (s *Stream) attentionOnTensorCores(a attentionArgs, k attentionKernel, d kernels.DType, b kernels.Batch, spec kernels.AttentionSpec) {
+func (s *Stream) attentionOnTensorCores(a attentionArgs, k attentionKernel, p program, b kernels.Batch, spec kernels.AttentionSpec) {
 	const tile, threads = 64, 128
-	key := kernelKey{program: program{file: "attention_mma.cu", a: d}}
+	key := kernelKey{program: p}
 	kv := 2 * tile * k.dim * 2 // bytes of a stage
 	if b.Tokens != b.Seqs && b.Tokens > 1 {
 		prompts, g := key, grid{x: ceilDiv(b.Tokens, tile), y: spec.Heads, threads: threads, shared: 2 * kv}

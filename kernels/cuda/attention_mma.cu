@@ -164,6 +164,9 @@ template <int DIM> struct attention {
         for (int i = 0; i < 2; i++) mass[i].begin(), rows[i].begin();
         const int begin = lo / tile_tokens, tiles = (hi + tile_tokens - 1) / tile_tokens;
         const bool busy = __any_sync(0xffffffffu, is(0) || is(1));
+#if defined(ALIBI)
+        const float lean = lean_of(a, head);
+#endif
         int found = find(begin);
         if (begin < tiles) load(begin, found);
         commit();
@@ -184,6 +187,9 @@ template <int DIM> struct attention {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int p = tile * tile_tokens + n * 8 + lane % 4 * 2 + i % 2;
+#if defined(ALIBI)
+                    w[n][i] = leant(w[n][i], lean, p - (h[i / 2] - 1));
+#endif
                     w[n][i] = p >= l[i / 2] && p < h[i / 2] ? w[n][i] : -infinity;
                     most[i / 2] = fmaxf(most[i / 2], w[n][i]);
                 }
@@ -237,6 +243,9 @@ template <int DIM> struct attention {
         uint4 q[DIM / 16];
 #pragma unroll
         for (int d = 0; d < DIM / 16; d++) q[d] = query(a, of(a.q, r0), of(a.q, r1), d);
+#if defined(ALIBI)
+        const float lean[2] = {r0 < group ? lean_of(a, kv_head * group + r0) : 0.0f, r1 < group ? lean_of(a, kv_head * group + r1) : 0.0f};
+#endif
         float o[DIM / 32][4] = {}, mass[2] = {}, top[2] = {-infinity, -infinity}, all[DIM / 32][4] = {};
         row_sum rows[2];
         rows[0].begin(), rows[1].begin();
@@ -256,6 +265,9 @@ template <int DIM> struct attention {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int p = tile * tile_tokens + warp * 16 + n * 8 + lane % 4 * 2 + i % 2;
+#if defined(ALIBI)
+                    w[n][i] = leant(w[n][i], lean[i / 2], p - (hi - 1));
+#endif
                     w[n][i] = p >= lo && p < hi ? w[n][i] : -infinity;
                     most[i / 2] = fmaxf(most[i / 2], w[n][i]);
                 }

@@ -39,6 +39,7 @@ func everyProgram() []program {
 		if a != kernels.F32 {
 			all = append(all, program{file: "peak.cu", a: a}, program{file: "sm90_peak.cu", a: a})
 			all = append(all, program{file: "attention_mma.cu", a: a}, program{file: "sm90_attention.cu", a: a},
+				program{file: "attention_mma.cu", a: a, alibi: true}, program{file: "sm90_attention.cu", a: a, alibi: true},
 				program{file: "sm90_gemm.cu", a: a, b: a}, program{file: "sm90_gemm_tiles.cu", a: a, b: a}, program{file: "gemm.cu", a: a, b: a},
 				program{file: "gemm.cu", a: a, b: kernels.I8}, program{file: "gemm.cu", a: a, b: kernels.I8, groups: true})
 		}

@@ -28,6 +28,9 @@ struct ring {
 struct row_state {
     int lo, hi;
     float top, keep; // keep: of the last tile's weights
+#if defined(ALIBI)
+    float lean; // of the task's head
+#endif
     row_mass mass;
     row_sum all;
 };
@@ -229,6 +232,9 @@ template <int DIM> struct attention {
                     row[i].lo = row[i].hi = 0, row[i].top = -infinity, row[i].mass.begin();
                     row[i].all.begin();
                     if (r >= from && r < to) row[i].lo = row_at(r).lo, row[i].hi = row_at(r).hi;
+#if defined(ALIBI)
+                    row[i].lean = lean_of(a, head_of(number));
+#endif
                 }
                 if (to >= count) release(taken);
                 if (prompt) attend(q, row, x, from, to, mine, first, head_of(number), p);
@@ -266,6 +272,12 @@ template <int DIM> struct attention {
     // Logits become weights, summed and not rounded yet.
     void weigh(float (&s)[8][4], row_state (&row)[2], int tile) const {
         const int first = tile * tile_tokens + threadIdx.x % 4 * 2;
+#if defined(ALIBI)
+#pragma unroll
+        for (int n = 0; n < 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) s[n][i] = leant(s[n][i], row[i / 2].lean, first + n * 8 + i % 2 - (row[i / 2].hi - 1));
+#endif
         bool all = true;
 #pragma unroll
         for (int i = 0; i < 2; i++) all = all && tile * tile_tokens >= row[i].lo && (tile + 1) * tile_tokens <= row[i].hi;

@@ -56,6 +56,7 @@ func testAttention(k *kit) {
 		{heads: 4, kvHeads: 4, dim: 32, lengths: []int{1, 77, 31}, blockTokens: 16, bidirectional: true},
 		{heads: 6, kvHeads: 6, dim: 64, lengths: []int{1, 77, 131}, blockTokens: 16, alibi: true},
 		{heads: 6, kvHeads: 2, dim: 20, lengths: []int{40, 70}, blockTokens: 5, alibi: true, window: 37},
+		{heads: 34, kvHeads: 1, dim: 128, lengths: []int{150, 2}, blockTokens: 64, alibi: true},
 		{heads: 4, kvHeads: 4, dim: 32, lengths: []int{200}, blockTokens: 16, spread: 30},
 		{heads: 4, kvHeads: 4, dim: 32, lengths: []int{200, 3}, blockTokens: 16, spread: 3000},
 	} {
