@@ -38,7 +38,7 @@ func (e *Engine) prepare(ctx context.Context) error {
 		for _, part := range e.injected.Understood {
 			slog.Info("a block that no policy is for was understood so", "part", part)
 		}
-		slog.Warn("what its files do not tell is taken to be as in every family that is known", "assumed", strings.Join(e.injected.Assumed, "; "))
+		slog.Warn("what its files do not tell is taken to be as in most families that are known", "assumed", strings.Join(e.injected.Assumed, "; "))
 	}
 	if err := e.lay(ctx, e.wayOfRows); err != nil {
 		return err

@@ -19,7 +19,7 @@ var ErrInjection = errors.New("injection_policy does not fit the model")
 type Injected struct {
 	model.Policy
 	Understood []string // what each part of the block was taken for, a line each
-	Assumed    []string // what no file tells, and is as in every family of All
+	Assumed    []string // what no file tells, and is as in most families of All
 }
 
 // Inject makes a policy for a model of no family in All. linears are endings of the names of those linears of a block
