@@ -50,6 +50,9 @@ func (r *render) unary(minus bool, v value) value {
 
 // binary is one of + - * / // % **.
 func (r *render) binary(op string, left, right value) value {
+	if s, ok := asText(left); ok && op == "%" {
+		return r.percent(s, right) // also of what is not defined, which %s prints as nothing
+	}
 	for _, v := range []value{left, right} {
 		if u, ok := v.(*undefined); ok {
 			panic(u.fault())
@@ -85,10 +88,6 @@ func (r *render) binary(op string, left, right value) value {
 		}
 		if v := r.repeated(right, left); v != nil {
 			return v
-		}
-	case "%":
-		if s, ok := asText(left); ok {
-			return r.percent(s, right)
 		}
 	}
 	typeError("unsupported operand type(s) for %s: '%s' and '%s'", map[bool]string{true: "** or pow()", false: op}[op == "**"],

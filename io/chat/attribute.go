@@ -116,11 +116,11 @@ func (r *render) slice(v value, bounds [3]value) value {
 	case *span:
 		length = int(v.length())
 	default:
-		return &undefined{name: "slice", of: v}
+		typeError("'%s' object is not subscriptable", typeName(v))
 	}
 	from, step, n, ok := cut(bounds, length)
 	if !ok {
-		return &undefined{name: "slice", of: v}
+		typeError("slice indices must be integers or None or have an __index__ method")
 	}
 	switch v := v.(type) {
 	case *list:
@@ -232,6 +232,8 @@ func (r *render) member(v value, name string) value {
 			return v.stop
 		case "step":
 			return v.step
+		case "count", "index":
+			return listMember(newList(r.items(v)...), name)
 		}
 	case int64, bool, *big.Int, float64:
 		return numberMember(v, name)
@@ -416,8 +418,11 @@ func (r *render) items(v value) []value {
 		}
 		return out
 	case *stream:
-		rest := v.items[v.at:]
-		v.at = len(v.items)
+		var rest []value
+		for item := v.next(); item != nil; item = v.next() {
+			r.hold(1)
+			rest = append(rest, item)
+		}
 		return rest
 	case *loop: // its own rest, with itself
 		return nil

@@ -97,19 +97,11 @@ func (n *unaryNode) eval(r *render, f *frame) value {
 }
 
 func (n *concatNode) eval(r *render, f *frame) value {
-	parts := r.all(n.parts, f)
-	safe := slices.ContainsFunc(parts, func(v value) bool { _, ok := v.(markup); return ok })
 	var out strings.Builder
-	for _, v := range parts {
+	for _, v := range r.all(n.parts, f) {
 		s := r.str(v)
-		if _, ok := v.(markup); safe && !ok {
-			s = escaped(s)
-		}
 		r.make(len(s))
 		out.WriteString(s)
-	}
-	if safe {
-		return markup(out.String())
 	}
 	return out.String()
 }

@@ -54,11 +54,11 @@ func isTrue(v value) bool { return v != nil && truth(v) }
 
 func first(r *render, v value, a *arguments) value {
 	a.bind("first")
-	if s, ok := v.(*stream); ok && s.at < len(s.items) {
-		s.at++
-		return s.items[s.at-1]
-	}
-	if items := r.items(v); len(items) > 0 {
+	if s, ok := v.(*stream); ok {
+		if item := s.next(); item != nil {
+			return item
+		}
+	} else if items := r.items(v); len(items) > 0 {
 		return items[0]
 	}
 	return &undefined{hint: "No first item, sequence was empty."}
@@ -77,15 +77,17 @@ func last(r *render, v value, a *arguments) value {
 
 func items(r *render, v value, a *arguments) value {
 	a.bind("items")
-	switch v := v.(type) {
-	case *undefined:
-		return &stream{}
-	case *dict:
-		r.hold(v.len())
-		return &stream{items: (&view{v, "dict_items"}).list()}
-	}
-	typeError("Can only get item pairs from a mapping.")
-	return nil
+	return &stream{begin: func() []value {
+		switch v := v.(type) {
+		case *undefined:
+			return nil
+		case *dict:
+			r.hold(v.len())
+			return (&view{v, "dict_items"}).list()
+		}
+		typeError("Can only get item pairs from a mapping.")
+		return nil
+	}}
 }
 
 func reverse(r *render, v value, a *arguments) value {
@@ -181,20 +183,17 @@ func unique(r *render, v value, a *arguments) value {
 	b := a.bind("unique", "case_sensitive=", "attribute=")
 	key := r.folded(r.getter(b[1], nil), isTrue(b[0]))
 	seen := map[any]bool{}
-	out := &stream{}
-	for _, item := range r.items(v) {
-		r.hold(1)
+	return &stream{begin: func() []value { return r.items(v) }, each: func(item value) (value, bool) {
+		r.hold(4)
 		k := key(item)
 		h, ok := hash(k)
 		if !ok {
 			typeError("unhashable type: '%s'", typeName(k))
 		}
-		if !seen[h] {
-			seen[h] = true
-			out.items = append(out.items, item)
-		}
-	}
-	return out
+		again := seen[h]
+		seen[h] = true
+		return item, !again
+	}}
 }
 
 func extreme(r *render, name string, v value, a *arguments) value {
@@ -247,7 +246,10 @@ func count(name string, v value) int {
 
 func batch(r *render, v value, a *arguments) value {
 	b := a.bind("batch", "linecount", "fill_with=")
-	n := count("batch", b[0])
+	return &stream{begin: func() []value { return r.batches(v, count("batch", b[0]), b[1]) }}
+}
+
+func (r *render) batches(v value, n int, fill value) []value {
 	var out, line []value
 	for _, item := range r.items(v) {
 		r.hold(1)
@@ -257,20 +259,23 @@ func batch(r *render, v value, a *arguments) value {
 		line = append(line, item)
 	}
 	if len(line) > 0 {
-		if b[1] != nil && b[1] != none && len(line) < n {
+		if fill != nil && fill != none && len(line) < n {
 			r.hold(n)
 			for len(line) < n {
-				line = append(line, b[1])
+				line = append(line, fill)
 			}
 		}
 		out = append(out, newList(line...))
 	}
-	return &stream{items: out}
+	return out
 }
 
 func inSlices(r *render, v value, a *arguments) value {
 	b := a.bind("slice", "slices", "fill_with=")
-	n := count("slice", b[0])
+	return &stream{begin: func() []value { return r.slices(v, count("slice", b[0]), b[1]) }}
+}
+
+func (r *render) slices(v value, n int, fill value) []value {
 	all := r.items(v)
 	if n == 0 {
 		fail("ZeroDivisionError", "integer division or modulo by zero")
@@ -286,12 +291,12 @@ func inSlices(r *render, v value, a *arguments) value {
 		}
 		part := append([]value{}, all[at:at+size]...)
 		at += size
-		if b[1] != nil && b[1] != none && i >= len(all)%n {
-			part = append(part, b[1])
+		if fill != nil && fill != none && i >= len(all)%n {
+			part = append(part, fill)
 		}
 		out = append(out, newList(part...))
 	}
-	return &stream{items: out}
+	return out
 }
 
 // groupBy gives pairs of a value and the elements that have it, in the order of the values.
@@ -326,60 +331,72 @@ func groupBy(r *render, v value, a *arguments) value {
 	return newList(groups...)
 }
 
-// mapped is map(attribute=…, default=…) or map(filter, its arguments…).
+// mapped is map(attribute=…, default=…) or map(filter, its arguments…). What is false has no elements, none among it.
 func mapped(r *render, v value, a *arguments) value {
-	var each func(value) value
-	if at := index(a.names, "attribute"); len(a.args) == 0 && at >= 0 {
-		b := a.bind("map", "*", "attribute", "default=")
-		each = r.getter(b[1], b[2])
-	} else {
-		if len(a.args) == 0 {
-			fail("FilterArgumentError", "map requires a filter argument")
+	s := &stream{}
+	s.begin = func() []value {
+		if !truth(v) {
+			return nil
 		}
-		name, _ := asText(a.args[0])
-		do := filterNamed(name)
-		if do == nil {
-			panic(noFilter(name))
-		}
-		rest := &arguments{args: a.args[1:], names: a.names, kwargs: a.kwargs}
-		each = func(v value) value { return do(r, v, rest) }
+		each := r.mapping(a)
+		s.each = func(v value) (value, bool) { return each(v), true }
+		return r.items(v)
 	}
-	all := r.items(v)
-	r.hold(len(all))
-	out := &stream{items: make([]value, len(all))}
-	for i, item := range all {
-		out.items[i] = each(item)
-	}
-	return out
+	return s
 }
 
-// selected is select, reject, selectattr or rejectattr.
+// mapping is what map does with an element.
+func (r *render) mapping(a *arguments) func(value) value {
+	if len(a.args) == 0 && index(a.names, "attribute") >= 0 {
+		b := a.bind("map", "*", "attribute", "default=")
+		return r.getter(b[1], b[2])
+	}
+	if len(a.args) == 0 {
+		fail("FilterArgumentError", "map requires a filter argument")
+	}
+	name, _ := asText(a.args[0])
+	do := filterNamed(name)
+	if do == nil {
+		panic(noFilter(name))
+	}
+	rest := &arguments{args: a.args[1:], names: a.names, kwargs: a.kwargs}
+	return func(v value) value { return do(r, v, rest) }
+}
+
+// selected is select, reject, selectattr or rejectattr. What is false has no elements, none among it.
 func selected(r *render, name string, v value, a *arguments) value {
-	args := a.args
-	get := r.getter(nil, nil)
+	s := &stream{}
+	s.begin = func() []value {
+		if !truth(v) {
+			return nil
+		}
+		passes, wanted := r.selection(name, a), strings.HasPrefix(name, "select")
+		s.each = func(v value) (value, bool) {
+			r.step(1)
+			return v, passes(v) == wanted
+		}
+		return r.items(v)
+	}
+	return s
+}
+
+// selection is what select and its like ask of an element.
+func (r *render) selection(name string, a *arguments) func(value) bool {
+	args, get := a.args, r.getter(nil, nil)
 	if strings.HasSuffix(name, "attr") {
 		if len(args) == 0 {
 			fail("FilterArgumentError", "Missing parameter for attribute name")
 		}
 		get, args = r.getter(args[0], nil), args[1:]
 	}
-	passes := truth
-	if len(args) > 0 {
-		word, _ := asText(args[0])
-		is := testNamed(word)
-		if is == nil {
-			panic(noTest(word))
-		}
-		rest := &arguments{args: args[1:], names: a.names, kwargs: a.kwargs}
-		passes = func(v value) bool { return is(r, v, rest) }
+	if len(args) == 0 {
+		return func(v value) bool { return truth(get(v)) }
 	}
-	wanted := strings.HasPrefix(name, "select")
-	out := &stream{}
-	for _, item := range r.items(v) {
-		r.hold(1)
-		if passes(get(item)) == wanted {
-			out.items = append(out.items, item)
-		}
+	word, _ := asText(args[0])
+	is := testNamed(word)
+	if is == nil {
+		panic(noTest(word))
 	}
-	return out
+	rest := &arguments{args: args[1:], names: a.names, kwargs: a.kwargs}
+	return func(v value) bool { return is(r, get(v), rest) }
 }

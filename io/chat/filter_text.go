@@ -90,7 +90,10 @@ func indent(r *render, v value, a *arguments) value {
 			typeError("can't multiply sequence by non-int of type '%s'", typeName(b[0]))
 		}
 	}
-	s := r.str(v)
+	if u, ok := v.(*undefined); ok {
+		panic(u.fault())
+	}
+	s := textArg("indent", v)
 	all := lines(s+"\n", false)
 	r.make(len(s) + len(all)*(len(by)+1))
 	var out strings.Builder
@@ -120,16 +123,17 @@ func truncate(r *render, v value, a *arguments) value {
 	if b[2] != nil {
 		end = textArg("truncate", b[2])
 	}
-	s, cutoff := r.str(v), int64(utf8.RuneCountInString(end))
+	cutoff := int64(utf8.RuneCountInString(end))
 	switch {
 	case length < cutoff:
 		fail("AssertionError", "expected length >= %d, got %d", cutoff, length)
 	case leeway < 0:
 		fail("AssertionError", "expected leeway >= 0, got %d", leeway)
 	}
-	if int64(utf8.RuneCountInString(s)) <= length+leeway {
-		return s
+	if r.length(v) <= length+leeway {
+		return v
 	}
+	s := textArg("truncate", v)
 	kept := r.slice(s, [3]value{none, length - cutoff, none}).(string)
 	if b[1] == nil || !truth(b[1]) {
 		if at := strings.LastIndexByte(kept, ' '); at >= 0 {

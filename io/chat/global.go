@@ -4,6 +4,8 @@ package chat
 func global(name string) value {
 	var do func(r *render, a *arguments) value
 	switch name {
+	case "self":
+		return &namespace{&dict{}} // the template's blocks, which are not called here
 	case "range":
 		do = makeRange
 	case "dict":

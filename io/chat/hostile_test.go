@@ -102,6 +102,36 @@ func TestNothingElseIsSeen(t *testing.T) {
 	}
 }
 
+// TestAsTheReferenceDoes has what a comparison with Jinja2 3.1.6 over some 35,000 templates drawn at random had found, and
+// the quirks that it had confirmed.
+func TestAsTheReferenceDoes(t *testing.T) {
+	for source, want := range map[string]string{
+		"{{ none | map('upper') | list }}{{ 0 | select('odd') | list }}":                                  "[][]", // false has no elements
+		"{{ (5 | map('upper')) is defined }}":                                                             "True", // nothing is gone through yet
+		"{{ ('<' | e) ~ '<' }} {{ ('<' | e) + '<' }}":                                                     "&lt;< &lt;&lt;",
+		"{{ '%s' % nobody }}|{{ nobody is iterable }}|{{ nobody == nobody2 }}":                            "|True|True",
+		"{% for i in [1] %}{{ x }}{% endfor %}{% set x = 2 %}{{ x }}":                                     "2", // x is of the frame from its begin
+		"{% macro f() %}{{ later }}{% endmacro %}{% set later = 1 %}{{ f() }}":                            "1",
+		"{% for i in [1, 2] %}{{ x }}{% set x = i %}{% endfor %}{{ x }}":                                  "",
+		"{% if false %}{{ 1 | nosuch }}{% endif %}ok":                                                     "ok", // soft: only what is reached counts
+		"{{ 2 ** 3 ** 2 }} {{ -2 ** 2 }} {{ -2 | abs }} {{ not 1 == 2 }} {{ 1 < 2 < 3 }}":                 "64 4 2 True True",
+		"{{ [1, 1.0, true] | unique | list }} {{ {1: 'a', true: 'b'} }} {{ (1, 2) == [1, 2] }}":           "[1] {1: 'b'} False",
+		"{{ 'abc' | truncate(1, true, '', 0) }}{{ [1] | truncate }}{{ '²'.isdigit() }}":                   "a[1]True",
+		`{{ "\é" }}{{ 'a\x41\u00e9\101' }}`:                                                               `\xe9aAéA`,
+		"{{ 1e16 }} {{ 1e15 }} {{ 1e-5 }} {{ -0.0 }} {{ 7 // -2 }} {{ -7 % 3.5 }} {{ 2.675 | round(2) }}": "1e+16 1000000000000000.0 1e-05 -0.0 -4 0.0 2.67",
+	} {
+		if got, err := rendered(source); err != nil || got != want {
+			t.Errorf("%s\n got %q, %v\nwant %q", source, got, err, want)
+		}
+	}
+	for _, source := range []string{"{% set q = none %}{{ q[1:] }}", "{{ 1 | indent }}", "{{ 1 | truncate }}", "{{ 5 | map('upper') | list }}", "{{ x[0] }}",
+		"{% for i in [] %}{{ 1 | nosuch }}{% endfor %}", "{% break %}", "{{ 'a' + 1 }}", "{{ none < 1 }}", "{{ dict(a=1, a=2) }}"} {
+		if got, err := rendered(source); err == nil {
+			t.Errorf("%s gives %q, and the reference an error", source, got)
+		}
+	}
+}
+
 // FuzzTemplate: a template is refused or has a tree, a rendering ends, and the same one gives the same text again.
 func FuzzTemplate(f *testing.F) {
 	for _, folder := range readCases(f) {

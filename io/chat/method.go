@@ -114,8 +114,10 @@ func textPredicate(name string) func(string) bool {
 	switch name {
 	case "isalpha":
 		return each(unicode.IsLetter)
-	case "isdigit", "isdecimal":
+	case "isdecimal":
 		return each(unicode.IsDigit)
+	case "isdigit":
+		return each(func(c rune) bool { return unicode.IsDigit(c) || unicode.Is(raisedDigits, c) })
 	case "isnumeric":
 		return each(unicode.IsNumber)
 	case "isalnum":
@@ -139,6 +141,11 @@ func textPredicate(name string) func(string) bool {
 	}
 	return nil
 }
+
+// raisedDigits are digits that Python counts as such, though they stand for no place of a number.
+var raisedDigits = &unicode.RangeTable{R16: []unicode.Range16{{0xb2, 0xb3, 1}, {0xb9, 0xb9, 1}, {0x2070, 0x2070, 1}, {0x2074, 0x2079, 1},
+	{0x2080, 0x2089, 1}, {0x2460, 0x2468, 1}, {0x2474, 0x247c, 1}, {0x2488, 0x2490, 1}, {0x24ea, 0x24ea, 1}, {0x24f5, 0x24fd, 1},
+	{0x2776, 0x277e, 1}, {0x2780, 0x2788, 1}, {0x278a, 0x2792, 1}}, LatinOffset: 2}
 
 func textArg(method string, v value) string {
 	s, ok := asText(v)

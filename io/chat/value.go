@@ -46,10 +46,31 @@ func (s *span) length() int64 {
 	return 0
 }
 
-// stream is an iterator: what was taken from it is gone.
+// stream is what a lazy filter gives. Nothing happens before the first element is asked for, errors among it, and what was
+// taken is gone.
 type stream struct {
+	begin func() []value                 // what it goes through; nil once it has begun
+	each  func(value) (v value, ok bool) // what becomes of one, and whether it is in; nil: all are, as they are
 	items []value
 	at    int
+}
+
+// next is the next element; nil at the end.
+func (s *stream) next() value {
+	if s.begin != nil {
+		s.items, s.begin = s.begin(), nil
+	}
+	for s.at < len(s.items) {
+		v := s.items[s.at]
+		s.at++
+		if s.each == nil {
+			return v
+		}
+		if v, ok := s.each(v); ok {
+			return v
+		}
+	}
+	return nil
 }
 
 // view is d.keys(), d.values() or d.items().
