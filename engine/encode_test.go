@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -227,7 +228,7 @@ func TestMasksAreFilledAsTheGoldens(t *testing.T) {
 						order[k] = k
 						sum += math.Exp(float64(v))
 					}
-					slices.SortStableFunc(order, func(a, b int) int { return -cmpFloat(of[a], of[b]) })
+					slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(of[b], of[a]) })
 					for k := range top {
 						p := math.Exp(float64(of[order[k]])) / sum
 						if len(got) == 0 || got[0].Position != at || got[0].TokenID != order[k] || math.Abs(got[0].Probability-p) > 1e-4 || got[0].Token != nil {
@@ -242,16 +243,6 @@ func TestMasksAreFilledAsTheGoldens(t *testing.T) {
 			}
 		})
 	}
-}
-
-func cmpFloat(a, b float32) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // encoderTasks are jobs of every kind of readout, with the model and what it is to be told.

@@ -3,6 +3,7 @@
 package modeltest
 
 import (
+	"bytes"
 	"compress/gzip"
 	"encoding/binary"
 	"encoding/json"
@@ -89,12 +90,11 @@ func Unpacked(t testing.TB, dir string) string {
 }
 
 func unpack(from, to string) error {
-	f, err := os.Open(from)
+	file, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
+	z, err := gzip.NewReader(bytes.NewReader(file))
 	if err != nil {
 		return err
 	}
