@@ -31,6 +31,9 @@ type loop struct {
 	begun     time.Time
 	measured  bool // the machine's ceilings
 	warmed    int  // blocks of the cache whose memory is there
+	ledger    ledger
+	dense     float64 // FLOPs of this rank's tokens so far, but for those of experts
+	experts   float64 // FLOPs of its experts
 }
 
 // work runs the loop to its end. On a stop, what is whole is committed and what is finished of open chunks is saved.
@@ -86,8 +89,16 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 		if v.Any(voteFailed) {
 			return "", nil // together tells which rank
 		}
+		if due(v, l.world.Size()) {
+			if err := l.handBack(ctx); err != nil {
+				return "", err
+			}
+		}
 		if v.Any(voteStop) {
 			return firstReason(ctx, l.world, l.options.Stop.Reason())
+		}
+		if err := l.even(ctx, v); err != nil {
+			return "", err
 		}
 		for _, c := range l.queue.assign(v, l.world.Size(), l.world.Rank()) {
 			l.pending++
@@ -108,6 +119,18 @@ func (l *loop) turn(ctx context.Context) (reason string, err error) {
 			return "", nil
 		}
 	}
+}
+
+// even gives each rank its share of the tokens: of each step, and of what is left when no chunk is.
+func (l *loop) even(ctx context.Context, v comm.Votes) error {
+	s, e := shares(v, l.world.Size()), l.engine
+	if e.place.leads() {
+		e.scheduler.budget = budget(s, l.world.Rank(), e.size.tokens)
+	}
+	if !l.queue.empty() || v.Any(votePending) {
+		return nil
+	}
+	return l.lend(ctx, v, s)
 }
 
 // warm makes sure of the memory of so many blocks of the cache, on all ranks at once. Where the system gives memory
@@ -180,6 +203,11 @@ func (l *loop) agree(ctx context.Context, planned int) (comm.Votes, error) {
 	flag(voteFailed, l.failed != nil)
 	mine[voteBacklog], mine[votePending] = int64(s.backlog()+len(s.running)), int64(l.pending)
 	mine[voteBlocks] = int64(s.foreseen())
+	flag(voteLeads, l.engine.pipeline.leads())
+	left, spare := s.left()
+	mine[voteLeft], mine[voteSpare] = int64(left), int64(spare)
+	mine[voteDone], mine[voteBorrowed] = int64(len(l.ledger.done)), int64(l.ledger.borrowed)
+	mine[voteDense], mine[voteExperts] = int64(l.dense/1e6), int64(l.experts/1e6)
 	mine[voteRows], mine[voteBad], mine[votePrompt], mine[voteOutput] = l.rowsDone, l.rowsBad, l.prompt, l.output
 	return comm.Agree(ctx, l.world, mine[:]...)
 }
@@ -245,6 +273,11 @@ func (l *loop) take(f fed) {
 
 // rowFinished counts a row. Its records are made beside the steps, when its chunk is committed.
 func (l *loop) rowFinished(row *rowState) {
+	if row.borrowed { // whoever has lent it counts it
+		l.ledger.borrowed--
+		l.ledger.done = append(l.ledger.done, row)
+		return
+	}
 	l.rowsDone++
 	if row.bad != "" {
 		l.rowsBad++

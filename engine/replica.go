@@ -9,19 +9,26 @@ import (
 
 // What each rank tells the others before a step, by place.
 const (
-	votePlan    = iota // the length of its plan for the step, 0: it has none
-	voteTokens         // tokens of that plan
-	voteWants          // it wants another chunk
-	voteBacklog        // sequences that wait or run
-	voteBlocks         // blocks of its cache that will have been in use when all its rows are in flight
-	votePending        // chunks that it is reading
-	voteMeasure        // the job is long enough to measure the machine
-	voteStop           // it was asked to stop
-	voteFailed         // it cannot go on
-	voteRows           // rows finished so far
-	voteBad            // of those, set aside
-	votePrompt         // prompt tokens so far
-	voteOutput         // generated tokens so far
+	votePlan     = iota // the length of its plan for the step, 0: it has none
+	voteTokens          // tokens of that plan
+	voteWants           // it wants another chunk
+	voteBacklog         // sequences that wait or run
+	voteBlocks          // blocks of its cache that will have been in use when all its rows are in flight
+	votePending         // chunks that it is reading
+	voteMeasure         // the job is long enough to measure the machine
+	voteStop            // it was asked to stop
+	voteFailed          // it cannot go on
+	voteLeads           // it leads its replica
+	voteLeft            // tokens that its rows still have, drawn ones at most
+	voteSpare           // of these, of sequences that have not begun
+	voteDone            // borrowed rows that it has finished and not handed back
+	voteBorrowed        // and those that it has not finished
+	voteDense           // millions of floating-point operations for its tokens so far, beside experts
+	voteExperts         // and by its experts
+	voteRows            // rows finished so far
+	voteBad             // of those, set aside
+	votePrompt          // prompt tokens so far
+	voteOutput          // generated tokens so far
 	votes
 )
 

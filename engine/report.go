@@ -55,13 +55,26 @@ func (l *loop) count(took time.Duration, ran, done *batch, prompt, output int) {
 			before++
 		}
 	}
-	computed := e.steps.workspace.ExpertRows()
-	for layer, tokens := range e.steps.workspace.ExpertTokens() {
+	computed, routed := e.steps.workspace.ExpertRows(), e.steps.workspace.ExpertTokens()
+	dense, experts := e.work(ran, routed, computed)
+	l.dense, l.experts = l.dense+dense, l.experts+experts
+	for layer, tokens := range routed {
 		if e.place.rank > 0 && !e.shares(len(tokens)) {
 			tokens = nil // tp peers have routed the same: the first counts them
 		}
 		l.record.AddExperts(before+layer, tokens, computed[layer], 0)
 	}
+}
+
+// work is the floating-point operations of a batch's tokens beside experts, and of the experts here.
+func (e *Engine) work(b *batch, routed [][]int32, computed []int) (dense, experts float64) {
+	contexts, reads := b.load(e.shape.Bidirectional)
+	here := make([][]int32, len(computed))
+	for layer, n := range computed {
+		here[layer] = []int32{int32(n)}
+	}
+	all := e.model.Work(b.tokens(), contexts, reads, b.scored+b.drawn, routed).FLOPs
+	return all - e.model.Work(0, 0, 0, 0, routed).FLOPs, e.model.Work(0, 0, 0, 0, here).FLOPs
 }
 
 // account is what a step has done and cost: what this rank ran, where it did, and the batch that was done, on the lead.

@@ -17,6 +17,9 @@ type rowState struct {
 	seqs   []*sequence
 	left   int // sequences not yet finished
 	bad    string
+
+	borrowed bool // of another rank, the lender, which has its chunk
+	lender   int
 }
 
 // chunkState is a chunk in flight on this rank: its rows finish in any order and are committed in input order.

@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"cmp"
 	"container/heap"
 	"fmt"
+	"slices"
 )
 
 // scheduler decides which tokens are in the next step: every sequence that generates gives its last token, then
@@ -11,6 +13,7 @@ import (
 type scheduler struct {
 	pool    *blockPool
 	tokens  int // budget of a step
+	budget  int // what of it prompts and scored texts fill
 	seqs    int // most sequences in flight
 	lanes   int // into which they are divided: a step has sequences of one
 	waiting waitingQueue
@@ -32,7 +35,7 @@ type piece struct {
 }
 
 func newScheduler(blocks, tokens, seqs, lanes int) *scheduler {
-	return &scheduler{pool: newBlockPool(blocks), tokens: tokens, seqs: seqs, lanes: lanes, computing: map[blockKey]int{}}
+	return &scheduler{pool: newBlockPool(blocks), tokens: tokens, budget: tokens, seqs: seqs, lanes: lanes, computing: map[blockKey]int{}}
 }
 
 // add puts a sequence among those that wait. One that the whole cache could not hold is refused.
@@ -71,6 +74,52 @@ func (s *scheduler) foreseen() int {
 	return s.pool.opened + min(max(0, need-s.pool.released()), s.pool.fresh())
 }
 
+// left is how many tokens all sequences will still put into the cache, at most, and how many of them those that could be lent.
+func (s *scheduler) left() (all, spare int) {
+	for _, w := range s.waiting {
+		if all += w.most(); w.row.lendable() {
+			spare += w.most()
+		}
+	}
+	for _, q := range s.running {
+		all += q.most() - q.stored
+	}
+	return all, spare
+}
+
+// lend takes rows of so many tokens out of those that wait, none of whose sequences has begun: the longest that fit.
+func (s *scheduler) lend(tokens int) (rows []*rowState) {
+	wait := map[*rowState]int{}
+	for _, w := range s.waiting {
+		if wait[w.row]++; wait[w.row] == len(w.row.seqs) && w.row.lendable() {
+			rows = append(rows, w.row)
+		}
+	}
+	size := func(row *rowState) (n int) {
+		for _, q := range row.seqs {
+			n += q.most()
+		}
+		return n
+	}
+	slices.SortFunc(rows, func(a, b *rowState) int { return cmp.Or(size(b)-size(a), cmp.Compare(a.number, b.number)) })
+	taken := map[*rowState]bool{}
+	rows = slices.DeleteFunc(rows, func(row *rowState) bool {
+		n := size(row)
+		if taken[row] = n <= tokens; taken[row] {
+			tokens -= n
+		}
+		return !taken[row]
+	})
+	s.waiting = slices.DeleteFunc(s.waiting, func(w waitingSequence) bool {
+		if taken[w.row] {
+			s.need -= blocksFor(w.most())
+		}
+		return taken[w.row]
+	})
+	heap.Init(&s.waiting)
+	return rows
+}
+
 // next is the next step's pieces, of one lane's sequences in order of admission, good until the next call.
 func (s *scheduler) next(lane int) []piece {
 	s.admit(lane)
@@ -85,11 +134,16 @@ func (s *scheduler) next(lane int) []piece {
 			left--
 		}
 	}
+	beyond := s.tokens - s.budget // for texts that cannot be cut anywhere
 	for _, q := range s.running {
 		if q.lane != lane || q.stored >= q.prompt && !q.once() {
 			continue
 		}
-		if n := q.share(left); n > 0 {
+		room := left
+		if q.read == noReadout {
+			room -= beyond
+		}
+		if n := q.share(room); n > 0 {
 			pieces = append(pieces, piece{q, q.stored, q.stored + n})
 			left -= n
 		}

@@ -93,3 +93,29 @@ func TestBlocksAreForeseen(t *testing.T) {
 		}
 	}
 }
+
+// TestABudgetCutsWhatCanBeCut: a rank with a smaller share of a step's tokens has as many fewer of prompts and scored texts, and
+// a text that is read whole, or by blocks, comes through all the same.
+func TestABudgetCutsWhatCanBeCut(t *testing.T) {
+	for name, c := range map[string]struct {
+		q    sequence
+		want int // tokens of the first step
+	}{
+		"prompt":      {sequence{prompt: 60, limit: 61}, 10},
+		"scored text": {sequence{prompt: 1, scoreFrom: 1, limit: 60}, 10},
+		"blocks":      {sequence{prompt: 60, limit: 60, read: readSums}, 16},
+		"whole text":  {sequence{prompt: 16, limit: 16, read: readFirst, whole: true}, 16},
+	} {
+		s := newScheduler(100, 16, 4, 1)
+		s.budget = 10
+		q := c.q
+		q.row, q.tokens = &rowState{}, make([]int32, max(q.prompt, q.limit-1))
+		if err := s.add(&q); err != nil {
+			t.Fatal(err)
+		}
+		p := s.next(0)
+		if len(p) != 1 || p[0].to-p[0].from != c.want {
+			t.Errorf("%s: pieces %v, want one of %d tokens", name, p, c.want)
+		}
+	}
+}
