@@ -14,7 +14,7 @@ import (
 func byDefinition(w []float32) (q []int8, scale float32) {
 	most := float32(0)
 	for _, v := range w {
-		if v-v != 0 { //nolint:staticcheck // an infinity or a NaN
+		if v-v != 0 { // an infinity or a NaN
 			return make([]int8, len(w)), float32(math.NaN())
 		}
 		most = max(most, float32(math.Abs(float64(v))))
@@ -112,7 +112,7 @@ func TestQuantize(t *testing.T) {
 				if c.axis == 1 {
 					at = int64(i)*c.out + int64(o)
 				}
-				if v := float32(want[i]) * scale; int8(numbers[at]) != want[i] || v == v && read[at] != v || v != v && read[at] == read[at] { //nolint:staticcheck // NaN
+				if v := float32(want[i]) * scale; int8(numbers[at]) != want[i] || v == v && read[at] != v || v != v && read[at] == read[at] {
 					t.Fatalf("%v, output %d, input %d: %d (%g), want %d (%g)", c, o, i, int8(numbers[at]), read[at], want[i], v)
 				}
 			}

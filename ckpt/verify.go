@@ -66,7 +66,7 @@ func holdsWeights(name string) bool {
 
 // fault notes an error, of several joined each, unless it is known.
 func (y *Checked) fault(err error) {
-	if joined, several := err.(interface{ Unwrap() []error }); several { //nolint:errorlint // only joined ones
+	if joined, several := err.(interface{ Unwrap() []error }); several {
 		for _, e := range joined.Unwrap() {
 			y.fault(e)
 		}
@@ -139,7 +139,8 @@ func (c *Checkpoint) checkTensor(ctx context.Context, name string, numbers bool,
 
 // notFinite counts the NaN and the infinities among numbers of 16 bits or more.
 func notFinite(d DType, b []byte) (nan, inf int64) {
-	var mask, ones, step = uint64(0), uint64(0), int(d.Size())
+	var mask, ones uint64
+	step := int(d.Size())
 	switch d {
 	case F64:
 		mask, ones = 1<<63-1, 0x7ff<<52

@@ -162,19 +162,17 @@ func (r *render) power(a, b *big.Int) value {
 		}
 		return math.Pow(toFloat(a), toFloat(b))
 	}
-	if bits := a.BitLen(); bits > 1 {
+	switch bits := a.BitLen(); {
+	case bits > 1:
 		if !b.IsInt64() || b.Int64() > maxDigits*4 {
 			r.sized(math.MaxInt)
 		}
 		r.sized((bits - 1) * int(b.Int64()))
-	} else if a.Sign() < 0 { // -1
-		if b.Bit(0) == 0 {
-			return int64(1)
-		}
+	case a.Sign() < 0 && b.Bit(0) == 1:
 		return int64(-1)
-	} else if a.Sign() == 0 || b.Sign() == 0 { // 0 or 1, whatever the exponent
-		return map[bool]value{true: int64(1), false: int64(0)}[b.Sign() == 0]
-	} else {
+	case a.Sign() == 0 && b.Sign() != 0:
+		return int64(0)
+	default: // of 1 and -1, or anything to the power 0
 		return int64(1)
 	}
 	return whole(new(big.Int).Exp(a, b, nil))

@@ -419,15 +419,16 @@ func (f *formatter) find(path string) value {
 	name := path[:end]
 	switch n, err := strconv.Atoi(name); {
 	case name == "" || err == nil && n >= 0:
-		if name == "" {
-			if n = f.next; n < 0 {
-				fail("ValueError", "cannot switch from manual field specification to automatic field numbering")
-			}
-			f.next++
-		} else if f.next > 0 {
+		switch {
+		case name != "" && f.next > 0:
 			fail("ValueError", "cannot switch from automatic field numbering to manual field specification")
-		} else {
+		case name != "":
 			f.next = -1
+		case f.next < 0:
+			fail("ValueError", "cannot switch from manual field specification to automatic field numbering")
+		default:
+			n = f.next
+			f.next++
 		}
 		if n >= len(f.a.args) {
 			fail("IndexError", "Replacement index %d out of range for positional args tuple", n)

@@ -246,11 +246,12 @@ func (l *lexer) inside(until kind) {
 		rest := l.src[l.at:]
 		if len(l.open) == 0 {
 			n := 0
-			if until == blockEnd {
+			switch {
+			case until == blockEnd:
 				n = end(rest, "%}")
-			} else if strings.HasPrefix(rest, "-}}") {
+			case strings.HasPrefix(rest, "-}}"):
 				n = len(rest) - len(strings.TrimLeftFunc(rest[3:], isSpace))
-			} else if strings.HasPrefix(rest, "}}") {
+			case strings.HasPrefix(rest, "}}"):
 				n = 2
 			}
 			if n > 0 {

@@ -236,7 +236,7 @@ func (r *render) split(method, s string, a *arguments) value {
 // fields cuts at runs of white space, at most so many times, from the front or the back.
 func fields(s string, most int64, back bool) (parts []string) {
 	for ; ; most-- {
-		at := -1
+		var at int
 		if back {
 			s = strings.TrimRightFunc(s, isSpace)
 			at = strings.LastIndexFunc(s, isSpace)
@@ -511,7 +511,7 @@ func titled(c string) string {
 		_, n := utf8.DecodeRuneInString(c)
 		return c[:n] + lower(c[n:])
 	}
-	return strings.Map(unicode.ToTitle, c)
+	return strings.ToTitle(c)
 }
 
 // title begins every run of letters with a capital, as Python's method does.
