@@ -3,14 +3,16 @@ package model_test
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/fnv"
 	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
 )
 
-// TestKindsWithoutGoldens holds kinds of OPT and GPT-NeoX that no golden has against their definitions in float64, and so the
-// definitions against the goldens' own kinds; and all of them sliced, and in stages.
+// TestKindsWithoutGoldens holds kinds of OPT and GPT-NeoX that no bundled golden has against their definitions in float64, and
+// so the definitions against the goldens' own kinds; BLOOM and GPT-Neo with random weights; and all of them sliced, and in
+// stages.
 func TestKindsWithoutGoldens(t *testing.T) {
 	for _, c := range []struct {
 		golden, kind string
@@ -49,6 +51,8 @@ func TestKindsWithoutGoldens(t *testing.T) {
 				delete(x, fmt.Sprintf("gpt_neox.layers.%d.attention.dense.bias", layer))
 			}
 		}},
+		{"gpt_neox", "bloom", randomBLOOM},
+		{"gpt_neox", "gpt_neo", randomGPTNeo},
 	} {
 		t.Run(c.golden+": "+c.kind, func(t *testing.T) {
 			var d definition
@@ -56,10 +60,7 @@ func TestKindsWithoutGoldens(t *testing.T) {
 				c.edit(config, x)
 				d = definition{config, x}
 			})
-			define := d.opt
-			if c.golden == "gpt_neox" {
-				define = d.gptNeoX
-			}
+			define := map[string]func([]int32) []float32{"opt": d.opt, "gpt_neox": d.gptNeoX, "bloom": d.bloom, "gpt_neo": d.gptNeo}[d.config["model_type"].(string)]
 			first := map[int][][]float32{} // by tp
 			for _, y := range []layout{{}, {pp: 2, piece: 3}, {tp: 2}, {tp: 2, pp: 3}, {tp: 4, piece: 2}} {
 				o, err := y.run(t, dir, texts)
@@ -79,7 +80,9 @@ func TestKindsWithoutGoldens(t *testing.T) {
 
 // random puts a matrix into x, of mean 0 and deviation 0.2.
 func (all tensors) random(name string, rows, cols int) {
-	r, data := rand.New(rand.NewPCG(uint64(rows), uint64(cols))), make([]byte, 0, 4*rows*cols)
+	seed := fnv.New64a()
+	_, _ = seed.Write([]byte(name)) // never fails
+	r, data := rand.New(rand.NewPCG(uint64(rows*cols), seed.Sum64())), make([]byte, 0, 4*rows*cols)
 	for range rows * cols {
 		data = binary.LittleEndian.AppendUint32(data, math.Float32bits(float32(0.2*r.NormFloat64())))
 	}
@@ -160,8 +163,11 @@ func (d definition) mlp(x [][]float64, up, down, activation string) [][]float64 
 	inner := d.linear(x, up)
 	for _, row := range inner {
 		for i, v := range row {
-			if row[i] = max(v, 0); activation == "gelu" {
+			switch row[i] = max(v, 0); activation {
+			case "gelu":
 				row[i] = v / 2 * (1 + math.Erf(v/math.Sqrt2))
+			case "gelu_new":
+				row[i] = v / 2 * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(v+0.044715*v*v*v)))
 			}
 		}
 	}
@@ -178,8 +184,19 @@ func added(x, y [][]float64) [][]float64 {
 	return sum
 }
 
-// attend is causal attention of heads.
+// attend is causal attention of heads, whose scores are divided by the square root of their size.
 func attend(q, k, v [][]float64, heads int) [][]float64 {
+	return attention{scale: 1 / math.Sqrt(float64(len(q[0])/heads))}.of(q, k, v, heads)
+}
+
+// attention is a kind of it.
+type attention struct {
+	scale  float64
+	slopes []float64 // ALiBi's; nil: none
+	window int       // 0: none
+}
+
+func (a attention) of(q, k, v [][]float64, heads int) [][]float64 {
 	dim := len(q[0]) / heads
 	out := make([][]float64, len(q))
 	for t := range q {
@@ -188,7 +205,13 @@ func attend(q, k, v [][]float64, heads int) [][]float64 {
 			weights, sum := make([]float64, t+1), 0.0
 			for p := range weights {
 				for i := h * dim; i < (h+1)*dim; i++ {
-					weights[p] += q[t][i] * k[p][i] / math.Sqrt(float64(dim))
+					weights[p] += q[t][i] * k[p][i] * a.scale
+				}
+				if a.slopes != nil {
+					weights[p] -= a.slopes[h] * float64(t-p)
+				}
+				if a.window > 0 && t-p >= a.window {
+					weights[p] = math.Inf(-1)
 				}
 			}
 			top := slices.Max(weights)
@@ -264,35 +287,27 @@ func (d definition) gptNeoX(ids []int32) []float32 {
 		x[t] = d.row("gpt_neox.embed_in.weight", int(id))
 	}
 	rope := d.config["rope_parameters"].(map[string]any)
-	attention := func(at string, h [][]float64) [][]float64 {
-		qkv := d.linear(h, at+"attention.query_key_value")
-		var parts [3][][]float64
-		for t, row := range qkv {
-			dim := len(row) / heads / 3
-			for j := range parts {
-				var of []float64
-				for head := range heads {
-					one := slices.Clone(row[(3*head+j)*dim:][:dim])
-					if j < 2 {
-						rotateHalves(one[:int(float64(dim)*rope["partial_rotary_factor"].(float64))], t, rope["rope_theta"].(float64))
-					}
-					of = append(of, one...)
+	attended := func(at string, h [][]float64) [][]float64 {
+		q, k, v := byHeads(d.linear(h, at+"attention.query_key_value"), heads)
+		for _, x := range [][][]float64{q, k} {
+			for t, row := range x {
+				for one := range slices.Chunk(row, len(row)/heads) {
+					rotateHalves(one[:int(float64(len(one))*rope["partial_rotary_factor"].(float64))], t, rope["rope_theta"].(float64))
 				}
-				parts[j] = append(parts[j], of)
 			}
 		}
-		return d.linear(attend(parts[0], parts[1], parts[2], heads), at+"attention.dense")
+		return d.linear(attend(q, k, v, heads), at+"attention.dense")
 	}
 	for layer := range d.number("num_hidden_layers") {
 		at := fmt.Sprintf("gpt_neox.layers.%d.", layer)
 		mlp := func(of [][]float64) [][]float64 {
 			return d.mlp(d.norm(of, at+"post_attention_layernorm"), at+"mlp.dense_h_to_4h", at+"mlp.dense_4h_to_h", "gelu")
 		}
-		attended := added(x, attention(at, d.norm(x, at+"input_layernorm")))
+		y := added(x, attended(at, d.norm(x, at+"input_layernorm")))
 		if d.flag("use_parallel_residual") {
-			x = added(attended, mlp(x))
+			x = added(y, mlp(x))
 		} else {
-			x = added(attended, mlp(attended))
+			x = added(y, mlp(y))
 		}
 	}
 	return flat(d.linear(d.norm(x, "gpt_neox.final_layer_norm"), "embed_out"))
@@ -305,4 +320,119 @@ func rotateHalves(x []float64, position int, theta float64) {
 		sin, cos := math.Sincos(float64(position) * math.Pow(theta, -float64(i)/float64(half)))
 		x[i], x[i+half] = x[i]*cos-x[i+half]*sin, x[i+half]*cos+x[i]*sin
 	}
+}
+
+// byHeads takes rows of q, k and v of each head together apart.
+func byHeads(qkv [][]float64, heads int) (q, k, v [][]float64) {
+	for _, row := range qkv {
+		var parts [3][]float64
+		for i, one := range slices.Collect(slices.Chunk(row, len(row)/heads/3)) {
+			parts[i%3] = append(parts[i%3], one...)
+		}
+		q, k, v = append(q, parts[0]), append(k, parts[1]), append(v, parts[2])
+	}
+	return q, k, v
+}
+
+// randomModule puts a linear op of out × in, or a norm of out where in is 0, and its bias into x.
+func (all tensors) randomModule(name string, out, in int, bias bool) {
+	if all.random(name+".weight", out, max(in, 1)); in == 0 {
+		all.flatten(name + ".weight")
+	}
+	if bias {
+		all.random(name+".bias", out, 1)
+		all.flatten(name + ".bias")
+	}
+}
+
+// flatten makes a vector of a column.
+func (all tensors) flatten(name string) {
+	y := all[name]
+	y.Shape = y.Shape[:1]
+	all[name] = y
+}
+
+// The random models have 6 heads of 8, which is no power of two.
+const randomHeads, randomHidden = 6, 48
+
+func randomBLOOM(c map[string]any, x tensors) {
+	clear(c)
+	clear(x)
+	for key, value := range map[string]any{"architectures": []any{"BloomForCausalLM"}, "model_type": "bloom", "hidden_size": randomHidden, "n_head": randomHeads,
+		"n_layer": 3, "vocab_size": 160, "seq_length": 128} {
+		c[key] = value
+	}
+	x.random("transformer.word_embeddings.weight", 160, randomHidden)
+	x.randomModule("transformer.word_embeddings_layernorm", randomHidden, 0, true)
+	for layer := range 3 {
+		at := fmt.Sprintf("transformer.h.%d.", layer)
+		x.randomModule(at+"input_layernorm", randomHidden, 0, true)
+		x.randomModule(at+"self_attention.query_key_value", 3*randomHidden, randomHidden, true)
+		x.randomModule(at+"self_attention.dense", randomHidden, randomHidden, true)
+		x.randomModule(at+"post_attention_layernorm", randomHidden, 0, true)
+		x.randomModule(at+"mlp.dense_h_to_4h", 4*randomHidden, randomHidden, true)
+		x.randomModule(at+"mlp.dense_4h_to_h", randomHidden, 4*randomHidden, true)
+	}
+	x.randomModule("transformer.ln_f", randomHidden, 0, true)
+}
+
+func (d definition) bloom(ids []int32) []float32 {
+	x := make([][]float64, len(ids))
+	for t, id := range ids {
+		x[t] = d.row("transformer.word_embeddings.weight", int(id))
+	}
+	x = d.norm(x, "transformer.word_embeddings_layernorm")
+	how := attention{scale: 1 / math.Sqrt(randomHidden/randomHeads), slopes: []float64{1. / 4, 1. / 16, 1. / 64, 1. / 256, 1. / 2, 1. / 8}}
+	for layer := range 3 {
+		at := fmt.Sprintf("transformer.h.%d.", layer)
+		q, k, v := byHeads(d.linear(d.norm(x, at+"input_layernorm"), at+"self_attention.query_key_value"), randomHeads)
+		x = added(x, d.linear(how.of(q, k, v, randomHeads), at+"self_attention.dense"))
+		x = added(x, d.mlp(d.norm(x, at+"post_attention_layernorm"), at+"mlp.dense_h_to_4h", at+"mlp.dense_4h_to_h", "gelu_new"))
+	}
+	return flat(d.linear(d.norm(x, "transformer.ln_f"), "transformer.word_embeddings"))
+}
+
+// randomGPTNeo sees 4 positions in its middle layer.
+func randomGPTNeo(c map[string]any, x tensors) {
+	clear(c)
+	clear(x)
+	for key, value := range map[string]any{"architectures": []any{"GPTNeoForCausalLM"}, "model_type": "gpt_neo", "hidden_size": randomHidden, "num_heads": randomHeads,
+		"num_layers": 3, "vocab_size": 160, "max_position_embeddings": 32, "window_size": 4, "activation_function": "gelu_new",
+		"attention_types": []any{[]any{[]any{"global", "local"}, 1}, []any{[]any{"global"}, 1}}} {
+		c[key] = value
+	}
+	x.random("transformer.wte.weight", 160, randomHidden)
+	x.random("transformer.wpe.weight", 32, randomHidden)
+	for layer := range 3 {
+		at := fmt.Sprintf("transformer.h.%d.", layer)
+		x.randomModule(at+"ln_1", randomHidden, 0, true)
+		for _, one := range []string{"q_proj", "k_proj", "v_proj", "out_proj"} {
+			x.randomModule(at+"attn.attention."+one, randomHidden, randomHidden, one == "out_proj")
+		}
+		x.randomModule(at+"ln_2", randomHidden, 0, true)
+		x.randomModule(at+"mlp.c_fc", 4*randomHidden, randomHidden, true)
+		x.randomModule(at+"mlp.c_proj", randomHidden, 4*randomHidden, true)
+	}
+	x.randomModule("transformer.ln_f", randomHidden, 0, true)
+}
+
+func (d definition) gptNeo(ids []int32) []float32 {
+	x := make([][]float64, len(ids))
+	for t, id := range ids {
+		x[t] = d.row("transformer.wte.weight", int(id))
+		for i, v := range d.row("transformer.wpe.weight", t) {
+			x[t][i] += v
+		}
+	}
+	for layer := range 3 {
+		at, how := fmt.Sprintf("transformer.h.%d.", layer), attention{scale: 1}
+		if layer == 1 {
+			how.window = 4
+		}
+		h := d.norm(x, at+"ln_1")
+		q, k, v := d.linear(h, at+"attn.attention.q_proj"), d.linear(h, at+"attn.attention.k_proj"), d.linear(h, at+"attn.attention.v_proj")
+		x = added(x, d.linear(how.of(q, k, v, randomHeads), at+"attn.attention.out_proj"))
+		x = added(x, d.mlp(d.norm(x, at+"ln_2"), at+"mlp.c_fc", at+"mlp.c_proj", "gelu_new"))
+	}
+	return flat(d.linear(d.norm(x, "transformer.ln_f"), "transformer.wte"))
 }

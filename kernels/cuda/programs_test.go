@@ -232,6 +232,10 @@ func TestCacheNames(t *testing.T) {
 		"int8 by groups": func() (string, error) {
 			return h100.cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.I8, groups: true})
 		},
+		"attention": func() (string, error) { return h100.cached(program{file: "attention_mma.cu", a: kernels.BF16}) },
+		"attention with slopes": func() (string, error) {
+			return h100.cached(program{file: "attention_mma.cu", a: kernels.BF16, alibi: true})
+		},
 		"int8 whole rows": func() (string, error) { return h100.cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.I8}) },
 	} {
 		name, err := g()
