@@ -59,7 +59,7 @@ func chatVariables(object string) (out []chat.Variable, err error) {
 	}
 	fields, err := dataset.Fields([]byte(object))
 	if err != nil {
-		return nil, fmt.Errorf("%w; give a JSON object", err)
+		return nil, fmt.Errorf("give a JSON object, as {\"enable_thinking\": false}; %w", err)
 	}
 	for _, f := range fields {
 		if f.Name == "messages" {
@@ -73,7 +73,7 @@ func chatVariables(object string) (out []chat.Variable, err error) {
 // render is a row's text.
 func (c *chats) render(column string, in *dataset.Row) (string, error) {
 	text, err := c.templates.RenderWith(c.variables, chat.Chat{Messages: in.Messages, AddGenerationPrompt: c.answer,
-		Now: func() (time.Time, error) { return c.now, nil }})
+		Now: c.now})
 	if refusal := (*chat.Error)(nil); errors.As(err, &refusal) && refusal.Raised() {
 		return "", fmt.Errorf("%s: the chat template refuses it: %w", column, err)
 	} else if err != nil {

@@ -83,7 +83,7 @@ func (e *Engine) GenerateIDs(ctx context.Context, prompts [][]int32, o GenerateO
 // generateJob is the engine's job with what a caller in Go asks for.
 func (e *Engine) generateJob(o GenerateOptions) *config.Job {
 	job := *e.job
-	job.Task, job.N, job.MaxNewTokens = config.Generate, 1, o.MaxNewTokens
+	job.Task, job.N, job.MaxNewTokens, job.MessagesColumn = config.Generate, 1, o.MaxNewTokens, ""
 	if job.MaxNewTokens == 0 {
 		job.MaxNewTokens = 128
 	}
@@ -105,7 +105,7 @@ func (e *Engine) Score(ctx context.Context, texts []Text) ([]Result, error) {
 		return nil, errors.New("the model has no tokenizer")
 	}
 	job := *e.job
-	job.Task = config.Score
+	job.Task, job.MessagesColumn = config.Score, ""
 	rows := make([]*dataset.Row, len(texts))
 	for i, t := range texts {
 		rows[i] = &dataset.Row{Number: int64(i), Prompt: t.Prompt, Continuation: t.Continuation, HasContinuation: t.Continuation != ""}

@@ -68,7 +68,7 @@ func renderLines(c *cli.Context) error {
 	templates, err := chat.Load(c.String("model"), c.String("chat-template"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w; name a file that is there", err)
+		return err
 	case errors.Is(err, chat.ErrMissing):
 		return fmt.Errorf("%w: %w; put the template of its family there, or name it with --chat-template", engine.ErrRefused, err)
 	case err != nil:
@@ -97,7 +97,7 @@ func renderLine(templates *chat.Templates, line []byte) (any, error) {
 			return nil, fmt.Errorf("now: %s is no time; write it as \"2025-07-06T14:05:09\"", f.Value)
 		}
 	}
-	text, err := templates.RenderWith(variables, chat.Chat{Now: func() (time.Time, error) { return now, nil }})
+	text, err := templates.RenderWith(variables, chat.Chat{Now: now})
 	return struct {
 		Text string `json:"text"`
 	}{text}, err

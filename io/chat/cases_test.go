@@ -62,7 +62,7 @@ func (f *folder) chatOf(t testing.TB, i int) (c *Chat, source string, tokens *di
 		t.Fatal(err)
 	}
 	c = &Chat{Messages: x.Messages, AddGenerationPrompt: x.AddGenerationPrompt, ContinueLast: x.ContinueLast,
-		Now: func() (time.Time, error) { return now, nil }}
+		Now: now}
 	object := func(raw json.RawMessage) *dict {
 		v, err := parseJSON(raw)
 		if err != nil {

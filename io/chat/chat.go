@@ -61,8 +61,8 @@ type Chat struct {
 	Tools, Documents    json.RawMessage   // JSON; nil: none
 	AddGenerationPrompt bool              // end with what begins the assistant's answer
 	ContinueLast        bool              // end where the last message's content ends, to be gone on with
-	Now                 func() (time.Time, error)
-	Variables           []Variable // of the template's own: enable_thinking and the like
+	Now                 time.Time         // that strftime_now gives the template
+	Variables           []Variable        // of the template's own: enable_thinking and the like
 }
 
 // Variable is one of the template's variables.

@@ -92,7 +92,7 @@ func (t *Templates) addFolder(dir string) error {
 func (t *Templates) addFile(name, path string) error {
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("chat template: %w", err)
+		return fmt.Errorf("%w; name a file that is there", err)
 	}
 	return t.add(name, path, string(raw))
 }

@@ -32,11 +32,7 @@ func global(name string) value {
 			if !ok {
 				typeError("strftime() argument 1 must be str, not %s", typeName(a.args[0]))
 			}
-			now, err := r.now()
-			if err != nil {
-				fail("TimeError", "%v", err)
-			}
-			return r.strftime(now, format)
+			return r.strftime(r.now, format)
 		}
 	case "lipsum":
 		do = func(*render, *arguments) value {

@@ -11,7 +11,7 @@ import (
 
 // one is a chat of a message.
 var one = Chat{Messages: []json.RawMessage{json.RawMessage(`{"role": "user", "content": "hi"}`)},
-	Now: func() (time.Time, error) { return time.Date(2025, 7, 6, 14, 5, 9, 0, time.UTC), nil }}
+	Now: time.Date(2025, 7, 6, 14, 5, 9, 0, time.UTC)}
 
 // rendered is a template's text of one.
 func rendered(source string) (string, error) {

@@ -10,7 +10,7 @@ type render struct {
 	line  int // of the statement that runs
 	out   []byte
 	given *dict // the chat's variables
-	now   func() (time.Time, error)
+	now   time.Time
 	top   *frame
 	names *layout // of top
 }
