@@ -263,7 +263,7 @@ func (e *Engine) readTokenizer() error {
 	switch {
 	case errors.Is(err, tokenizer.ErrMissing):
 		if e.job.IDsColumn == "" && e.job.Output != "" { // a caller in Go may only look
-			return fmt.Errorf("%w: %s has no tokenizer (tokenizer.json, vocab.txt, or vocab.json and merges.txt); put one there, or give token ids with --ids-column", ErrRefused, folder)
+			return fmt.Errorf("%w: %s has no tokenizer (tokenizer.json, vocab.txt, tokenizer.model, or vocab.json and merges.txt); put one there, or give token ids with --ids-column", ErrRefused, folder)
 		}
 	case err != nil:
 		return fmt.Errorf("%w: the tokenizer cannot be used: %w", ErrRefused, err)

@@ -16,8 +16,10 @@ import (
 type config struct {
 	path           string
 	Class          string       `json:"tokenizer_class"`
-	AddBOS         bool         `json:"add_bos_token"`
-	AddPrefixSpace bool         `json:"add_prefix_space"`
+	AddBOS         *bool        `json:"add_bos_token"`
+	AddEOS         bool         `json:"add_eos_token"` // obeyed with tokenizer.model alone
+	AddPrefixSpace *bool        `json:"add_prefix_space"`
+	Legacy         *bool        `json:"legacy"` // of LLaMA's tokenizer: a space before each text between added tokens
 	BOS            *namedToken  `json:"bos_token"`
 	EOS            *namedToken  `json:"eos_token"`
 	Unknown        *namedToken  `json:"unk_token"`
@@ -89,7 +91,7 @@ func readFile(path string, into any) error {
 // putBOS puts the BOS before every text where add_bos_token asks for it and the class is Llama's, which sets its
 // post-processor from the config; DeepSeek's folders rely on it. Other classes leave tokenizer.json as it is.
 func (c config) putBOS(t *Tokenizer) error {
-	if !c.AddBOS || strings.TrimSuffix(c.Class, "Fast") != "LlamaTokenizer" || len(t.template.single) != 1 {
+	if c.AddBOS == nil || !*c.AddBOS || strings.TrimSuffix(c.Class, "Fast") != "LlamaTokenizer" || len(t.template.single) != 1 {
 		return nil
 	}
 	if c.BOS == nil {

@@ -14,8 +14,8 @@ import (
 // ErrMissing is Load's error for a folder without a tokenizer.
 var ErrMissing = errors.New("no tokenizer")
 
-// Load reads the tokenizer of a model folder: tokenizer.json, or else vocab.txt (BERT), or vocab.json and merges.txt
-// (as GPT-2 and Megatron have them); tokenizer_config.json beside them is obeyed where transformers obeys it. Errors name file and
+// Load reads the tokenizer of a model folder: tokenizer.json, or else vocab.txt (BERT), tokenizer.model (LLaMA),
+// or vocab.json and merges.txt (as GPT-2 and Megatron have them); tokenizer_config.json beside them is obeyed where transformers obeys it. Errors name file and
 // field; without any of the files the error wraps ErrMissing.
 func Load(dir string) (*Tokenizer, error) {
 	config, err := readConfig(dir)
@@ -25,6 +25,9 @@ func Load(dir string) (*Tokenizer, error) {
 	t, err := loadPipeline(filepath.Join(dir, "tokenizer.json"), config)
 	if errors.Is(err, fs.ErrNotExist) {
 		t, err = loadVocabText(dir, config)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		t, err = loadSentencePiece(dir, config)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		t, err = loadVocabMerges(dir, config)

@@ -23,7 +23,7 @@ func loadVocabMerges(dir string, c config) (*Tokenizer, error) {
 	if _, err := os.Stat(dir); err != nil {
 		return nil, fmt.Errorf("tokenizer: %w", err)
 	}
-	return nil, fmt.Errorf("%s: %w: it holds none of tokenizer.json, vocab.txt, and vocab.json with merges.txt", dir, ErrMissing)
+	return nil, fmt.Errorf("%s: %w: it holds none of tokenizer.json, vocab.txt, tokenizer.model, and vocab.json with merges.txt", dir, ErrMissing)
 }
 
 func readVocabMerges(vocabPath, mergesPath, addedPath string, c config) (*Tokenizer, error) {
@@ -56,7 +56,8 @@ func readVocabMerges(vocabPath, mergesPath, addedPath string, c config) (*Tokeni
 		return nil, err
 	}
 	t := &Tokenizer{eos: -1, model: model, template: plain(), decoder: byteLevelDecoder{}}
-	if c.AddPrefixSpace {
+	prefix := c.AddPrefixSpace != nil && *c.AddPrefixSpace
+	if prefix {
 		t.steps = append(t.steps, spaceBefore{})
 	}
 	t.steps = append(t.steps, split{pattern: scanner{gpt2At}})
@@ -72,7 +73,7 @@ func readVocabMerges(vocabPath, mergesPath, addedPath string, c config) (*Tokeni
 	if id, ok := t.ID(gpt2End); ok {
 		t.eos = id
 	}
-	if c.AddBOS {
+	if c.AddBOS != nil && *c.AddBOS {
 		id, ok := t.ID(c.bos())
 		if !ok {
 			return nil, fmt.Errorf("%s: add_bos_token is true, but the vocabulary has no %q", c.path, c.bos())
@@ -85,7 +86,7 @@ func readVocabMerges(vocabPath, mergesPath, addedPath string, c config) (*Tokeni
 		Added  []addedToken
 		Prefix bool
 		BOS    []templatePart
-	}{added, c.AddPrefixSpace, t.template.single})
+	}{added, prefix, t.template.single})
 	if err != nil {
 		return nil, err
 	}
