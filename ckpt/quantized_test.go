@@ -14,7 +14,7 @@ import (
 func byDefinition(w []float32) (q []int8, scale float32) {
 	most := float32(0)
 	for _, v := range w {
-		if v-v != 0 { // an infinity or a NaN
+		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
 			return make([]int8, len(w)), float32(math.NaN())
 		}
 		most = max(most, float32(math.Abs(float64(v))))
@@ -104,7 +104,7 @@ func TestQuantize(t *testing.T) {
 		}
 		for o := range w {
 			want, scale := byDefinition(w[o])
-			if math.Float32bits(scale) != math.Float32bits(scales[o]) && scale == scale {
+			if math.Float32bits(scale) != math.Float32bits(scales[o]) && !math.IsNaN(float64(scale)) {
 				t.Fatalf("%v, output %d: scale %g, want %g", c, o, scales[o], scale)
 			}
 			for i := range want {
@@ -112,7 +112,8 @@ func TestQuantize(t *testing.T) {
 				if c.axis == 1 {
 					at = int64(i)*c.out + int64(o)
 				}
-				if v := float32(want[i]) * scale; int8(numbers[at]) != want[i] || v == v && read[at] != v || v != v && read[at] == read[at] {
+				v := float32(want[i]) * scale
+				if int8(numbers[at]) != want[i] || read[at] != v && !(math.IsNaN(float64(v)) && math.IsNaN(float64(read[at]))) {
 					t.Fatalf("%v, output %d, input %d: %d (%g), want %d (%g)", c, o, i, int8(numbers[at]), read[at], want[i], v)
 				}
 			}

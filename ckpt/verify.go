@@ -118,7 +118,6 @@ func (c *Checkpoint) Check(ctx context.Context, readers int, counts func(name st
 func (c *Checkpoint) checkTensor(ctx context.Context, name string, numbers bool, progress func(int64)) (y Checked) {
 	t := c.tensors[name]
 	err := t.Parts(ctx, func(b []byte) error {
-		y.Bytes += int64(len(b))
 		if progress != nil {
 			progress(int64(len(b)))
 		}
@@ -128,7 +127,9 @@ func (c *Checkpoint) checkTensor(ctx context.Context, name string, numbers bool,
 		}
 		return nil
 	})
-	if err != nil && ctx.Err() == nil {
+	if err == nil {
+		_, y.Bytes = t.stored()
+	} else if ctx.Err() == nil {
 		y.fault(err)
 	}
 	if y.NaN+y.Inf > 0 {
