@@ -17,7 +17,8 @@ double gemm_amx_peak(int type, int64_t n);
 /* gemm*.c, pack.c: y = e(x·Wᵀ + b) with W in panels of 32 outputs.
  *
  * A panel holds k in units: [⌈k/u⌉][32][u] values, u = 1 for float32 and float16, 2 for bfloat16, 4 for int8, so that a
- * unit of an output is adjacent. k is padded with zeros to a multiple of step. int8 has its inputs in groups, each
+ * unit of an output is adjacent; for tiles 16 units of 16 outputs, then those of the other 16, before the next 16 units, so
+ * that a tile is 1 KiB without gaps. k is padded with zeros to a multiple of step. int8 has its inputs in groups, each
  * padded for itself and followed by scale [32] float32 and offset [32] int32 = −128·Σ of the output's values.
  * Where gated, a panel is 16 outputs of gate, then the same 16 of up.
  *
@@ -64,6 +65,7 @@ typedef struct gemm_kernel {
     void (*run)(const gemm_task *t);
     /* stores rows of sums, the first of them row of y; overwrites sums */
     gemm_finish_fn *finish;
+    int32_t tiled; /* whether panels are for tiles */
 } gemm_kernel;
 
 struct gemm_task { /* the arguments of gemm_run */

@@ -1,15 +1,16 @@
 /* y = x·Wᵀ on tiles: bfloat16 pairs by TDPBF16PS, int8 quads, signed by signed, by TDPBSSD.
  *
  * Shapes  a step is 64 bytes of k: 32 bfloat16 or 64 int8. Packed x [steps][32 rows][64 bytes], for int8 followed by
- *         the scale of each row; panel [steps][16][32 outputs][4 bytes], see cpu.h. k is padded to whole steps.
+ *         the scale of each row; panel [steps][2 halves][16][16 outputs][4 bytes], see cpu.h. k is padded to whole steps.
  * Tiles   four live ones, 2 sums, 1 of x, 1 of weights: where a neighbour on the core takes the renaming of tiles, a
  *         loop of eight falls to half the speed of this one (seen: 437–468 against 793–911 GFLOP/s on two cores).
  *         Up to 16 rows: the two halves of a panel side by side; more: two halves of the rows, one half of a panel; but
  *         six tiles where 17 to 32 rows are all, since there the memory is the limit.
  * Order   an accumulator an output, k ascending. Sums rest in memory between blocks of k, which changes no bit. A group
  *         of int8 is exact; groups ascending, fused, in float32, then times the scale of the row.
- * Memory  one tile of rows: panels stream once. More: blocks of 8 steps of x (16 KiB, L1) meet 4 panels (L2), while all
- *         tiles together fetch the next ones, at the end the next task's, into L2, and each the next steps into L1.
+ * Memory  one tile of rows: panels stream once, in order of addresses. More: blocks of 8 steps of x (16 KiB, L1) meet 4
+ *         panels (L2), while all tiles together fetch the next ones, at the end the next task's, into L2, and each the
+ *         next steps into L1.
  * Speed   Sapphire Rapids, one core beside busy ones, N=K=2048, M=256: bf16 510–830 GFLOP/s, int8 1100–1600, where
  *         float32 has 160; M=64: 430–565; M<=16: 14 GB/s of weights. Two cores: bf16 890, int8 1590, M=1 20 to 22 GB/s.
  * Border  configuring, computing and releasing are one call, so no goroutine ever changes threads with live tiles. */
@@ -19,9 +20,9 @@
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,amx-tile,amx-bf16,amx-int8")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
-enum { STEP = 64, ROWS = 32, PANEL_STEP = 16 * GEMM_PANEL * 4, X_STEP = ROWS * STEP, BLOCK_STEPS = 8, BLOCK_PANELS = 4 };
+enum { STEP = 64, ROWS = 32, PANEL_STEP = 16 * GEMM_PANEL * 4, RIGHT = PANEL_STEP / 2, X_STEP = ROWS * STEP, BLOCK_STEPS = 8, BLOCK_PANELS = 4 };
 enum { SUMS = ROWS * GEMM_PANEL }; /* of one tile and one panel */
-enum { AHEAD = 8192, SOON = 2 };   /* bytes of a panel from memory, steps of one from L2, that are fetched ahead */
+enum { AHEAD = 8192, SOON = 2, PAGE = 4096 }; /* bytes of a panel from memory, steps of one from L2, that are fetched ahead */
 
 /* Memory to bring into L2 meanwhile, pace bytes for each step of each half. */
 typedef struct stream {
@@ -35,7 +36,18 @@ INLINE void fetch(stream *f) {
     f->from += f->pace;
 }
 
-/* sums (+)= x · panel over some steps, up to 16 rows. Where f is NULL the memory is asked for what comes 8 KiB later. */
+/* For a panel that streams from memory: opens a page 8 KiB before it is read by asking for its first lines, after which
+ * the core's own prefetcher reads it on. Asked for line by line it came slower: each line holds one of the few places in
+ * which loads of tiles wait as well. near: into L1. */
+INLINE void open_page(const char *w, const int lines, const int near) {
+    if (((uintptr_t)w & (PAGE - 1)) >= PANEL_STEP) return; /* is open */
+    for (int line = 0; line < lines; line++) {
+        if (near) _mm_prefetch(w + AHEAD + line * 64, _MM_HINT_T0);
+        else _mm_prefetch(w + AHEAD + line * 64, _MM_HINT_T1);
+    }
+}
+
+/* sums (+)= x · panel over some steps, up to 16 rows. Where f is NULL the panel is still in memory. */
 INLINE void few_rows(const int type, void *sums, const char *x, const char *w, int64_t steps, int more, stream *f) {
     if (more) {
         TILE_LOAD(0, sums, 128);
@@ -49,12 +61,12 @@ INLINE void few_rows(const int type, void *sums, const char *x, const char *w, i
             fetch(f);
             fetch(f);
         } else {
-            for (int line = 0; line < PANEL_STEP; line += 64) _mm_prefetch(w + AHEAD + line, _MM_HINT_T0);
+            open_page(w, 8, 1);
         }
         TILE_LOAD(2, x, STEP);
-        TILE_LOAD(3, w, 128);
+        TILE_LOAD(3, w, STEP);
         TILE_DOT(type, 0, 2, 3);
-        TILE_LOAD(3, w + 64, 128);
+        TILE_LOAD(3, w + RIGHT, STEP);
         TILE_DOT(type, 1, 2, 3);
     }
     TILE_STORE(0, sums, 128);
@@ -76,13 +88,13 @@ INLINE void sweep(const int type, void *sums, const char *x, const char *w, int6
         TILE_ZERO(5);
     }
     for (int64_t i = 0; i < steps; i++, x += X_STEP, w += PANEL_STEP) {
-        for (int line = 0; line < PANEL_STEP; line += 64) _mm_prefetch(w + AHEAD + line, _MM_HINT_T0);
+        open_page(w, 16, 0);
         TILE_LOAD(2, x, STEP);
-        TILE_LOAD(3, w, 128);
+        TILE_LOAD(3, w, STEP);
         TILE_DOT(type, 0, 2, 3);
         TILE_LOAD(2, x + 16 * STEP, STEP);
         TILE_DOT(type, 4, 2, 3);
-        TILE_LOAD(3, w + 64, 128);
+        TILE_LOAD(3, w + RIGHT, STEP);
         TILE_DOT(type, 5, 2, 3);
         TILE_LOAD(2, x, STEP);
         TILE_DOT(type, 1, 2, 3);
@@ -98,7 +110,7 @@ INLINE void many_rows(const int type, void *sums, const char *x, const char *w, 
                       const char *then) {
     for (int half = 0; half < 128; half += 64) {
         char *const top = (char *)sums + half, *const bottom = top + 16 * 128;
-        const char *const after = half ? then : w + 64;
+        const char *const side = half ? w + RIGHT : w, *const after = half ? then : w + RIGHT;
         if (more) {
             TILE_LOAD(0, top, 128);
             TILE_LOAD(1, bottom, 128);
@@ -107,10 +119,10 @@ INLINE void many_rows(const int type, void *sums, const char *x, const char *w, 
             TILE_ZERO(1);
         }
         for (int64_t i = 0; i < steps; i++) {
-            const char *const soon = i + SOON < steps ? w + (i + SOON) * PANEL_STEP + half : after + (i + SOON - steps) * PANEL_STEP;
-            for (int line = 0; line < 16; line++) _mm_prefetch(soon + line * 128, _MM_HINT_T0);
+            const char *const soon = i + SOON < steps ? side + (i + SOON) * PANEL_STEP : after + (i + SOON - steps) * PANEL_STEP;
+            for (int line = 0; line < 16; line++) _mm_prefetch(soon + line * STEP, _MM_HINT_T0);
             fetch(f);
-            TILE_LOAD(3, w + i * PANEL_STEP + half, 128);
+            TILE_LOAD(3, side + i * PANEL_STEP, STEP);
             TILE_LOAD(2, x + i * X_STEP, STEP);
             TILE_DOT(type, 0, 2, 3);
             TILE_LOAD(2, x + i * X_STEP + 16 * STEP, STEP);
@@ -217,10 +229,10 @@ TARGET double gemm_amx_peak(int type, int64_t n) {
 
 const gemm_kernel gemm_amx_bf16 = {
     .type = GEMM_BF16, .tile_rows = ROWS, .tile_space = ROWS, .step = 32, .x_bytes = 2, .pack = gemm_rows_bf16_amx,
-    .run = run_bf16, .finish = gemm_finish_avx512,
+    .run = run_bf16, .finish = gemm_finish_avx512, .tiled = 1,
 };
 const gemm_kernel gemm_amx_i8 = {
     .type = GEMM_I8, .tile_rows = ROWS, .tile_space = ROWS, .step = 64, .x_bytes = 1, .pack = gemm_rows_s8_amx,
-    .run = run_i8, .finish = gemm_finish_avx512,
+    .run = run_i8, .finish = gemm_finish_avx512, .tiled = 1,
 };
 #endif

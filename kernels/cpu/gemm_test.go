@@ -310,6 +310,67 @@ func TestActivations(t *testing.T) {
 	})
 }
 
+// Infinities, NaN, the largest and the smallest numbers come out of float32 products as they do in float64; only what is
+// below 2⁻¹²⁰ may be anything as small.
+func TestLinearOfSpecialValues(t *testing.T) {
+	const in, rows, out = 70, 40, 40
+	inf, nan := float32(math.Inf(1)), float32(math.NaN())
+	r := rand.New(rand.NewPCG(11, 12))
+	x, w := normals(r, rows*in, 1), normals(r, out*in, 1)
+	spoil := func(m []float32, row int, v ...float32) {
+		for i, v := range v {
+			m[row*in+(17*i+3)%in] = v
+		}
+	}
+	fill := func(m []float32, row int, v float32) {
+		for i := range in {
+			m[row*in+i] *= v
+		}
+	}
+	for i, v := range [][]float32{{inf}, {-inf}, {inf, inf}, {inf, -inf}, {nan}, {math.Float32frombits(0x7f800001)},
+		{math.MaxFloat32}, {-math.MaxFloat32}, {math.Float32frombits(0x7f7f8000)}, {math.SmallestNonzeroFloat32}, {0x1p-126}} {
+		spoil(x, 1+2*i, v...) // in both halves of 32 rows
+		spoil(w, 2+3*i, v...) // and of outputs
+	}
+	fill(x, 24, 0)
+	fill(w, 36, 0)
+	fill(x, 26, 1e-25)
+	fill(w, 37, 1e-25)
+	fill(x, 28, 1e17)
+	fill(w, 38, 1e17)
+	fill(x, 30, 1e-41)
+	for i := range in { // whose every piece but the first is 0
+		w[39*in+i] = float32(math.Copysign(1, float64(w[39*in+i])))
+	}
+	eachLevel(t, func(t *testing.T, d *Device, s *Stream) {
+		weights, err := d.Pack("special", kernels.WeightSpec{DType: kernels.F32, Experts: []kernels.Linear{{Parts: []kernels.Matrix{matrixOf(w, out, in)}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer weights.Free()
+		y := tensorOf(t, d, nil, rows, out, out)
+		s.Linear(y, tensorOf(t, d, x, rows, in, in), weights, kernels.Epilogue{})
+		for i := range rows {
+			for j, got := range view[float32](y).row(i) {
+				want, magnitude := 0.0, 0.0
+				for k := range in {
+					p := float64(x[i*in+k]) * float64(w[j*in+k])
+					want, magnitude = want+p, magnitude+math.Abs(p)
+				}
+				g := float64(got)
+				switch {
+				case math.IsNaN(want) != math.IsNaN(g) || math.IsInf(want, 0) && g != want:
+				case math.IsNaN(want) || g == want || math.Abs(want) > math.MaxFloat32 && g == math.Copysign(math.Inf(1), want):
+					continue
+				case math.Abs(g-want) <= 4e-6*magnitude+0x1p-120:
+					continue
+				}
+				t.Errorf("row %d, output %d: %g, want %g", i, j, g, want)
+			}
+		}
+	})
+}
+
 func TestLinearAllocatesNothing(t *testing.T) {
 	eachLevel(t, func(t *testing.T, d *Device, s *Stream) {
 		if d.level == Reference {

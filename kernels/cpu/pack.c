@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-enum { BLOCK = 16, AHEAD = 128 }; /* AHEAD: values of a row fetched before their block: so many rows at once are no stream */
+enum { BLOCK = 16, HALF = GEMM_PANEL / 2, AHEAD = 128 }; /* AHEAD: values of a row fetched before their block: so many rows at once are no stream */
 
 typedef struct matrix { /* value (output i, input p) at i·output_stride + p·input_stride */
     const char *source;
@@ -85,15 +85,25 @@ static void read_16_bits(uint16_t *to, int type, const matrix *m, int64_t output
     for (int64_t i = 0; i < n; i++) to[i] = type == GEMM_BF16 ? round_bf16(wide[i]) : round_f16(wide[i]);
 }
 
-/* Units [from, from+n) of each output into the panel. */
-static void scatter_32(uint32_t *panel, const uint32_t (*block)[BLOCK], int64_t outputs, int64_t n) {
-    for (int64_t j = 0; j < n; j++) {
-        for (int64_t c = 0; c < outputs; c++) panel[j * GEMM_PANEL + c] = block[c][j];
+/* n units of each output from column on to where the panel has these units, runs of adjacent outputs at a time. */
+static void scatter_32(uint32_t *units, const gemm_kernel *kernel, const uint32_t (*block)[BLOCK], int64_t column,
+                       int64_t outputs, int64_t n) {
+    const int64_t run = kernel->tiled ? HALF : GEMM_PANEL;
+    for (int64_t c = 0; c < outputs;) {
+        const int64_t first = (column + c) / run, room = (first + 1) * run - column - c;
+        const int64_t end = c + room < outputs ? c + room : outputs;
+        uint32_t *const to = units + first * BLOCK * run + column - first * run;
+        for (int64_t j = 0; j < n; j++) {
+            for (int64_t i = c; i < end; i++) to[j * run + i] = block[i][j];
+        }
+        c = end;
     }
 }
 
-static void pack_floats(int type, char *panel, int64_t outputs, const matrix *m, int64_t k, int64_t padded) {
+static void pack_floats(const gemm_kernel *kernel, void *panel, int64_t column, int64_t outputs, const matrix *m, int64_t k,
+                        int64_t padded) {
     uint32_t block[GEMM_PANEL][BLOCK];
+    const int type = kernel->type;
     const int64_t values = type == GEMM_BF16 ? 2 : 1, units = padded / values;
     for (int64_t u = 0; u < units; u += BLOCK) {
         const int64_t n = units - u < BLOCK ? units - u : BLOCK;
@@ -102,12 +112,12 @@ static void pack_floats(int type, char *panel, int64_t outputs, const matrix *m,
             else read_16_bits((uint16_t *)block[c], type, m, c, u * values, n * values, k);
         }
         if (type != GEMM_F16) {
-            scatter_32((uint32_t *)panel + u * GEMM_PANEL, block, outputs, n);
+            scatter_32((uint32_t *)panel + u * GEMM_PANEL, kernel, block, column, outputs, n);
             continue;
         }
         for (int64_t j = 0; j < n; j++) {
             for (int64_t c = 0; c < outputs; c++) {
-                ((uint16_t *)panel)[(u + j) * GEMM_PANEL + c] = ((const uint16_t *)block[c])[j];
+                ((uint16_t *)panel)[(u + j) * GEMM_PANEL + column + c] = ((const uint16_t *)block[c])[j];
             }
         }
     }
@@ -134,7 +144,7 @@ static void quantize(int8_t *q, const float *value, float inverse, int64_t n) {
 }
 
 /* One group: its quads, then the scales and offsets of its outputs. column counts from the panel's start. */
-static void pack_group(char *panel, int64_t column, int64_t outputs, const matrix *m, int64_t from, const gemm_depth *d) {
+static void pack_group(const gemm_kernel *kernel, char *panel, int64_t column, int64_t outputs, const matrix *m, int64_t from, const gemm_depth *d) {
     uint32_t block[GEMM_PANEL][BLOCK];
     float inverse[GEMM_PANEL], *const scale = (float *)(panel + d->padded * GEMM_PANEL) + column;
     int32_t *const offset = (int32_t *)(scale + GEMM_PANEL);
@@ -151,7 +161,7 @@ static void pack_group(char *panel, int64_t column, int64_t outputs, const matri
             for (int64_t i = 0; i < 4 * n; i++) sum += q[i];
             offset[c] -= 128 * sum;
         }
-        scatter_32((uint32_t *)panel + u * GEMM_PANEL + column, block, outputs, n);
+        scatter_32((uint32_t *)panel + u * GEMM_PANEL, kernel, block, column, outputs, n);
     }
 }
 
@@ -161,10 +171,10 @@ void gemm_pack_panel(const gemm_kernel *kernel, void *panel, int64_t column, int
     const gemm_depth d = gemm_depth_of(kernel, k, group);
     char *to = panel;
     if (kernel->type != GEMM_I8) {
-        pack_floats(kernel->type, to + column * (kernel->type == GEMM_F16 ? 2 : 4), columns, &m, k, d.padded);
+        pack_floats(kernel, panel, column, columns, &m, k, d.padded);
         return;
     }
     for (int64_t g = 0; g < d.groups; g++, to += (d.padded + 8) * GEMM_PANEL) {
-        pack_group(to, column, columns, &m, g * d.group, &d);
+        pack_group(kernel, to, column, columns, &m, g * d.group, &d);
     }
 }
