@@ -113,14 +113,19 @@ func BenchmarkLongPiece(b *testing.B) {
 }
 
 func BenchmarkDecode(b *testing.B) {
-	text, tokens := prose(b), load(b, "llama3")
-	ids, err := tokens.Encode(text, false)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.SetBytes(int64(len(text)))
-	for b.Loop() {
-		tokens.Decode(ids, false)
+	text := prose(b)
+	for _, family := range []string{"llama3", "llama2", "bert-cased", "t5-unigram"} {
+		b.Run(family, func(b *testing.B) {
+			tokens := load(b, family)
+			ids, err := tokens.Encode(text, false)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				tokens.Decode(ids, false)
+			}
+		})
 	}
 }
 
