@@ -88,7 +88,8 @@ INLINE void sweep(const int type, void *sums, const char *x, const char *w, int6
         TILE_ZERO(5);
     }
     for (int64_t i = 0; i < steps; i++, x += X_STEP, w += PANEL_STEP) {
-        open_page(w, 16, 0);
+        if (type == GEMM_BF16) open_page(w, 16, 0);
+        else for (int line = 0; line < PANEL_STEP; line += 64) _mm_prefetch(w + AHEAD + line, _MM_HINT_T0); /* by pages: 10 % slower */
         TILE_LOAD(2, x, STEP);
         TILE_LOAD(3, w, STEP);
         TILE_DOT(type, 0, 2, 3);
