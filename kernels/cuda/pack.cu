@@ -1,7 +1,7 @@
 // Puts a part of a matrix, as a checkpoint has it, where gemm.cu or gemm_f32.cu looks for it; pads are zeroed before.
 // Shapes  source [rows, in] of B, or [in, rows]: of the part's rows those from first_row on, of its inputs those from
 //         first_in on, an even number, int8 whole groups; w of A: the order that those files tell; scale [groups][padded rows] f32.
-// Launch  pack: a thread two inputs of a row; quantize: a warp a group of a row, before pack.
+// Launch  pack: a thread two inputs of a row; int8: measure before it, a warp a group of a row, scales after it, a thread a group.
 // Checked by optest.Linear and Grouped.
 #include "common.cuh"
 
@@ -55,8 +55,8 @@ template <> inline void put<i8>(const pack_args& a, int row, int k) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         if (k + i >= a.in) continue;
-        const float scale = a.scale[(i64)((a.first_in + k + i) / a.group) * a.padded_rows + p];
-        w[i] = scale > 0 ? (i8)max(-127, min(127, __float2int_rn(value(a, row, k + i) / scale))) : 0; // 0 of a NaN
+        const float most = a.scale[(i64)((a.first_in + k + i) / a.group) * a.padded_rows + p];
+        w[i] = most > 0 ? (i8)max(-127, min(127, __float2int_rn(value(a, row, k + i) * (127 / most)))) : 0; // 0 of a NaN
     }
 }
 
@@ -68,19 +68,36 @@ extern "C" __global__ void pack(const pack_args a) {
     else put<A>(a, (int)(i / pairs), (int)(i % pairs) * 2);
 }
 
-// The scale of a group: its largest magnitude over 127; 0 where all are too small to be told from 0, NaN where one is
+// Where the scale of group i of the source's is; its row and its group of that row.
+inline float* scale_of(const pack_args& a, i64 i, int* row, int* group) {
+    const int groups = a.in / a.group;
+    *row = (int)(i / groups), *group = (int)(i % groups);
+    return a.scale + (i64)(a.first_in / a.group + *group) * a.padded_rows + packed_row<16>(a, *row);
+}
+
+// The largest magnitude of a group, in place of its scale; 0 where all are too small to be told from 0, NaN where one is
 // infinite or not a number, so that what is computed from them is seen to be spoilt.
-extern "C" __global__ void quantize(const pack_args a) {
+extern "C" __global__ void measure(const pack_args a) {
     after_earlier();
     const i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / 32;
-    const int groups = a.in / a.group, lane = threadIdx.x % 32;
-    if (i >= (i64)a.rows * groups) return;
-    const int row = (int)(i / groups), group = (int)(i % groups); // of the source
+    const int lane = threadIdx.x % 32;
+    if (i >= (i64)a.rows * (a.in / a.group)) return;
+    int row, group;
+    float* scale = scale_of(a, i, &row, &group);
     u32 most = 0; // magnitudes compare as their bits do, a NaN above infinity
     for (int k = lane; k < a.group; k += 32) most = max(most, __float_as_uint(value(a, row, group * a.group + k)) & 0x7fffffffu);
 #pragma unroll
     for (int o = 16; o > 0; o >>= 1) most = max(most, __shfl_xor_sync(0xffffffffu, most, o));
     const float m = __uint_as_float(most);
-    const float scale = most >= 0x7f800000u ? __uint_as_float(0x7fc00000u) : m >= 1e-30f ? m / 127 : 0.0f;
-    if (lane == 0) a.scale[(i64)(a.first_in / a.group + group) * a.padded_rows + packed_row<16>(a, row)] = scale;
+    if (lane == 0) *scale = most >= 0x7f800000u ? __uint_as_float(0x7fc00000u) : m >= 1e-30f ? m : 0.0f;
+}
+
+// The scale of a group is its largest magnitude over 127. Numbers are values times 127 over that magnitude, as
+// kernels/cpu rounds them: values over the scale are the next number in one weight of 2500.
+extern "C" __global__ void scales(const pack_args a) {
+    after_earlier();
+    const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= (i64)a.rows * (a.in / a.group)) return;
+    int row, group;
+    *scale_of(a, i, &row, &group) /= 127;
 }

@@ -217,7 +217,7 @@ func (d *Device) packParts(s kernels.WeightSpec, w *weights, chunks []chunk) err
 // packChunks is the chunks of one part; a is what they have in common.
 func (d *Device) packChunks(m kernels.Matrix, dtype kernels.DType, a packArgs) (chunks []chunk, err error) {
 	file := program{file: "pack.cu", a: dtype, b: m.DType}
-	for _, name := range []string{"pack", "quantize"} {
+	for _, name := range []string{"measure", "pack", "scales"} {
 		if _, err := d.programs.kernel(d.ctx, kernelKey{file, name}); err != nil {
 			return nil, err
 		}
@@ -244,9 +244,16 @@ func (d *Device) packChunks(m kernels.Matrix, dtype kernels.DType, a packArgs) (
 func (a packArgs) put(file program) func(*Stream, handle) {
 	return func(s *Stream, source handle) {
 		a.source = source
-		if file.a == kernels.I8 {
-			enqueue(s, opPack, kernelKey{file, "quantize"}, grid{x: ceilDiv(int(a.rows)*int(a.in/a.group)*32, 256), threads: 256}, &a)
+		enqueuePart := func(kernel string, threads int) {
+			enqueue(s, opPack, kernelKey{file, kernel}, grid{x: ceilDiv(threads, 256), threads: 256}, &a)
 		}
-		enqueue(s, opPack, kernelKey{file, "pack"}, grid{x: ceilDiv(int(a.rows)*ceilDiv(int(a.in), 2), 256), threads: 256}, &a)
+		if file.a != kernels.I8 {
+			enqueuePart("pack", int(a.rows)*ceilDiv(int(a.in), 2))
+			return
+		}
+		groups := int(a.rows) * int(a.in/a.group)
+		enqueuePart("measure", groups*32)
+		enqueuePart("pack", int(a.rows)*ceilDiv(int(a.in), 2))
+		enqueuePart("scales", groups)
 	}
 }
