@@ -92,7 +92,7 @@ func ckptReshardCommand() *cli.Command {
 func ckptQuantizeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "quantize", ArgsUsage: "MODEL", Usage: "write a checkpoint in int8, as run --dtype int8 computes with it",
-		Description: "The weights of linear operations in 8 bits, with a scale for each of their outputs: about half of bfloat16's bytes. On a CPU, with --tp 1 and --es 1, outputs have the bits of run --dtype int8 on MODEL. OUT must not be there; it appears when all of it is written.\n\n" + writeStatus,
+		Description: "The weights of linear operations in 8 bits, with a scale for each of their outputs: about half of bfloat16's bytes. With --tp 1 and --es 1 outputs have the bits of run --dtype int8 on MODEL. OUT must not be there; it appears when all of it is written.\n\n" + writeStatus,
 		Flags:       []cli.Flag{tagFlag(), toFlag()},
 		Action:      func(c *cli.Context) error { return rewrite(c, store.Quantize) },
 	}
