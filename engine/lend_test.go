@@ -73,7 +73,7 @@ func TestRowsOfOneChunkAreShared(t *testing.T) {
 			var tokens []int64
 			busy, most, sum := 0, int64(0), int64(0)
 			for _, r := range readReport(t, j.Output).Ranks {
-				n := int64(r.Prompt + r.Output)
+				n := r.Prompt + r.Output
 				tokens, most, sum = append(tokens, n), max(most, n), sum+n
 				if n > 0 {
 					busy++
