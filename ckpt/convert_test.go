@@ -227,14 +227,7 @@ func TestPartsAreSmall(t *testing.T) {
 
 // TestForeignSavedFolders: an index whose files do not fit is refused, and none may lead out of the folder.
 func TestForeignSavedFolders(t *testing.T) {
-	piece := func(name string, d DType, shape ...int64) Tensor {
-		n, _ := elements(shape)
-		x, err := NewTensor(name, d, shape, make([]byte, n*d.Size()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return x
-	}
+	piece := func(name string, d DType, shape ...int64) Tensor { return zeros(t, name, d, shape...) }
 	for name, c := range map[string]struct {
 		index savedIndex
 		one   Tensor

@@ -110,3 +110,14 @@ func wants(t *testing.T, err, kind error, words ...string) {
 		}
 	}
 }
+
+// zeros is a tensor of zeros.
+func zeros(t *testing.T, name string, d DType, shape ...int64) Tensor {
+	t.Helper()
+	n, _ := elements(shape)
+	x, err := NewTensor(name, d, shape, make([]byte, n*d.Size()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}

@@ -141,14 +141,7 @@ func TestScalesComeBack(t *testing.T) {
 
 // TestDamagedQuantized: numbers without scales, scales of another width, facts of another kind.
 func TestDamagedQuantized(t *testing.T) {
-	number := func(name string, d DType, shape ...int64) Tensor {
-		n, _ := elements(shape)
-		x, err := NewTensor(name, d, shape, make([]byte, n*d.Size()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return x
-	}
+	number := func(name string, d DType, shape ...int64) Tensor { return zeros(t, name, d, shape...) }
 	for name, c := range map[string]struct {
 		facts   string
 		tensors []Tensor
