@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"regexp"
 	"slices"
 	"strings"
@@ -219,8 +220,13 @@ func report(err error, stderr io.Writer) int {
 		return status // the command has told
 	}
 	text := strings.TrimSuffix(err.Error(), ` Did you mean ""?`) // cli's, of a help topic that no command's name is near
+	logged := (*jsonError)(nil)
 	for _, line := range strings.Split(text, "\n") {
-		fmt.Fprintln(stderr, "dsbatch:", line)
+		if errors.As(err, &logged) {
+			slog.New(slog.NewJSONHandler(stderr, nil)).Error(line, "status", status)
+		} else {
+			fmt.Fprintln(stderr, "dsbatch:", line)
+		}
 	}
 	return status
 }

@@ -143,6 +143,30 @@ func TestJobFile(t *testing.T) {
 	}
 }
 
+// TestLogInJSON: a collector can read every line, the last one and an error's too.
+func TestLogInJSON(t *testing.T) {
+	output := filepath.Join(t.TempDir(), "out")
+	for _, c := range []struct {
+		status int
+		more   []string
+		msg    string
+	}{
+		{done, []string{"--progress", "log"}, "committed"},
+		{badConfig, []string{"--seed", "8"}, "seed"},
+	} {
+		e := dsbatch(t, job(output, append(c.more, "--log-format", "json")...)...).want(t, c.status)
+		var last struct{ Msg string }
+		for _, line := range lines(e.stderr) {
+			if err := json.Unmarshal([]byte(line), &last); err != nil {
+				t.Errorf("%v: %q", err, line)
+			}
+		}
+		if !strings.Contains(last.Msg, c.msg) {
+			t.Errorf("the last line does not say %q:\n%s", c.msg, e.stderr)
+		}
+	}
+}
+
 // TestDiffAndVerifyFind changes an output and another job's seed: both are found, with the place.
 func TestDiffAndVerifyFind(t *testing.T) {
 	one, other := filepath.Join(t.TempDir(), "one"), filepath.Join(t.TempDir(), "other")

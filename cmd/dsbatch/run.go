@@ -79,11 +79,13 @@ func noArguments(c *cli.Context) error {
 }
 
 // runJob runs the job on every rank that this process holds: its own of an MPI job, or all of --ranks.
-func runJob(ctx context.Context, job *config.Job, warnings []config.Warning, stderr io.Writer) error {
+func runJob(ctx context.Context, job *config.Job, warnings []config.Warning, stderr io.Writer) (err error) {
+	defer func() { err = forLog(job, err) }()
 	stop := &engine.Stop{}
 	defer onSignals(stop)()
 	options := engine.RunOptions{Version: version, Command: strings.Join(os.Args, " "), Stop: stop, Phase: faults()}
-	return onWorld(job, func(w mpi.World) error {
+	return onWorld(job, func(w mpi.World) (err error) {
+		defer func() { err = forLog(job, err) }() // a rank of MPI tells before onWorld returns
 		o := options
 		var progress *stats.Progress
 		if w.Rank() == 0 {
@@ -113,7 +115,11 @@ func runJob(ctx context.Context, job *config.Job, warnings []config.Warning, std
 			return err
 		}
 		if w.Rank() == 0 {
-			tell(stderr, job, summary)
+			if jsonLog(job) {
+				slog.Info("committed", "rows", summary.Rows, "parts", summary.Chunks, "bad", summary.Bad, "output", job.Output)
+			} else {
+				tell(stderr, job, summary)
+			}
 		}
 		if summary.Bad > 0 {
 			return errBadRows
@@ -125,11 +131,26 @@ func runJob(ctx context.Context, job *config.Job, warnings []config.Warning, std
 // setLog makes the job's log: text for people, JSON for collectors.
 func setLog(job *config.Job, w io.Writer) {
 	var h slog.Handler = tint.NewTextHandler(w, &tint.Options{TimeFormat: time.TimeOnly, NoColor: !isTerminal(w)})
-	if job.LogFormat == "json" {
+	if jsonLog(job) {
 		h = slog.NewJSONHandler(w, nil)
 	}
 	slog.SetDefault(slog.New(h))
 }
+
+func jsonLog(job *config.Job) bool { return job.LogFormat == "json" }
+
+// forLog marks an error of a job whose log is JSON, so that report tells it so.
+func forLog(job *config.Job, err error) error {
+	if err == nil || !jsonLog(job) {
+		return err
+	}
+	return &jsonError{err}
+}
+
+// jsonError is an error that is told as a line of a log in JSON.
+type jsonError struct{ error }
+
+func (e *jsonError) Unwrap() error { return e.error }
 
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
