@@ -116,13 +116,18 @@ type Rope struct {
 }
 
 // Scaling stretches rotary positions; Type "" or "default": none. "linear" divides positions by Factor; "llama3"
-// divides low frequencies, keeps high ones, and blends between (Llama 3.1's config).
+// divides low frequencies, keeps high ones, and blends between (Llama 3.1's config); so does "yarn" (arXiv 2309.00071), by
+// how often a pair turns in the original window.
 type Scaling struct {
-	Type     string
-	Factor   float64
-	Low      float64 // low_freq_factor
-	High     float64 // high_freq_factor
-	Original float64 // original_max_position_embeddings
+	Type      string
+	Factor    float64
+	Low       float64 // low_freq_factor
+	High      float64 // high_freq_factor
+	Original  float64 // original_max_position_embeddings
+	Fast      float64 // yarn's beta_fast: pairs that turn more often keep their frequency
+	Slow      float64 // yarn's beta_slow: those that turn less often have it divided
+	Fraction  bool    // yarn blends from and to fractions of a pair (truncate: false), else whole ones
+	Magnitude float64 // yarn's: cosines and sines are multiplied by it; 0 stands for 1
 }
 
 // frequencies are the Dim/2 angles of one position step.
@@ -151,11 +156,42 @@ func (r Rope) frequencies() ([]float64, error) {
 			keep = min(max(keep, 0), 1)
 			f[i] = (1-keep)*f[i]/s.Factor + keep*f[i]
 		}
+	case "yarn":
+		return f, r.yarn(f)
 	default:
-		return nil, fmt.Errorf("%w: rope type %q is not supported; default, linear and llama3 are", ErrConfig, s.Type)
+		return nil, fmt.Errorf("%w: rope type %q is not supported; default, linear, llama3 and yarn are", ErrConfig, s.Type)
 	}
 	return f, nil
 }
+
+// yarn blends frequencies from those that are kept to those that are divided.
+func (r Rope) yarn(f []float64) error {
+	s := r.Scaling
+	if !(s.Original > 0) || !(s.Fast > 0) || !(s.Slow > 0) || s.Fast < s.Slow || r.Theta == 1 {
+		return fmt.Errorf("%w: yarn's original window of %g, beta_fast of %g and beta_slow of %g, with a base of %g, blend nothing; beta_fast is the larger, and all are above 0",
+			ErrConfig, s.Original, s.Fast, s.Slow, r.Theta)
+	}
+	// pair is the one, from 0, that turns so often in the original window.
+	pair := func(turns float64) float64 {
+		return float64(r.Dim) * math.Log(s.Original/(turns*2*math.Pi)) / (2 * math.Log(r.Theta))
+	}
+	from, to := pair(s.Fast), pair(s.Slow)
+	if !s.Fraction {
+		from, to = math.Floor(from), math.Ceil(to)
+	}
+	from, to = max(from, 0), min(to, float64(r.Dim-1))
+	if from == to {
+		to += 0.001
+	}
+	for i := range f {
+		divided := min(max((float64(i)-from)/(to-from), 0), 1)
+		f[i] = divided*f[i]/s.Factor + (1-divided)*f[i]
+	}
+	return nil
+}
+
+// magnitude is what cosines and sines are multiplied by.
+func (r Rope) magnitude() float64 { return cmp.Or(r.Scaling.Magnitude, 1) }
 
 // scale is the factor of layer's attention scores.
 func (c *Config) scale(layer int) float32 {

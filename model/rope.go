@@ -7,14 +7,14 @@ import (
 	"github.com/dsbatch/dsbatch/kernels"
 )
 
-// ropeTables are cos and sin of position·frequency, [window, len(frequencies)] float32 from float64 angles.
-func ropeTables(frequencies []float64, window int) (cos, sin kernels.Matrix) {
+// ropeTables are cos and sin of position·frequency, times magnitude, [window, len(frequencies)] float32 from float64 angles.
+func ropeTables(frequencies []float64, magnitude float64, window int) (cos, sin kernels.Matrix) {
 	n := len(frequencies)
 	table := func(f func(float64) float64) kernels.Matrix {
 		data := make([]byte, 0, 4*window*n)
 		for p := range window {
 			for _, w := range frequencies {
-				data = binary.LittleEndian.AppendUint32(data, math.Float32bits(float32(f(float64(p)*w))))
+				data = binary.LittleEndian.AppendUint32(data, math.Float32bits(float32(magnitude*f(float64(p)*w))))
 			}
 		}
 		return kernels.Matrix{DType: kernels.F32, Rows: window, Cols: n, Data: data}
@@ -35,7 +35,7 @@ func (l *loader) rope() *kernels.Rope {
 	if l.err != nil || l.surveying {
 		return nil
 	}
-	cos, sin := ropeTables(frequencies, l.config.Window)
+	cos, sin := ropeTables(frequencies, r.magnitude(), l.config.Window)
 	return &kernels.Rope{Dim: r.Dim, Interleaved: r.Interleaved,
 		Cos: l.put("rotary cosines", kernels.F32, cos), Sin: l.put("rotary sines", kernels.F32, sin)}
 }

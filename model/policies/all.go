@@ -4,6 +4,7 @@ package policies
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -71,8 +72,23 @@ func rope(f model.Facts, headDim int) *model.Rope {
 			Low:      s.FloatOr("low_freq_factor", 1),
 			High:     s.FloatOr("high_freq_factor", 4),
 			Original: s.FloatOr("original_max_position_embeddings", f.FloatOr("max_position_embeddings", 0)),
+			Fast:     s.FloatOr("beta_fast", 32), Slow: s.FloatOr("beta_slow", 1), Fraction: !s.BoolOr("truncate", true),
+			Magnitude: yarnMagnitude(s),
 		},
 	}
+}
+
+// yarnMagnitude is what YaRN multiplies cosines and sines by: attention_factor, or what follows from the factor.
+func yarnMagnitude(s model.Facts) float64 {
+	if s.StringOr("rope_type", s.StringOr("type", "")) != "yarn" {
+		return 1
+	}
+	return s.FloatOr("attention_factor", yarnScale(s, "mscale", 1)/yarnScale(s, "mscale_all_dim", 0))
+}
+
+// yarnScale is 0.1·m·ln(factor) + 1, m standing under key.
+func yarnScale(s model.Facts, key string, absent float64) float64 {
+	return 0.1*s.FloatOr(key, absent)*math.Log(max(s.FloatOr("factor", 1), 1)) + 1
 }
 
 // llamaLike is what LLaMA and the families after it share: RMSNorm, rotary halves, SwiGLU, grouped heads.
