@@ -1,6 +1,7 @@
 package benchmarks
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,10 +14,16 @@ import (
 // hotShape is a small model of 8 experts, of which a token takes one.
 var hotShape = Shape{Hidden: 512, Layers: 2, Heads: 8, Experts: 8, Active: 1, FFN: 1024, Vocab: 8192, Window: 1024}
 
+// hotName is the name by which ScalingOptions.Only chooses it, hotRowsEach the rows of a rank where nothing is said of them.
+const (
+	hotName     = "random, 8 experts, one of them hot, score"
+	hotRowsEach = 256
+)
+
 // hotExpert scores rows of which three tokens in four are one and the same, so that one expert of a layer gets most of
 // them: with experts in order over the ranks, packed by what they got, and with a copy of the hottest on each rank.
 func (s *scaling) hotExpert(ctx context.Context) (Group, error) {
-	g := Group{Name: fmt.Sprintf("random, 8 experts, one of them hot, score on %d ranks", s.o.Ranks),
+	g := Group{Name: fmt.Sprintf("%s on %d ranks", hotName, s.o.Ranks),
 		Note: "tokens a second; one expert for each token, three tokens in four are the same"}
 	model, input, sample := filepath.Join(s.folder, "hot"), filepath.Join(s.folder, "hot.jsonl"), filepath.Join(s.folder, "sample")
 	if err := os.Mkdir(model, 0o755); err != nil {
@@ -25,7 +32,8 @@ func (s *scaling) hotExpert(ctx context.Context) (Group, error) {
 	if err := RandomModel(model, hotShape, 1); err != nil {
 		return g, err
 	}
-	if err := hotRows(input, s.o.Ranks*s.o.Rows); err != nil {
+	rows := cmp.Or(s.o.Rows, hotRowsEach)
+	if err := hotRows(input, s.o.Ranks*rows); err != nil {
 		return g, err
 	}
 	args := []string{"run", "--model", model, "--task", "score", "--threads", "1", "--ids-column", "ids", "--ep", strconv.Itoa(s.o.Ranks)}
@@ -55,7 +63,7 @@ func (s *scaling) hotExpert(ctx context.Context) (Group, error) {
 	var tokens float64
 	for range s.o.Rounds {
 		for i := range ways {
-			d, err := s.run(ctx, s.o.Ranks, input, append(args[:len(args):len(args)], ways[i].args...))
+			d, err := s.run(ctx, s.o.Ranks, input, rows, append(args[:len(args):len(args)], ways[i].args...))
 			if err != nil {
 				return g, err
 			}

@@ -3,7 +3,6 @@ package benchmarks
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -11,21 +10,22 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/dsbatch/dsbatch/io/dataset"
 	"github.com/dsbatch/dsbatch/stats"
 )
 
 // ScalingOptions of Scaling.
 type ScalingOptions struct {
 	Program      string // dsbatch
-	Model, Input string // a model and a data set of Ranks × Rows rows; empty: the random one only
+	Model, Input string // a model and a data set, whose rows are repeated where it has too few; empty: the random one only
+	Only         string // kinds of jobs whose names contain it; empty: all
 	Ranks        int    // 0: 2
 	Rounds       int    // 0: 3
-	Rows         int    // of a rank; 0: 128
+	Rows         int    // of a rank; 0: as many as take one rank some 8 seconds
 }
 
 // scalingShape is a small model of 64 experts, of which a token takes 4.
@@ -34,6 +34,13 @@ var scalingShape = Shape{Hidden: 512, Layers: 4, Heads: 8, Experts: 64, Active: 
 // The random model's rows.
 const scalingPrompt, scalingTokens = 96, 32
 
+// Where nothing is said of the rows, jobs of so many seconds, found by one of so many rows. What a job has outside its steps,
+// opening files and committing parts, is some 50 to 100 ms.
+const (
+	scalingSeconds = 8
+	scalingProbe   = 128
+)
+
 // scaling runs jobs.
 type scaling struct {
 	o      ScalingOptions
@@ -41,10 +48,17 @@ type scaling struct {
 	jobs   atomic.Int64
 }
 
+// kind is a kind of job.
+type kind struct {
+	name string
+	args []string
+	rows func(path string, rows, each int) error // writes rows, of which a rank takes each
+}
+
 // Scaling runs jobs on one rank and on several, with as many rows for each rank, a core each, in turn: generation and
 // scoring; beside them as many jobs of one rank at once, which shows what the machine loses when all its cores work; and
-// jobs of a model with a hot expert, placed in three ways. Rates are those of stats.json, from the first step to
-// the last commit; loading isn't in them.
+// jobs of a model with a hot expert, placed in three ways. Rates are those of stats.json, of whole jobs from their start to
+// the last commit; loading the model isn't in them.
 func Scaling(ctx context.Context, o ScalingOptions) (groups []Group, err error) {
 	if o.Ranks == 0 {
 		o.Ranks = 2
@@ -52,51 +66,35 @@ func Scaling(ctx context.Context, o ScalingOptions) (groups []Group, err error) 
 	if o.Rounds == 0 {
 		o.Rounds = 3
 	}
-	if o.Rows == 0 {
-		o.Rows = 128
-	}
-	if err := o.enough(ctx); err != nil {
-		return nil, err
-	}
 	s := &scaling{o: o}
 	if s.folder, err = os.MkdirTemp("", "dsbatch-bench-*"); err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(s.folder) //nolint:errcheck // a temporary folder
-	type work struct {
-		name, model, input, column string
-	}
-	random := work{"random, 64 experts", filepath.Join(s.folder, "model"), filepath.Join(s.folder, "rows.jsonl"), "ids"}
-	if err := os.Mkdir(random.model, 0o755); err != nil {
+	model := filepath.Join(s.folder, "model")
+	if err := os.Mkdir(model, 0o755); err != nil {
 		return nil, err
 	}
-	if err := RandomModel(random.model, scalingShape, 1); err != nil {
+	if err := RandomModel(model, scalingShape, 1); err != nil {
 		return nil, err
 	}
-	if err := randomRows(random.input, o.Ranks*o.Rows); err != nil {
-		return nil, err
-	}
-	all := []work{random}
+	random := func(path string, rows, _ int) error { return randomRows(path, rows) }
+	kinds := s.tasks("random, 64 experts", []string{"--model", model, "--ids-column", "ids"}, random)
 	if o.Model != "" {
-		all = append(all, work{filepath.Base(o.Model), o.Model, o.Input, ""})
+		repeated := func(path string, rows, each int) error { return repeatRows(ctx, path, o.Input, rows, each) }
+		kinds = append(kinds, s.tasks(filepath.Base(o.Model), []string{"--model", o.Model}, repeated)...)
 	}
-	for _, w := range all {
-		for _, task := range []string{"generate", "score"} {
-			args := []string{"run", "--model", w.model, "--task", task, "--threads", "1"}
-			if w.column != "" {
-				args = append(args, "--ids-column", w.column)
-			}
-			if task == "generate" {
-				args = append(args, "--max-new-tokens", strconv.Itoa(scalingTokens), "--ignore-eos")
-			}
-			g, err := s.measure(ctx, w.name+", "+task, w.input, args)
-			if err != nil {
-				return nil, err
-			}
-			groups = append(groups, g)
+	for _, k := range kinds {
+		if !strings.Contains(k.name, o.Only) {
+			continue
 		}
+		g, err := s.measure(ctx, k)
+		if err != nil {
+			return nil, err
+		}
+		groups = append(groups, g)
 	}
-	if o.Ranks == 1 || hotShape.Experts%o.Ranks != 0 {
+	if o.Ranks == 1 || hotShape.Experts%o.Ranks != 0 || !strings.Contains(hotName, o.Only) {
 		return groups, nil
 	}
 	hot, err := s.hotExpert(ctx)
@@ -106,37 +104,52 @@ func Scaling(ctx context.Context, o ScalingOptions) (groups []Group, err error) 
 	return append(groups, hot), nil
 }
 
-// enough refuses a data set of fewer rows than the ranks take, before minutes of other jobs are run.
-func (o *ScalingOptions) enough(ctx context.Context) error {
-	if o.Model == "" {
-		return nil
+// tasks are generation and scoring of a model.
+func (s *scaling) tasks(model string, args []string, rows func(string, int, int) error) []kind {
+	args = append([]string{"run", "--threads", "1"}, args...)
+	task := func(more ...string) []string { return slices.Concat(args, []string{"--task"}, more) }
+	return []kind{{model + ", generate", task("generate", "--max-new-tokens", strconv.Itoa(scalingTokens), "--ignore-eos"), rows},
+		{model + ", score", task("score"), rows}}
+}
+
+// rowsOf is how many rows of a job a rank has.
+func (s *scaling) rowsOf(ctx context.Context, k kind) (int, error) {
+	if s.o.Rows > 0 {
+		return s.o.Rows, nil
 	}
-	rows, err := dataset.Open(ctx, []string{o.Input}, dataset.Columns{Prompt: "prompt"})
-	if err != nil {
-		return err
+	input := filepath.Join(s.folder, "probe.jsonl")
+	if err := k.rows(input, scalingProbe, scalingProbe); err != nil {
+		return 0, err
 	}
-	if have := rows.Rows(); have < int64(o.Ranks*o.Rows) {
-		err = fmt.Errorf("%s has %d rows, and %d ranks want %d each; give more rows, or a smaller --rows", o.Input, have, o.Ranks, o.Rows)
-	}
-	return errors.Join(err, rows.Close())
+	d, err := s.run(ctx, 1, input, scalingProbe, k.args)
+	return scalingProbe * max(1, int(scalingSeconds/d.seconds+0.5)), err
 }
 
 // measure runs one kind of job.
-func (s *scaling) measure(ctx context.Context, name, input string, args []string) (Group, error) {
-	g := Group{Name: name, Note: fmt.Sprintf("tokens a second, prompts and outputs; %d ranks have %d times the rows of one, whose rate as often is the bound", s.o.Ranks, s.o.Ranks)}
+func (s *scaling) measure(ctx context.Context, k kind) (Group, error) {
+	each, err := s.rowsOf(ctx, k)
+	if err != nil {
+		return Group{}, err
+	}
+	input := filepath.Join(s.folder, "rows.jsonl")
+	if err := k.rows(input, s.o.Ranks*each, each); err != nil {
+		return Group{}, err
+	}
+	g := Group{Name: k.name, Note: fmt.Sprintf("tokens a second of whole jobs, prompts and outputs; %d rows, %d ranks %d times as many; the bound is one rank's rate as often",
+		each, s.o.Ranks, s.o.Ranks)}
 	var one, apart, many []round
 	var tokens float64
 	var ofApart, exchange, least, wait, rows, slots []float64
 	for range s.o.Rounds {
-		alone, err := s.run(ctx, 1, input, args)
+		alone, err := s.run(ctx, 1, input, each, k.args)
 		if err != nil {
 			return g, err
 		}
-		rates, err := s.sideBySide(ctx, input, args)
+		rates, err := s.sideBySide(ctx, input, each, k.args)
 		if err != nil {
 			return g, err
 		}
-		all, err := s.run(ctx, s.o.Ranks, input, args)
+		all, err := s.run(ctx, s.o.Ranks, input, each, k.args)
 		if err != nil {
 			return g, err
 		}
@@ -180,12 +193,12 @@ type done struct {
 
 // sideBySide runs as many jobs of one rank at once as there are ranks, each on a core of its own. They share nothing but
 // the machine. The result is the sum of their rates, in tokens a second.
-func (s *scaling) sideBySide(ctx context.Context, input string, args []string) (rates float64, err error) {
+func (s *scaling) sideBySide(ctx context.Context, input string, rows int, args []string) (rates float64, err error) {
 	each := make([]done, s.o.Ranks)
 	jobs, ctx := errgroup.WithContext(ctx)
 	for core := range each {
 		jobs.Go(func() (err error) {
-			each[core], err = s.run(ctx, 1, input, args, "--cpu-set", strconv.Itoa(core))
+			each[core], err = s.run(ctx, 1, input, rows, args, "--cpu-set", strconv.Itoa(core))
 			return err
 		})
 	}
@@ -196,15 +209,14 @@ func (s *scaling) sideBySide(ctx context.Context, input string, args []string) (
 	return rates, err
 }
 
-// run runs one job, of as many rows for each rank; place says more of where its ranks run.
-func (s *scaling) run(ctx context.Context, ranks int, input string, args []string, place ...string) (done, error) {
+// run runs one job, of so many rows for each rank; place says more of where its ranks run.
+func (s *scaling) run(ctx context.Context, ranks int, input string, rows int, args []string, place ...string) (done, error) {
 	output := filepath.Join(s.folder, fmt.Sprintf("out-%d", s.jobs.Add(1)))
 	launch, err := newLauncher(ranks, "core", place...)
 	if err != nil {
 		return done{}, err
 	}
-	// Rows of their own for each rank: where prompts are alike ranks have less to do.
-	args = append(args[:len(args):len(args)], "--input", input, "--limit", strconv.Itoa(ranks*s.o.Rows), "--output", output)
+	args = append(args[:len(args):len(args)], "--input", input, "--limit", strconv.Itoa(ranks*rows), "--output", output)
 	if _, err := launch.run(ctx, s.o.Program, args...); err != nil {
 		return done{}, err
 	}
@@ -216,8 +228,8 @@ func (s *scaling) run(ctx context.Context, ranks int, input string, args []strin
 	if err := json.Unmarshal(text, &report); err != nil {
 		return done{}, err
 	}
-	if n := report.Rows.Done; n != int64(ranks*s.o.Rows) {
-		return done{}, fmt.Errorf("%s: %d rows are done, and %d ranks want %d each; give rows that the model can take", input, n, ranks, s.o.Rows)
+	if n := report.Rows.Done; n != int64(ranks*rows) {
+		return done{}, fmt.Errorf("%s: %d rows are done, and %d ranks want %d each; give rows that the model can take", input, n, ranks, rows)
 	}
 	d := done{seconds: report.Rates.Seconds, tokens: (report.Rates.Prompt + report.Rates.Output) * report.Rates.Seconds}
 	steps := 0.0 // of a rank, in the mean

@@ -236,10 +236,11 @@ func benchScalingCommand() *cli.Command {
 		Name: "scaling", Usage: "jobs on one rank and on several, of one core each, with as many rows for every rank; and three placements of a hot expert",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "model", Usage: "measure this model `FOLDER` too, beside one of random weights"},
-			&cli.StringFlag{Name: "input", Usage: "data set `FILE` for that model, of ranks × rows"},
+			&cli.StringFlag{Name: "input", Usage: "data set `FILE` for that model; its rows are repeated with their words turned where a rank takes more"},
+			&cli.StringFlag{Name: "only", Usage: "jobs whose names contain `TEXT`, as \"64 experts, score\""},
 			&cli.IntFlag{Name: "ranks", Value: 2, Usage: "`N` ranks"},
 			&cli.IntFlag{Name: "rounds", Value: 3, Usage: "repetitions `N`"},
-			&cli.IntFlag{Name: "rows", Value: 128, Usage: "`N` rows of a rank"},
+			&cli.IntFlag{Name: "rows", Usage: "`N` rows of a rank (0: as many as take one some 8 s)"},
 			jsonFlag,
 		},
 		Action: func(c *cli.Context) error {
@@ -252,7 +253,7 @@ func benchScalingCommand() *cli.Command {
 			}
 			r := newReport("")
 			o := benchmarks.ScalingOptions{Program: self, Model: c.String("model"), Input: c.String("input"),
-				Ranks: c.Int("ranks"), Rounds: c.Int("rounds"), Rows: c.Int("rows")}
+				Only: c.String("only"), Ranks: c.Int("ranks"), Rounds: c.Int("rounds"), Rows: c.Int("rows")}
 			if r.Groups, err = benchmarks.Scaling(c.Context, o); err != nil {
 				return err
 			}
