@@ -43,11 +43,30 @@ type CacheSpec struct {
 	BlockTokens int
 	KVHeads     int
 	HeadDim     int
+	// Latent values of a key, its last ones, are the value too, and stored once (multi-head latent attention, arXiv
+	// 2405.04434); 0: values have HeadDim and are stored beside the keys.
+	Latent int
 }
 
 // Bytes is the memory that the cache takes.
 func (s CacheSpec) Bytes() int64 {
-	return 2 * int64(s.DType.Size()) * int64(s.Layers) * int64(s.Blocks) * int64(s.BlockTokens) * int64(s.KVHeads) * int64(s.HeadDim)
+	return int64(s.Parts()) * int64(s.DType.Size()) * int64(s.Layers) * int64(s.Blocks) * int64(s.BlockTokens) * int64(s.KVHeads) * int64(s.HeadDim)
+}
+
+// Parts is how many times HeadDim a token's head takes: keys and values, or keys that hold the values.
+func (s CacheSpec) Parts() int {
+	if s.Latent > 0 {
+		return 1
+	}
+	return 2
+}
+
+// Values is the size of a head's value, and so of its part of what Attention gives.
+func (s CacheSpec) Values() int {
+	if s.Latent > 0 {
+		return s.Latent
+	}
+	return s.HeadDim
 }
 
 // Cache is a paged KV cache. The order inside a block is the back end's.
@@ -144,14 +163,22 @@ const (
 )
 
 // Gate chooses the K of Experts with the largest logits for each token, in falling order. Ties go to the lower expert
-// index; a NaN is below everything.
+// index; a NaN is below everything. A weight is the score of the expert's logit.
 type Gate struct {
 	Experts     int
 	K           int
 	Score       GateScore
 	Renormalise bool    // the K weights are divided by their sum, at least 2⁻²³
 	Scale       float32 // then multiplied by it; 0 stands for 1
+	// Bias [1, Experts] F32, or none, is added to the scores that experts are chosen by, not to weights. Sigmoid only.
+	Bias Tensor
+	// Groups above 1 are equal runs of experts, TopGroups of which are looked at: those whose GroupBest best experts (1, or
+	// with Sigmoid 2) have the largest sum of what they are chosen by. Ties go to the lower group.
+	Groups, TopGroups, GroupBest int
 }
+
+// Limited tells whether experts are chosen by something else than their logits alone.
+func (g Gate) Limited() bool { return g.Groups > 1 || !g.Bias.None() }
 
 // Routing says which choice of which token goes to which expert. A choice is token·K + its rank among the token's
 // experts; a slot is a kept choice, in expert order, stable in the order of choices. Tensors are I32 but Weight.
@@ -243,9 +270,9 @@ type Stream interface {
 	Grouped(y, x Tensor, w Weights, offsets, index Tensor, div int, ep Epilogue)
 
 	// Store rotates q and k (rope nil: not), in place, and puts k and v into the cache's layer at b.Slot.
-	// q [T, heads·dim], k and v [T, kvHeads·dim].
+	// q [T, heads·dim], k and v [T, kvHeads·dim]; v is none for a cache of keys that hold the values.
 	Store(c Cache, layer int, q, k, v Tensor, b Batch, rope *Rope)
-	// Attention: paged attention of every token over its sequence's KV. out, q [T, heads·dim].
+	// Attention: paged attention of every token over its sequence's KV. q [T, heads·dim], out [T, heads·Values].
 	Attention(out, q Tensor, c Cache, layer int, b Batch, a AttentionSpec)
 
 	// Gate fills r.Expert and r.Weight from logits [T, experts] F32.

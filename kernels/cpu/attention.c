@@ -1,6 +1,6 @@
 /* Paged attention of some tokens of one sequence over the keys and values of one KV head.
  *
- * Shapes  q, out [tokens, heads·dim]; the cache as in cache.go. A row is one query head of one token.
+ * Shapes  q [tokens, heads·dim], out [tokens, heads·values]; the cache as in cache.go. A row is one query head of one token.
  * Tiles   64 positions of K and V, from position 0 on, by up to ROWS rows. K of 16 positions lies side by side, so that
  *         a register holds a dimension of them and no sum crosses lanes. Panels are read where they lie; but bfloat16 for
  *         more rows than one block of registers has, and what is not in panels, is unpacked into scratch first, once for
@@ -184,19 +184,19 @@ INLINE void attend_block(const attention_args *a, row *w, const float *q, const 
     for (int r = 0; r < rows && a->slopes; r++) lean(score[r], &w[r], base, first / PANEL, (last + PANEL - 1) / PANEL);
     for (int r = 0; r < rows; r++) by[r] = from[r] < to[r] ? exponentials(score[r], &w[r], from[r], to[r]) : 1;
     if (all_from >= all_to) { /* nothing that all see */
-        for (int r = 0; r < rows; r++) add_more(w + r, score[r], by[r], t, ahead, halves, a->dim, from[r], to[r]);
+        for (int r = 0; r < rows; r++) add_more(w + r, score[r], by[r], t, ahead, halves, a->values, from[r], to[r]);
         return;
     }
     int before = 0;
     for (int r = 0; r < rows; r++) before |= from[r] < all_from;
     if (before) { /* then the first part rescales, all rows alike */
-        for (int r = 0; r < rows; r++) add_more(w + r, score[r], by[r], t, ahead, halves, a->dim, from[r], all_from);
+        for (int r = 0; r < rows; r++) add_more(w + r, score[r], by[r], t, ahead, halves, a->values, from[r], all_from);
     }
     float rest[ROWS];
     for (int r = 0; r < rows; r++) rest[r] = before ? 1 : by[r];
-    add_values(w, (const float(*)[TILE])score, rest, t, ahead, rows, halves, a->dim, all_from, all_to);
+    add_values(w, (const float(*)[TILE])score, rest, t, ahead, rows, halves, a->values, all_from, all_to);
     for (int r = 0; r < rows; r++) {
-        if (to[r] > all_to) add_more(w + r, score[r], 1, t, ahead, halves, a->dim, all_to, to[r]);
+        if (to[r] > all_to) add_more(w + r, score[r], 1, t, ahead, halves, a->values, all_to, to[r]);
     }
 }
 
@@ -239,7 +239,7 @@ static void attend_rows(const attention_args *a, row *w, const float *const *q, 
     for (int r = 0; r < rows; r++) {
         if (w[r].from < w[r].to && w[r].from < from) from = w[r].from;
         if (w[r].to > to) to = w[r].to;
-        memset(w[r].out, 0, (size_t)dim * sizeof *w[r].out);
+        memset(w[r].out, 0, (size_t)a->values * sizeof *w[r].out);
     }
     for (int r = 0; r < rows; r += block_rows(rows - r)) {
         if (block_rows(rows - r) > 1) pack_rows(packed + r * dim, q + r, block_rows(rows - r), dim);
@@ -264,7 +264,7 @@ static void attend_rows(const attention_args *a, row *w, const float *const *q, 
     }
     for (int r = 0; r < rows; r++) {
         const float by = w[r].sum == 0 ? 0 : 1 / w[r].sum;
-        for (int64_t d = 0; d < dim; d++) w[r].out[d] *= by;
+        for (int64_t d = 0; d < a->values; d++) w[r].out[d] *= by;
     }
 }
 
@@ -288,7 +288,7 @@ INLINE void fetch_rows(const attention_args *a, const attention_item *it) {
     const int64_t cols = a->group * a->dim, at = it->head * cols;
     for (int64_t i = 0; i < cols; i += 64 / (int64_t)sizeof *a->q) {
         __builtin_prefetch(a->q + it->from * a->q_stride + at + i, 0, 2);
-        __builtin_prefetch(a->out + it->from * a->out_stride + at + i, 0, 2);
+        __builtin_prefetch(a->out + it->from * a->out_stride + it->head * a->group * a->values + i, 0, 2);
     }
 }
 
@@ -307,7 +307,7 @@ static void attend(const attention_args *a, const attention_item *it, const atte
         find_span(a, it->seq, t, &from, &to);
         for (int64_t h = it->head * a->group; h < (it->head + 1) * a->group; h++) {
             q[rows] = a->q + t * a->q_stride + h * a->dim;
-            w[rows++] = (row){a->out + t * a->out_stride + h * a->dim, from, to, -INFINITY, 0, a->position[t], a->slopes ? a->slopes[h] : 0};
+            w[rows++] = (row){a->out + t * a->out_stride + h * a->values, from, to, -INFINITY, 0, a->position[t], a->slopes ? a->slopes[h] : 0};
             if (rows == MOST) {
                 attend_rows(a, w, q, rows, blocks, it->head, &next, scratch);
                 rows = 0;

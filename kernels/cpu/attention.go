@@ -63,7 +63,11 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 func (s *Stream) attend(a *attentionArgs) {
 	items := s.items[:0]
 	var seen int
-	block := max(1, itemRows/a.group) // tokens
+	rows := itemRows
+	if a.cache.spec.Latent > 0 {
+		rows = 2 * itemRows // keys are unpacked for each item
+	}
+	block := max(1, rows/a.group) // tokens
 	for seq := range len(a.start) - 1 {
 		for to := int(a.start[seq+1]); to > int(a.start[seq]); to -= block {
 			from := max(to-block, int(a.start[seq]))
@@ -128,19 +132,19 @@ func (s *Stream) checkBatch(op string, a *attentionArgs, b kernels.Batch) {
 
 // attendItems is the reference: all scores first, then softmax, then the sum of V, positions ascending.
 func attendItems(a *attentionArgs, items []attentionItem) {
-	dim := a.cache.spec.HeadDim
-	kv := make([]float32, dim)
+	dim, values := a.cache.spec.HeadDim, a.cache.spec.Values()
+	key, value := make([]float32, dim), make([]float32, values)
 	var scores []float32
 	for _, it := range items {
 		for t := int(it.from); t < int(it.to); t++ {
 			lo, hi := a.span(int(it.seq), t)
 			for h := int(it.head) * a.group; h < (int(it.head)+1)*a.group; h++ {
-				q, out := a.q.row(t)[h*dim:(h+1)*dim], a.out.row(t)[h*dim:(h+1)*dim]
+				q, out := a.q.row(t)[h*dim:(h+1)*dim], a.out.row(t)[h*values:(h+1)*values]
 				scores = scores[:0]
 				for p := lo; p < hi; p++ {
 					atK, _ := a.at(it, p)
-					a.cache.get(kv, a.data, atK, a.cache.width)
-					scores = append(scores, dot(q, kv)*a.scale)
+					a.cache.get(key, a.data, atK, a.cache.width)
+					scores = append(scores, dot(q, key)*a.scale)
 				}
 				if a.slopes != nil {
 					for i := range scores {
@@ -151,8 +155,8 @@ func attendItems(a *attentionArgs, items []attentionItem) {
 				clear(out)
 				for i, w := range scores {
 					_, atV := a.at(it, lo+i)
-					a.cache.get(kv, a.data, atV, 1)
-					for d, v := range kv {
+					a.cache.get(value, a.data, atV, 1)
+					for d, v := range value {
 						out[d] += w * v
 					}
 				}

@@ -85,7 +85,7 @@ INLINE void find_panel(const attention_args *a, tile *t, int p, int64_t base, co
 /* Unpacks panel p of a tile into scratch; found says where it lies where the cache has panels. */
 INLINE void unpack_panel(const attention_args *a, tile *t, int p, const tile *found, int64_t base, const int32_t *blocks,
                          int64_t head, int64_t from, int64_t to, float *scratch) {
-    const int64_t dim = a->dim, at = base + p * PANEL, size = a->block_tokens, head_size = size * dim;
+    const int64_t dim = a->dim, values = a->values, at = base + p * PANEL, size = a->block_tokens;
     float *const k = scratch + (int64_t)p * 2 * PANEL * dim, *const v = k + PANEL * dim;
     t->k[p] = k;
     t->v[p] = v;
@@ -96,15 +96,15 @@ INLINE void unpack_panel(const attention_args *a, tile *t, int p, const tile *fo
         return;
     }
     for (int64_t j = clamp(from - at, 0, PANEL); j < clamp(to - at, 0, PANEL); j++) {
-        const int64_t base_k = 2 * head_size * (blocks[(at + j) / size] * a->kv_heads + head) + (at + j) % size * dim;
-        for (int64_t d = 0; d < dim; d++) {
-            if (a->type == CPU_F32) {
-                k[d * PANEL + j] = ((const float *)a->data)[base_k + d];
-                v[j * dim + d] = ((const float *)a->data)[base_k + head_size + d];
-            } else {
-                k[d * PANEL + j] = of_bits((uint32_t)((const uint16_t *)a->data)[base_k + d] << 16);
-                v[j * dim + d] = of_bits((uint32_t)((const uint16_t *)a->data)[base_k + head_size + d] << 16);
-            }
+        const int64_t key = a->head_step * (blocks[(at + j) / size] * a->kv_heads + head) + (at + j) % size * dim;
+        if (a->type == CPU_F32) {
+            const float *const row = (const float *)a->data + key;
+            for (int64_t d = 0; d < dim; d++) k[d * PANEL + j] = row[d];
+            memcpy(v + j * values, row + a->value_step, (size_t)values * sizeof *v);
+        } else {
+            const uint16_t *const row = (const uint16_t *)a->data + key;
+            for (int64_t d = 0; d < dim; d++) k[d * PANEL + j] = of_bits((uint32_t)row[d] << 16);
+            unpack(v + j * values, row + a->value_step, values);
         }
     }
 }

@@ -157,7 +157,7 @@ typedef struct embed_args {
 
 typedef struct store_args {
     float *q, *k;
-    const float *v, *cos, *sin;
+    const float *v, *cos, *sin; /* v: NULL where keys hold the values */
     void *data; /* of the cache's layer */
     const int32_t *position, *slot;
     int64_t q_stride, k_stride, v_stride, cos_stride, sin_stride, q_cols;
@@ -172,6 +172,7 @@ typedef struct attention_args {
     const int32_t *position, *blocks, *context; /* context: NULL where causal */
     const float *slopes;                        /* of the heads, or NULL: no ALiBi */
     int64_t out_stride, q_stride, blocks_stride, block_tokens, width, kv_heads, dim, group, window;
+    int64_t values, head_step, value_step; /* of a head's value; elements from head to head of a block, and, of a token in no panel, from key to value */
     float scale;
     int32_t type;
 } attention_args;
@@ -181,12 +182,12 @@ typedef struct attention_item { /* tokens [from, to) of a sequence, one KV head 
 } attention_item;
 
 typedef struct gate_args {
-    const float *logits;
+    const float *logits, *bias; /* bias: or NULL */
     int32_t *expert;
     float *weight;
-    int64_t logits_stride, expert_stride, weight_stride, experts, k;
+    int64_t logits_stride, expert_stride, weight_stride, experts, k, groups, top_groups, group_best;
     float scale;
-    int32_t sigmoid, renormalise;
+    int32_t sigmoid, renormalise, limited;
 } gate_args;
 
 typedef struct combine_args {
@@ -250,7 +251,7 @@ void cpu_embed(int level, embed_args a, int64_t from, int64_t to);
 void cpu_store(int level, store_args a, int64_t from, int64_t to);
 /* scratch has CPU_ATTENTION_SCRATCH·dim floats. */
 void cpu_attention(int level, attention_args a, const attention_item *items, int64_t n, float *scratch);
-/* key has experts places, rounded up to 16. */
+/* key has experts places, rounded up to 16; twice that and groups more where the gate is limited. */
 void cpu_gate(int level, gate_args a, int64_t from, int64_t to, int32_t *key);
 void cpu_combine(int level, combine_args a, int64_t from, int64_t to);
 void cpu_mix(int level, mix_args a, int64_t from, int64_t to);

@@ -153,6 +153,7 @@ func (n *native) attention(a *attentionArgs, items []attentionItem) {
 		out_stride: C.int64_t(a.out.stride), q_stride: C.int64_t(a.q.stride), blocks_stride: C.int64_t(a.blocks.stride),
 		block_tokens: C.int64_t(s.BlockTokens), width: C.int64_t(a.cache.width), kv_heads: C.int64_t(s.KVHeads),
 		dim: C.int64_t(s.HeadDim), group: C.int64_t(a.group), window: C.int64_t(a.window),
+		values: C.int64_t(s.Values()), head_step: C.int64_t(a.cache.headStep()), value_step: C.int64_t(a.cache.valueStep()),
 		scale: C.float(a.scale), _type: typeOf(s.DType),
 	}, (*C.attention_item)(unsafe.Pointer(unsafe.SliceData(items))), C.int64_t(len(items)), floats(*scratch))
 }
@@ -169,13 +170,18 @@ func borrow[T any](p *sync.Pool, n int) *[]T {
 
 func (n *native) gate(a *gateArgs, from, to int) {
 	const most = 16 // lanes of a vector
-	key := make([]int32, (a.logits.cols+most-1)/most*most)
+	room := (a.logits.cols + most - 1) / most * most
+	if a.limited {
+		room += room + a.groups
+	}
+	key := make([]int32, room)
 	C.cpu_gate(n.level, C.gate_args{
-		logits: floats(a.logits.data), expert: ints(a.expert.data), weight: floats(a.weight.data),
+		logits: floats(a.logits.data), bias: floats(a.bias), expert: ints(a.expert.data), weight: floats(a.weight.data),
 		logits_stride: C.int64_t(a.logits.stride), expert_stride: C.int64_t(a.expert.stride),
 		weight_stride: C.int64_t(a.weight.stride),
 		experts:       C.int64_t(a.logits.cols), k: C.int64_t(a.expert.cols), scale: C.float(a.scale),
-		sigmoid: flag(a.sigmoid), renormalise: flag(a.renormalise),
+		groups: C.int64_t(a.groups), top_groups: C.int64_t(a.topGroups), group_best: C.int64_t(a.groupBest),
+		sigmoid: flag(a.sigmoid), renormalise: flag(a.renormalise), limited: flag(a.limited),
 	}, C.int64_t(from), C.int64_t(to), ints(key))
 }
 

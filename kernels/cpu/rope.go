@@ -28,8 +28,11 @@ func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b ke
 		return
 	}
 	a := &storeArgs{
-		q: view[float32](q), k: view[float32](k), v: view[float32](v),
+		q: view[float32](q), k: view[float32](k),
 		slot: vector[int32](b.Slot)[:b.Tokens], cache: c, data: c.layerData(layer),
+	}
+	if c.spec.Latent == 0 {
+		a.v = view[float32](v)
 	}
 	for t, at := range a.slot {
 		if at < -1 || int(at) >= c.spec.Blocks*c.spec.BlockTokens {
@@ -64,16 +67,21 @@ func storeRows(a *storeArgs, from, to int) {
 			continue
 		}
 		for h := range a.cache.spec.KVHeads {
-			k, v := a.k.row(t)[h*dim:(h+1)*dim], a.v.row(t)[h*dim:(h+1)*dim]
 			atK, atV := a.cache.at(int(a.slot[t]), h)
-			if a.cache.spec.DType == kernels.BF16 {
-				put(a.data, atK, a.cache.width, k, toBF16)
-				put(a.data, atV, 1, v, toBF16)
-			} else {
-				put(a.data, atK, a.cache.width, k, same)
-				put(a.data, atV, 1, v, same)
+			a.put(atK, a.cache.width, a.k.row(t)[h*dim:(h+1)*dim])
+			if a.cache.spec.Latent == 0 {
+				a.put(atV, 1, a.v.row(t)[h*dim:(h+1)*dim])
 			}
 		}
+	}
+}
+
+// put writes x to elements at, at+stride, … of the cache.
+func (a *storeArgs) put(at, stride int, x []float32) {
+	if a.cache.spec.DType == kernels.BF16 {
+		put(a.data, at, stride, x, toBF16)
+	} else {
+		put(a.data, at, stride, x, same)
 	}
 }
 

@@ -41,7 +41,11 @@ template <int HELD> void attend(const attention_args& a) {
         for (int p = from + ((warp - from) & 3); p < to; p += 4) {
             const int at = cache_row(a, blocks, kv_head, p, lo, hi);
             if (at < 0) break;
+#if defined(LATENT)
+            const B *k = (const B*)a.cache + (i64)at * a.dim, *v = k + a.dim - a.values;
+#else
             const B *k = (const B*)a.cache + (i64)at * a.dim, *v = k + (i64)a.block_tokens * a.dim;
+#endif
             float dot = 0;
 #pragma unroll
             for (int i = 0; i < HELD; i++)
@@ -54,7 +58,7 @@ template <int HELD> void attend(const attention_args& a) {
             mass = mass * keep + weight;
 #pragma unroll
             for (int i = 0; i < HELD; i++)
-                if (lane + 32 * i < a.dim) sum[i] = sum[i] * keep + weight * to_float(v[lane + 32 * i]);
+                if (lane + 32 * i < values_of(a)) sum[i] = sum[i] * keep + weight * to_float(v[lane + 32 * i]);
         }
         if (lane == 0) tops[warp] = top, masses[warp] = mass;
 #pragma unroll
@@ -79,12 +83,12 @@ template <int HELD> void attend(const attention_args& a) {
         __syncthreads();
     }
     if (part > 0) return;
-    A* out = row_of<A>(a.out, t) + head * a.dim;
+    A* out = row_of<A>(a.out, t) + head * values_of(a);
 #pragma unroll
     for (int i = 0; i < mine_of; i++) {
         const int d = threadIdx.x + i * threads;
         if (mine.slot >= 0 && d < DIM) keep(mine.slot, d, all[i], row.top, row.mass);
-        if (mine.slot < 0 && d < a.dim) out[d] = from_float<A>(row_sum::result(all[i], row.inverse()));
+        if (mine.slot < 0 && d < values_of(a)) out[d] = from_float<A>(row_sum::result(all[i], row.inverse()));
     }
 }
 
@@ -102,3 +106,6 @@ KERNELS(64)
 KERNELS(128)
 KERNELS(256)
 KERNELS(512)
+#if defined(LATENT)
+KERNELS(576)
+#endif

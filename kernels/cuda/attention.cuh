@@ -1,6 +1,7 @@
 // What the kernels of attention share, and with it the order of sums that gives a token the same bits in all those of its
 // type and head size: alone or in a prompt, walked by one block or by several.
-// Shapes  out, q [tokens, heads·dim] of A; the cache's layer: [block][kv head]{K [tokens of a block][dim], V the same};
+// Shapes  out, q [tokens, heads·dim] of A; the cache's layer: [block][kv head]{K [tokens of a block][dim], V the same}; with
+//         LATENT no V, which is the last `values` of each key, and out is [tokens, heads·values];
 //         position, seq [tokens]; start [seqs+1] first token of each sequence; blocks [seqs, most blocks]; context [seqs]
 //         or none (causal).
 // Order   the positions of a sequence come in pieces of 512 and tiles of 64, both counted from its first one. A token: its
@@ -22,11 +23,20 @@ struct attention_args {
     int slots; // that partials has
     int run;   // pieces that one of a token's blocks walks at most
     int parts; // blocks of a token
-    int pad;
+    int values; // with LATENT: of a key, its last ones
     const float* slopes; // [heads], with ALIBI, which is causal
 };
 
 enum { tile_tokens = 64, piece_tokens = 512, piece_tiles = piece_tokens / tile_tokens };
+
+// How many times dim a position takes in the cache, and the values of a head of out.
+#if defined(LATENT)
+enum { kv_parts = 1 };
+inline int values_of(const attention_args& a) { return a.values; }
+#else
+enum { kv_parts = 2 };
+inline int values_of(const attention_args& a) { return a.dim; }
+#endif
 
 // What a token sees of its sequence.
 inline void span(const attention_args& a, i64 token, int seq, int& lo, int& hi) {
@@ -40,7 +50,7 @@ inline void span(const attention_args& a, i64 token, int seq, int& lo, int& hi) 
 inline int cache_row(const attention_args& a, const int* blocks, int kv_head, int p, int lo, int hi) {
     if (p < lo || p >= hi) return -1;
     const int at = p / a.block_tokens, block = at < a.blocks.stride ? blocks[at] : -1;
-    if (block >= 0 && block < a.cache_blocks) return (block * a.kv_heads + kv_head) * 2 * a.block_tokens + p % a.block_tokens;
+    if (block >= 0 && block < a.cache_blocks) return (block * a.kv_heads + kv_head) * kv_parts * a.block_tokens + p % a.block_tokens;
     note_fault(a.fault, a.op, block, p);
     return -1;
 }
@@ -186,5 +196,5 @@ template <int DIM> void combine_parts(const attention_args& a, float scale) {
                 all = row.folded(all, o[j]);
             }
     }
-    if (d < a.dim) row_of<A>(a.out, token)[head * a.dim + d] = from_float<A>(row_sum::result(all, row.inverse()));
+    if (d < values_of(a)) row_of<A>(a.out, token)[head * values_of(a) + d] = from_float<A>(row_sum::result(all, row.inverse()));
 }

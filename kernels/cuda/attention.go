@@ -16,6 +16,7 @@ type attentionKernel struct {
 var attentionKernels = [...]attentionKernel{
 	{64, "attention_64", "prefill_64", "decode_64", "combine_64"}, {128, "attention_128", "prefill_128", "decode_128", "combine_128"},
 	{256, "attention_256", "", "", "combine_256"}, {512, "attention_512", "", "", "combine_512"},
+	{576, "attention_576", "", "", "combine_576"}, // of keys that hold the values only
 }
 
 // Attention of every token over its sequence's KV.
@@ -44,9 +45,12 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 	if !spec.Slopes.None() {
 		a.slopes, p.alibi = address(spec.Slopes), true
 	}
-	tensorCores := q.DType == c.spec.DType && q.DType != kernels.F32 && spec.Scale > 0 && spec.HeadDim%8 == 0
+	if c.spec.Latent > 0 {
+		a.values, p.latent = int32(c.spec.Latent), true
+	}
+	tensorCores := !p.latent && q.DType == c.spec.DType && q.DType != kernels.F32 && spec.Scale > 0 && spec.HeadDim%8 == 0
 	for _, k := range attentionKernels {
-		if spec.HeadDim > k.dim {
+		if spec.HeadDim > k.dim || k.dim > mostValues && !p.latent {
 			continue
 		}
 		if tensorCores && k.prefill != "" {
@@ -56,15 +60,18 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 		}
 		return
 	}
-	s.fail("%s: heads of %d values; %d is the most", op, spec.HeadDim, attentionKernels[len(attentionKernels)-1].dim)
+	s.fail("%s: heads of %d values; %d is the most, %d where keys hold the values", op, spec.HeadDim, mostValues, attentionKernels[len(attentionKernels)-1].dim)
 }
+
+// mostValues of a head can be where keys and values are apart.
+const mostValues = 512
 
 type attentionArgs struct {
 	out, q, blocks                                                      mat
 	cache, position, seq, start, context, fault, tasks, partials        handle
 	tokens, seqs, heads, kvHeads, dim, blockTokens, cacheBlocks, window int32
 	scale                                                               float32
-	op, slots, run, parts, _                                            int32
+	op, slots, run, parts, values                                       int32
 	slopes                                                              handle
 }
 

@@ -18,6 +18,7 @@ type program struct {
 	a, b   kernels.DType
 	groups bool // GROUPS: int8 weights whose scales are by group
 	alibi  bool // ALIBI: attention whose scores fall with distance
+	latent bool // LATENT: keys hold the values
 }
 
 // options are the compiler's, for a target such as sm_90a.
@@ -34,6 +35,9 @@ func (p program) options(arch string) []string {
 	}
 	if p.alibi {
 		o = append(o, "-DALIBI")
+	}
+	if p.latent {
+		o = append(o, "-DLATENT")
 	}
 	return o
 }

@@ -28,6 +28,9 @@ func everyProgram() []program {
 				all = append(all, program{file: file, a: a, b: b})
 			}
 			all = append(all, program{file: "attention.cu", a: a, b: b, alibi: true})
+			if a == b { // as models have it
+				all = append(all, program{file: "attention.cu", a: a, b: b, latent: true}, program{file: "rope.cu", a: a, b: b, latent: true})
+			}
 			if a == b || b == kernels.F32 {
 				all = append(all, program{file: "gemm_f32.cu", a: a, b: b})
 			}

@@ -8,6 +8,8 @@ struct gate_args {
     mat logits, expert, weight;
     int tokens, experts, k, sigmoid, renormalise;
     float scale;
+    const float* bias; // gate_limited: [experts], or none; the gate's groups, those that count, and by how many best experts
+    int groups, top_groups, group_best, pad;
 };
 
 // Whether a (at i) goes before b (at j): larger, NaN last, ties to the lower index.
@@ -17,34 +19,27 @@ inline bool before(float a, int i, float b, int j) {
     return a > b || (a == b && i < j);
 }
 
-extern "C" __global__ void __launch_bounds__(128) gate(const gate_args a) {
-    after_earlier();
-    const i64 t = (i64)blockIdx.x * 4 + threadIdx.x / 32;
-    if (t >= a.tokens) return;
-    const int lane = threadIdx.x % 32;
-    const float* logits = row_of<float>(a.logits, t);
-    int* expert = row_of<int>(a.expert, t);
-    float* weight = row_of<float>(a.weight, t);
-    float last = 0, top = 0;
-    int last_at = -1;
-    for (int c = 0; c < a.k; c++) { // the first in order of those after the last one
-        float best = 0;
-        int best_at = -1;
-        for (int e = lane; e < a.experts; e += 32) {
-            const float x = logits[e];
-            if (last_at >= 0 && !before(last, last_at, x, e)) continue;
-            if (best_at < 0 || before(x, e, best, best_at)) best = x, best_at = e;
-        }
-#pragma unroll
-        for (int o = 16; o > 0; o >>= 1) {
-            const float x = __shfl_xor_sync(0xffffffffu, best, o);
-            const int at = __shfl_xor_sync(0xffffffffu, best_at, o);
-            if (at >= 0 && (best_at < 0 || before(x, at, best, best_at))) best = x, best_at = at;
-        }
-        last = best, last_at = best_at;
-        if (c == 0) top = best;
-        if (lane == 0) expert[c] = best_at, weight[c] = best;
+// The first in order of the experts after the last one, of all lanes; by tells what counts of expert e, and whether it does.
+template <class F> void next_best(float& last, int& last_at, int experts, F by) {
+    float best = 0;
+    int best_at = -1;
+    for (int e = threadIdx.x % 32; e < experts; e += 32) {
+        float x;
+        if (!by(e, x) || (last_at >= 0 && !before(last, last_at, x, e))) continue;
+        if (best_at < 0 || before(x, e, best, best_at)) best = x, best_at = e;
     }
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) {
+        const float x = __shfl_xor_sync(0xffffffffu, best, o);
+        const int at = __shfl_xor_sync(0xffffffffu, best_at, o);
+        if (at >= 0 && (best_at < 0 || before(x, at, best, best_at))) best = x, best_at = at;
+    }
+    last = best, last_at = best_at;
+}
+
+// The weights of the k chosen, from their logits; top is the largest logit of all, for a softmax.
+inline void finish(const gate_args& a, const float* logits, float* weight, float top) {
+    const int lane = threadIdx.x % 32;
     double sum = 1;
     if (!a.sigmoid) {
         double part = 0;
@@ -61,4 +56,65 @@ extern "C" __global__ void __launch_bounds__(128) gate(const gate_args a) {
     }
     chosen = fmaxf(chosen, 1.1920929e-07f); // as DeepSpeed bounds it
     for (int c = 0; c < a.k; c++) weight[c] = (a.renormalise ? weight[c] / chosen : weight[c]) * a.scale;
+}
+
+extern "C" __global__ void __launch_bounds__(128) gate(const gate_args a) {
+    after_earlier();
+    const i64 t = (i64)blockIdx.x * 4 + threadIdx.x / 32;
+    if (t >= a.tokens) return;
+    const int lane = threadIdx.x % 32;
+    const float* logits = row_of<float>(a.logits, t);
+    int* expert = row_of<int>(a.expert, t);
+    float* weight = row_of<float>(a.weight, t);
+    float last = 0, top = 0;
+    int last_at = -1;
+    for (int c = 0; c < a.k; c++) { // the first in order of those after the last one
+        next_best(last, last_at, a.experts, [&](int e, float& x) { return x = logits[e], true; });
+        if (c == 0) top = last;
+        if (lane == 0) expert[c] = last_at, weight[c] = last;
+    }
+    finish(a, logits, weight, top);
+}
+
+// The same where experts are chosen by sigmoid(logit) + bias, or out of the best groups only. Shared: of each warp what its
+// experts are chosen by, then its groups' sums, then whether a group counts.
+extern "C" __global__ void __launch_bounds__(128) gate_limited(const gate_args a) {
+    after_earlier();
+    extern __shared__ float shared[];
+    const i64 t = (i64)blockIdx.x * 4 + threadIdx.x / 32;
+    if (t >= a.tokens) return;
+    const int lane = threadIdx.x % 32, each = a.experts / a.groups;
+    const float* logits = row_of<float>(a.logits, t);
+    int* expert = row_of<int>(a.expert, t);
+    float* weight = row_of<float>(a.weight, t);
+    float *by = shared + threadIdx.x / 32 * (a.experts + 2 * a.groups), *sums = by + a.experts, *counts = sums + a.groups;
+    for (int e = lane; e < a.experts; e += 32) {
+        const float x = logits[e];
+        by[e] = !a.sigmoid ? x : 1 / (1 + expf(-x)) + (a.bias != nullptr ? a.bias[e] : 0.0f);
+    }
+    __syncwarp();
+    for (int g = lane; g < a.groups; g += 32) {
+        int first = -1, second = -1; // experts
+        for (int e = g * each; a.groups > 1 && e < (g + 1) * each; e++) {
+            if (first < 0 || before(by[e], e, by[first], first)) second = first, first = e;
+            else if (second < 0 || before(by[e], e, by[second], second)) second = e;
+        }
+        if (first >= 0) sums[g] = a.group_best == 2 ? by[first] + by[second] : by[first];
+    }
+    __syncwarp();
+    for (int g = lane; g < a.groups; g += 32) {
+        int ahead = 0;
+        for (int h = 0; a.groups > 1 && h < a.groups; h++) ahead += h != g && before(sums[h], h, sums[g], g);
+        counts[g] = a.groups == 1 || ahead < a.top_groups;
+    }
+    __syncwarp();
+    float last = 0, top = 0;
+    int last_at = -1;
+    for (int c = 0; c < a.k; c++) {
+        next_best(last, last_at, a.experts, [&](int e, float& x) { return x = by[e], counts[e / each] != 0; });
+        const float x = logits[last_at];
+        if (c == 0) top = x; // a softmax's largest of all: that is in the best group
+        if (lane == 0) expert[c] = last_at, weight[c] = x;
+    }
+    finish(a, logits, weight, top);
 }

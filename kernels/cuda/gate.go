@@ -6,6 +6,8 @@ type gateArgs struct {
 	logits, expert, weight                   mat
 	tokens, experts, k, sigmoid, renormalise int32
 	scale                                    float32
+	bias                                     handle
+	groups, topGroups, groupBest, _          int32
 }
 
 // Gate chooses the K experts of the largest logits, ties to the lower index, a NaN below everything.
@@ -20,7 +22,15 @@ func (s *Stream) Gate(r kernels.Routing, logits kernels.Tensor, g kernels.Gate) 
 	if a.scale == 0 {
 		a.scale = 1
 	}
-	enqueue(s, op, kernelKey{program{file: "gate.cu"}, "gate"}, grid{x: ceilDiv(logits.Rows, 4), threads: 128}, &a)
+	key, g4 := kernelKey{program{file: "gate.cu"}, "gate"}, grid{x: ceilDiv(logits.Rows, 4), threads: 128}
+	if g.Limited() {
+		a.groups, a.topGroups, a.groupBest = int32(max(g.Groups, 1)), int32(g.TopGroups), int32(g.GroupBest)
+		if !g.Bias.None() {
+			a.bias = address(g.Bias)
+		}
+		key.name, g4.shared = "gate_limited", 4*(g.Experts+2*int(a.groups))*4 // a warp's scores, its groups' sums and which of them count
+	}
+	enqueue(s, op, key, g4, &a)
 }
 
 func truth(b bool) int32 {

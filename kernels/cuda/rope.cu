@@ -1,6 +1,6 @@
 // Rotates q and k in place by table, and stores k and v in a paged cache.
 // Shapes  q [tokens, heads·dim], k, v [tokens, kv·dim] of A; cos, sin [positions, turned/2] f32; the cache's layer of B:
-//         [block][kv head]{K [tokens of a block][dim], V the same}; slot [tokens] (-1: nowhere).
+//         [block][kv head]{K [tokens of a block][dim], V the same; with LATENT none}; slot [tokens] (-1: nowhere).
 // Order   (a, b) becomes (a·cos − b·sin, b·cos + a·sin), rounded to A, then to B.
 // Launch  a block a token. store: a warp a head, q's, then k's, then v's. store_chunks, where halves of a head lie apart and
 //         are multiples of 8: a thread turns 8 pairs, or copies 8 values. Bound: memory. Checked by optest.Store.
@@ -13,6 +13,12 @@ struct store_args {
     int* fault;
     int heads, kv_heads, dim, turned, interleaved, block_tokens, slots, positions, op, pad;
 };
+
+#if defined(LATENT)
+enum { parts = 1 }; // of a head in the cache
+#else
+enum { parts = 2 };
+#endif
 
 extern "C" __global__ void store(const store_args a) {
     after_earlier();
@@ -32,7 +38,7 @@ extern "C" __global__ void store(const store_args a) {
         cos = row_of<float>(a.cos, place), sin = row_of<float>(a.sin, place);
     }
     const i64 head_size = (i64)a.block_tokens * a.dim;
-    for (int h = threadIdx.x / 32; h < a.heads + 2 * a.kv_heads; h += blockDim.x / 32) {
+    for (int h = threadIdx.x / 32; h < a.heads + parts * a.kv_heads; h += blockDim.x / 32) {
         const int kv = h - a.heads, kind = kv < 0 ? 0 : kv < a.kv_heads ? 1 : 2;
         A* x = kind == 0 ? row_of<A>(a.q, t) + h * a.dim
              : kind == 1 ? row_of<A>(a.k, t) + kv * a.dim : row_of<A>(a.v, t) + (kv - a.kv_heads) * a.dim;
@@ -46,12 +52,13 @@ extern "C" __global__ void store(const store_args a) {
         if (kind == 0 || slot < 0) continue;
         __syncwarp();
         const int head = kind == 1 ? kv : kv - a.kv_heads;
-        B* to = (B*)a.cache + ((i64)(slot / a.block_tokens) * a.kv_heads + head) * 2 * head_size
+        B* to = (B*)a.cache + ((i64)(slot / a.block_tokens) * a.kv_heads + head) * parts * head_size
               + (kind == 2 ? head_size : 0) + (i64)(slot % a.block_tokens) * a.dim;
         for (int i = lane; i < a.dim; i += 32) to[i] = from_float<B>(to_float(x[i]));
     }
 }
 
+#if !defined(LATENT)
 extern "C" __global__ void store_chunks(const store_args a) {
     after_earlier();
     const i64 t = blockIdx.x;
@@ -102,3 +109,4 @@ extern "C" __global__ void store_chunks(const store_args a) {
         put(cached(kv, 0) + at, u), put(cached(kv, 0) + at + half, w);
     }
 }
+#endif

@@ -21,6 +21,10 @@ func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b ke
 		return
 	}
 	dim := c.spec.HeadDim
+	latent := c.spec.Latent > 0
+	if latent {
+		v = k // which has an address
+	}
 	a := storeArgs{q: matOf(q), k: matOf(k), v: matOf(v), slot: address(b.Slot), cache: c.layer(layer), fault: s.dev.fault.address,
 		heads: int32(q.Cols / dim), kvHeads: int32(c.spec.KVHeads), dim: int32(dim), blockTokens: int32(c.spec.BlockTokens),
 		slots: int32(c.spec.Blocks * c.spec.BlockTokens), op: int32(op)}
@@ -31,8 +35,8 @@ func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b ke
 			a.interleaved = 1
 		}
 	}
-	key, warps := kernelKey{program{file: "rope.cu", a: q.DType, b: c.spec.DType}, "store"}, min(8, int(a.heads+2*a.kvHeads))
-	if a.interleaved == 0 && a.turned%16 == 0 && dim%8 == 0 {
+	key, warps := kernelKey{program{file: "rope.cu", a: q.DType, b: c.spec.DType, latent: latent}, "store"}, min(8, int(a.heads+2*a.kvHeads))
+	if !latent && a.interleaved == 0 && a.turned%16 == 0 && dim%8 == 0 {
 		key.name, warps = "store_chunks", min(8, ceilDiv(int((a.heads+a.kvHeads)*a.turned/16)+int(a.kvHeads)*dim/8, 32))
 	}
 	enqueue(s, op, key, grid{x: b.Tokens, threads: 32 * warps}, &a)

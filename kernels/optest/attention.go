@@ -37,6 +37,7 @@ type attentionCase struct {
 	spread              float64 // deviation of the logits; 0: 1
 	rotated             int     // values of a head that are stored by way of a rotation, by nothing
 	alibi               bool
+	latent              int // values of a key that are its value
 }
 
 func testAttention(k *kit) {
@@ -57,6 +58,10 @@ func testAttention(k *kit) {
 		{heads: 6, kvHeads: 6, dim: 64, lengths: []int{1, 77, 131}, blockTokens: 16, alibi: true},
 		{heads: 6, kvHeads: 2, dim: 20, lengths: []int{40, 70}, blockTokens: 5, alibi: true, window: 37},
 		{heads: 34, kvHeads: 1, dim: 128, lengths: []int{150, 2}, blockTokens: 64, alibi: true},
+		{heads: 3, kvHeads: 1, dim: 24, latent: 16, lengths: []int{1, 77, 31}, blockTokens: 16, rotated: 8},
+		{heads: 6, kvHeads: 2, dim: 20, latent: 20, lengths: []int{40, 70}, blockTokens: 5, window: 37},
+		{heads: 5, kvHeads: 1, dim: 576, latent: 512, lengths: []int{2, 100}, blockTokens: 16, rotated: 64},
+		{heads: 37, kvHeads: 1, dim: 80, latent: 64, lengths: []int{9, 70}, blockTokens: 64, rotated: 16},
 		{heads: 4, kvHeads: 4, dim: 32, lengths: []int{200}, blockTokens: 16, spread: 30},
 		{heads: 4, kvHeads: 4, dim: 32, lengths: []int{200, 3}, blockTokens: 16, spread: 3000},
 	} {
@@ -95,7 +100,7 @@ func (k *kit) conversation(c attentionCase, act, cacheType kernels.DType) *conve
 	if c.spread > 0 {
 		v.spec.Scale *= float32(c.spread)
 	}
-	v.cacheOf = kernels.CacheSpec{DType: cacheType, Layers: 2, BlockTokens: c.blockTokens, KVHeads: c.kvHeads, HeadDim: c.dim}
+	v.cacheOf = kernels.CacheSpec{DType: cacheType, Layers: 2, BlockTokens: c.blockTokens, KVHeads: c.kvHeads, HeadDim: c.dim, Latent: c.latent}
 	for _, n := range c.lengths {
 		s := sequence{length: n, q: k.normal(n*c.heads*c.dim, 1), k: k.normal(n*c.kvHeads*c.dim, 1), v: k.normal(n*c.kvHeads*c.dim, 1)}
 		for range (n + c.blockTokens - 1) / c.blockTokens {
@@ -111,6 +116,12 @@ func (k *kit) conversation(c attentionCase, act, cacheType kernels.DType) *conve
 			s.kept[i] = slices.Clone(x)
 			for j := range x {
 				s.kept[i][j] = roundTo(cacheType, x[j])
+			}
+		}
+		if c.latent > 0 {
+			s.kept[1] = nil
+			for key := range slices.Chunk(s.kept[0], c.dim) {
+				s.kept[1] = append(s.kept[1], key[c.dim-c.latent:]...)
 			}
 		}
 		v.seqs = append(v.seqs, s)
@@ -171,7 +182,7 @@ func (v *conversation) play(k *kit, steps [][]chunk) [][]byte {
 	defer c.Free()
 	got := make([][]byte, len(v.seqs))
 	for i, s := range v.seqs {
-		got[i] = make([]byte, s.length*v.spec.Heads*v.spec.HeadDim*v.act.Size())
+		got[i] = make([]byte, s.length*v.spec.Heads*v.cacheOf.Values()*v.act.Size())
 	}
 	k.fillCache(c, v.act, math.NaN())
 	for _, step := range steps {
@@ -202,7 +213,7 @@ func (v *conversation) remember(k *kit, c kernels.Cache, step []chunk) {
 	_, kk, vv := v.gather(step)
 	narrow := v.spec.KVHeads * v.spec.HeadDim
 	kb := k.floats(v.act, b.Tokens, narrow, kk)
-	k.stream.Store(c, layerUsed, kb.Tensor, kb.Tensor, k.floats(v.act, b.Tokens, narrow, vv).Tensor, b, nil)
+	k.stream.Store(c, layerUsed, kb.Tensor, kb.Tensor, v.values(k.floats(v.act, b.Tokens, narrow, vv)), b, nil)
 	k.sync()
 }
 
@@ -214,8 +225,8 @@ func (v *conversation) step(k *kit, c kernels.Cache, step []chunk) []byte {
 	wide, narrow := v.spec.Heads*v.spec.HeadDim, v.spec.KVHeads*v.spec.HeadDim
 	qb := k.floats(v.act, b.Tokens, wide, q)
 	kb, vb := k.floats(v.act, b.Tokens, narrow, kk), k.floats(v.act, b.Tokens, narrow, vv)
-	out := k.output(v.act, b.Tokens, wide)
-	k.stream.Store(c, layerUsed, qb.Tensor, kb.Tensor, vb.Tensor, b, v.rope(k))
+	out := k.output(v.act, b.Tokens, v.spec.Heads*v.cacheOf.Values())
+	k.stream.Store(c, layerUsed, qb.Tensor, kb.Tensor, v.values(vb), b, v.rope(k))
 	spec := v.spec
 	if !spec.Causal {
 		var context []int32
@@ -229,6 +240,14 @@ func (v *conversation) step(k *kit, c kernels.Cache, step []chunk) []byte {
 	}
 	k.stream.Attention(out.Tensor, qb.Tensor, c, layerUsed, b, spec)
 	return k.bits(out)
+}
+
+// values is what Store is given of V: nothing where keys hold the values.
+func (v *conversation) values(vb *buffer) kernels.Tensor {
+	if v.cacheOf.Latent > 0 {
+		return kernels.Tensor{}
+	}
+	return vb.Tensor
 }
 
 // rope turns nothing: what is stored by way of it is to be what is stored without; nil where the case has none.
@@ -319,7 +338,11 @@ func (k *kit) fillCache(c kernels.Cache, act kernels.DType, value float64) {
 	b := kernels.Batch{Tokens: tokens, Slot: k.vector(slots).Tensor}
 	for layer := range s.Layers {
 		full := k.floats(act, tokens, width, x)
-		k.stream.Store(c, layer, full.Tensor, full.Tensor, full.Tensor, b, nil)
+		values := full.Tensor
+		if s.Latent > 0 {
+			values = kernels.Tensor{}
+		}
+		k.stream.Store(c, layer, full.Tensor, full.Tensor, values, b, nil)
 	}
 }
 
@@ -338,7 +361,7 @@ func (v *conversation) byDefinition() (rows [][]float64, scale float64) {
 
 // rowByDefinition is that of token t of a sequence.
 func (v *conversation) rowByDefinition(seq, t int) []float64 {
-	heads, dim, group, s := v.spec.Heads, v.spec.HeadDim, v.spec.Heads/v.spec.KVHeads, v.seqs[seq]
+	heads, dim, values, group, s := v.spec.Heads, v.spec.HeadDim, v.cacheOf.Values(), v.spec.Heads/v.spec.KVHeads, v.seqs[seq]
 	lo, hi := 0, t+1
 	if !v.spec.Causal {
 		hi = s.length
@@ -346,16 +369,16 @@ func (v *conversation) rowByDefinition(seq, t int) []float64 {
 	if v.spec.Window > 0 {
 		lo = max(0, t+1-v.spec.Window)
 	}
-	out := make([]float64, heads*dim)
+	out := make([]float64, heads*values)
 	for h := range heads {
-		at := func(x []float64) func(p int) []float64 {
+		at := func(x []float64, dim int) func(p int) []float64 {
 			return func(p int) []float64 { return x[(p*v.spec.KVHeads+h/group)*dim:][:dim] }
 		}
 		lean := func(int) float64 { return 0 }
 		if v.slopes != nil {
 			lean = func(p int) float64 { return v.slopes[h] * float64(p-t) }
 		}
-		attendByDefinition(out[h*dim:][:dim], s.q[(t*heads+h)*dim:][:dim], float64(v.spec.Scale), lo, hi, lean, at(s.kept[0]), at(s.kept[1]))
+		attendByDefinition(out[h*values:][:values], s.q[(t*heads+h)*dim:][:dim], float64(v.spec.Scale), lo, hi, lean, at(s.kept[0], dim), at(s.kept[1], values))
 	}
 	return out
 }

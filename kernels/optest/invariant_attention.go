@@ -18,6 +18,7 @@ func invariantAttention(k *kit) error {
 		{heads: 4, kvHeads: 4, dim: 16, lengths: []int{70, 140}, blockTokens: 16, spread: 20},
 		{heads: 4, kvHeads: 4, dim: 64, lengths: []int{600, 5, 130, 1, 513}, blockTokens: 16, bidirectional: true},
 		{heads: 4, kvHeads: 2, dim: 64, lengths: []int{130, 1, 77}, blockTokens: 16, alibi: true},
+		{heads: 19, kvHeads: 1, dim: 24, latent: 16, lengths: []int{80, 1, 67}, blockTokens: 16},
 	} {
 		for _, d := range []kernels.DType{kernels.F32, kernels.BF16} {
 			v := k.conversation(c, k.dev.Activations(d), d)
@@ -63,6 +64,7 @@ func invariantContext(k *kit) error {
 		{heads: 4, kvHeads: 2, dim: 64, lengths: []int{516, 1027, 1537, 3000}, blockTokens: 16, window: 514},
 		{heads: 2, kvHeads: 2, dim: 64, lengths: []int{2053, 700, 5000}, blockTokens: 16, spread: 20},
 		{heads: 3, kvHeads: 3, dim: 64, lengths: []int{516, 1027, 3000}, blockTokens: 16, alibi: true},
+		{heads: 3, kvHeads: 1, dim: 40, latent: 32, lengths: []int{516, 1027}, blockTokens: 16},
 	} {
 		for _, d := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16} {
 			if c.dim == 16 && d != kernels.BF16 { // the long one takes its time
@@ -88,7 +90,7 @@ func sameInAnyContext(k *kit, c attentionCase, d kernels.DType, last int) error 
 		v.remember(k, cache, []chunk{{i, 0, s.length - last}})
 	}
 	k.release()
-	row := v.spec.Heads * v.spec.HeadDim * v.act.Size()
+	row := v.spec.Heads * v.cacheOf.Values() * v.act.Size()
 	type token struct{ seq, at int }
 	want := map[token][]byte{}
 	scale := 0.0 // of V

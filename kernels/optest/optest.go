@@ -52,6 +52,7 @@ func Run(t *testing.T, dev kernels.Device, tol Tolerances) {
 		{"Store", testStore},
 		{"Attention", testAttention},
 		{"Gate", testGate},
+		{"LimitedGate", testLimitedGate},
 		{"Drop", testDrop},
 		{"Table", testTable},
 		{"Gating", testGating},

@@ -98,6 +98,11 @@ var ops = map[string]func(*hand) error{
 		r.Weight = h.floats("weight", 3, 2)
 		return ours.Gate(r, h.floats("logits", 3, 4), kernels.Gate{Experts: 4, K: 2, Score: kernels.Sigmoid})
 	},
+	"gate, biased": func(h *hand) error {
+		r := h.routing()
+		r.Weight = h.floats("weight", 3, 2)
+		return ours.Gate(r, h.floats("logits", 3, 4), kernels.Gate{Experts: 4, K: 2, Score: kernels.Sigmoid, Bias: h.floats("bias", 1, 4), Groups: 2, TopGroups: 1, GroupBest: 2})
+	},
 	"drop": func(h *hand) error {
 		r := h.routing()
 		r.Weight = h.floats("weight", 3, 2)
@@ -131,7 +136,7 @@ var cacheSpec = kernels.CacheSpec{DType: kernels.F32, Layers: 2, Blocks: 3, Bloc
 
 // TestEveryOperandIsChecked harms each operand of each op in every way: the op is refused, and the error says whose fault it is.
 func TestEveryOperandIsChecked(t *testing.T) {
-	optional := map[string]bool{"norm delta": true, "norm bias": true, "embed positions": true, "attention slopes": true}
+	optional := map[string]bool{"norm delta": true, "norm bias": true, "embed positions": true, "attention slopes": true, "gate bias": true}
 	anyWidth := map[string]bool{"attention blocks": true, "mix coef": true}
 	anyType := map[string]bool{"copy src": true, "copy dst": true, "select src": true} // then what goes with it is wrong
 	for of, call := range ops {

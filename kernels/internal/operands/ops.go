@@ -76,12 +76,17 @@ func (r *Rules) Norm(y, x, delta kernels.Tensor, n kernels.Norm) error {
 	return c.err
 }
 
-// Store: the heads of q, k and v as the cache has them; rope may be nil.
+// Store: the heads of q, k and v as the cache has them, no v where keys hold the values; rope may be nil.
 func (r *Rules) Store(cache kernels.CacheSpec, q, k, v kernels.Tensor, b kernels.Batch, rope *kernels.Rope) error {
 	c, dim, width := check{rules: r, op: "store"}, cache.HeadDim, cache.HeadDim*cache.KVHeads
 	c.activation("q", q, b.Tokens, Any)
 	c.tensor("k", k, q.DType, b.Tokens, width)
-	c.tensor("v", v, q.DType, b.Tokens, width)
+	switch {
+	case cache.Latent == 0:
+		c.tensor("v", v, q.DType, b.Tokens, width)
+	case !v.None():
+		c.fail("v is %v, for a cache of keys that hold the values", v)
+	}
 	c.vector("slot", b.Slot, b.Tokens)
 	if q.Cols%dim != 0 {
 		c.fail("q is %v, want heads of %d", q, dim)
@@ -104,7 +109,7 @@ func (r *Rules) Attention(cache kernels.CacheSpec, out, q kernels.Tensor, b kern
 		c.fail("%d heads of %d over %d of K and V; the cache has %d of %d", spec.Heads, spec.HeadDim, spec.KVHeads, cache.KVHeads, cache.HeadDim)
 	}
 	c.activation("q", q, b.Tokens, spec.Heads*spec.HeadDim)
-	c.tensor("out", out, q.DType, b.Tokens, spec.Heads*spec.HeadDim)
+	c.tensor("out", out, q.DType, b.Tokens, spec.Heads*cache.Values())
 	c.vector("position", b.Position, b.Tokens)
 	c.vector("start", b.Start, b.Seqs+1)
 	if b.Tokens > 0 {
@@ -141,6 +146,18 @@ func (r *Rules) Gate(to kernels.Routing, logits kernels.Tensor, g kernels.Gate) 
 	}
 	if g.Score != kernels.Softmax && g.Score != kernels.Sigmoid {
 		c.fail("score %d is unknown", g.Score)
+	}
+	if !g.Bias.None() {
+		c.tensor("bias", g.Bias, kernels.F32, 1, g.Experts)
+	}
+	if g.Score == kernels.Softmax && (!g.Bias.None() || g.Groups > 1 && g.GroupBest != 1) {
+		c.fail("experts chosen by probabilities with a bias, or groups by several; only by those of a sigmoid can be")
+	}
+	if g.Groups > 1 {
+		each := g.Experts / g.Groups
+		if g.Experts%g.Groups != 0 || g.TopGroups < 1 || g.TopGroups > g.Groups || g.GroupBest < 1 || g.GroupBest > min(2, each) || g.TopGroups*each < g.K {
+			c.fail("%d of %d experts in %d of %d groups, by the best %d of each, cannot be chosen", g.K, g.Experts, g.TopGroups, g.Groups, g.GroupBest)
+		}
 	}
 	return c.err
 }
