@@ -209,7 +209,7 @@ func (b *bench) attentions(g *Group, cases []attentionCase, products kernels.DTy
 		for seq := range c.seqs {
 			slots := b.each(c.context, func(i int) int32 { return int32(seq*c.context + i) })
 			for layer := range spec.Layers {
-				b.stream.Store(cache, layer, kv, kv, kv, kernels.Batch{Tokens: c.context, Slot: slots}, nil)
+				b.stream.Store(cache, layer, kv, kv, kv, kernels.Batch{Tokens: c.context, Slot: slots}, kernels.StoreSpec{})
 			}
 		}
 		n := c.seqs * c.tokens
@@ -265,7 +265,7 @@ func (b *bench) memory(g *Group) {
 		{"Norm, RMS", 2 * row, func() { s.Norm(y, x, none, kernels.Norm{Kind: kernels.RMSNorm, Weight: weight, Eps: 1e-5}) }},
 		{"Norm, RMS of x + delta", 4 * row, func() { s.Norm(y, x, delta, kernels.Norm{Kind: kernels.RMSNorm, Weight: weight, Eps: 1e-5}) }},
 		{"Norm, layer", 2 * row, func() { s.Norm(y, x, none, kernels.Norm{Weight: weight, Bias: weight, Eps: 1e-5}) }},
-		{"Store, rotary, bf16 cache", (5 + 4/act) * row, func() { s.Store(cache, 0, x, y, delta, batch, rope) }},
+		{"Store, rotary, bf16 cache", (5 + 4/act) * row, func() { s.Store(cache, 0, x, y, delta, batch, kernels.StoreSpec{Rope: rope}) }},
 		{"Add", 3 * row, func() { s.Add(y, delta) }},
 		{"Mix", 3 * row, func() { s.Mix(y, x, delta, coef) }},
 		{"Select", 2 * row, func() { s.Select(y, x, ids.Reshape(1, tokens), 50) }},

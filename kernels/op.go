@@ -126,6 +126,12 @@ type Rope struct {
 	Interleaved bool   // pairs (2i, 2i+1), else (i, i+Dim/2)
 }
 
+// StoreSpec is what Store does to q and k before K goes into the cache.
+type StoreSpec struct {
+	QNorm, KNorm *Norm // as Norm in place; nil: none
+	Rope         *Rope // nil: none
+}
+
 // Batch tells the ops that look at positions how the tokens of a step form sequences. All tensors are I32.
 type Batch struct {
 	Tokens   int
@@ -269,9 +275,10 @@ type Stream interface {
 	// index none: x[i]. offsets [1, experts+1], index [1, slots], both I32 on the device; y.Rows bounds the slots.
 	Grouped(y, x Tensor, w Weights, offsets, index Tensor, div int, ep Epilogue)
 
-	// Store rotates q and k (rope nil: not), in place, and puts k and v into the cache's layer at b.Slot.
+	// Store norms and rotates q and k as a says, q in place, and puts k and v into the cache's layer at b.Slot; what k then
+	// holds is not said. The bits are those of Norm of q, Norm of k, each rounded to their type, and a Store that only rotates.
 	// q [T, heads·dim], k and v [T, kvHeads·dim]; v is none for a cache of keys that hold the values.
-	Store(c Cache, layer int, q, k, v Tensor, b Batch, rope *Rope)
+	Store(c Cache, layer int, q, k, v Tensor, b Batch, a StoreSpec)
 	// Attention: paged attention of every token over its sequence's KV. q [T, heads·dim], out [T, heads·Values].
 	Attention(out, q Tensor, c Cache, layer int, b Batch, a AttentionSpec)
 

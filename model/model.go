@@ -225,22 +225,18 @@ func (m *Model) attention(ctx context.Context, s kernels.Stream, i int, x, h ker
 	s.Linear(qkv, h, l.qkv, kernels.Epilogue{})
 	heads, kv := own.Q.Len()*c.HeadDim, own.KV.Len()*c.HeadDim
 	q, k, v := qkv.ColRange(0, heads), qkv.ColRange(heads, heads+kv), qkv.ColRange(heads+kv, heads+2*kv)
-	switch {
-	case l.qNorm == nil:
-	case w.projected != nil:
-		if err := w.projected.norm(ctx, s, q, k, l); err != nil {
-			return err
-		}
-	default:
-		s.Norm(q, q, kernels.Tensor{}, *l.qNorm)
-		s.Norm(k, k, kernels.Tensor{}, *l.kNorm)
+	how := kernels.StoreSpec{Rope: m.rope}
+	if w.projected == nil {
+		how.QNorm, how.KNorm = l.qNorm, l.kNorm
+	} else if err := w.projected.norm(ctx, s, q, k, l); err != nil {
+		return err
 	}
 	w.enter(Attention)
 	at := i
 	if c.Bidirectional {
 		at = 0 // as CacheSpec has it
 	}
-	s.Store(step.Cache, at, q, k, v, step.Batch, m.rope)
+	s.Store(step.Cache, at, q, k, v, step.Batch, how)
 	a := w.attn.RowRange(0, h.Rows)
 	s.Attention(a, q, step.Cache, at, step.Batch, kernels.AttentionSpec{
 		Heads: own.Q.Len(), KVHeads: own.KV.Len(), HeadDim: c.HeadDim, Scale: c.scale(m.stage.From + i), Causal: !c.Bidirectional,

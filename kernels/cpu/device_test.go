@@ -213,7 +213,8 @@ func opsBits(t *testing.T, d *Device) map[string][]byte {
 	cos := floats(tokens, dim/2)
 	b := kernels.Batch{Tokens: tokens, Seqs: 1, Position: ints(1, tokens, count), Slot: ints(1, tokens, count), Start: ints(1, 2, func(i int) int { return i * tokens }),
 		Blocks: ints(1, blocks, count), MaxContext: tokens}
-	s.Store(c, 0, q, k, floats(tokens, heads/2*dim), b, &kernels.Rope{Cos: cos, Sin: cos, Dim: dim})
+	s.Store(c, 0, q, k, floats(tokens, heads/2*dim), b, kernels.StoreSpec{Rope: &kernels.Rope{Cos: cos, Sin: cos, Dim: dim},
+		QNorm: &kernels.Norm{Groups: heads, Weight: floats(1, dim)}, KNorm: &kernels.Norm{Weight: floats(1, heads/2*dim)}})
 	s.Attention(a, q, c, 0, b, kernels.AttentionSpec{Heads: heads, KVHeads: heads / 2, HeadDim: dim, Scale: 0.2, Causal: true})
 
 	r := kernels.Routing{K: choices, Experts: experts, Expert: ints(tokens, choices, zero), Weight: floats(tokens, choices),

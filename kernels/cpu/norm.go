@@ -20,12 +20,17 @@ func (s *Stream) Norm(y, x, delta kernels.Tensor, n kernels.Norm) {
 	if s.note(rules.Norm(y, x, delta, n)); s.err != nil || x.Cols == 0 {
 		return
 	}
-	a := &normArgs{
+	a := normOf(y, x, delta, n)
+	s.rows(x.Rows, float64(16*x.Cols)*byteTime, func(from, to int) { s.dev.kernels.norm(a, from, to) })
+}
+
+// normOf is a checked Norm's.
+func normOf(y, x, delta kernels.Tensor, n kernels.Norm) *normArgs {
+	return &normArgs{
 		y: view[float32](y), x: view[float32](x), delta: view[float32](delta),
 		weight: vector[float32](n.Weight), bias: vector[float32](n.Bias),
 		eps: n.Eps, groups: max(1, n.Groups), rms: n.Kind == kernels.RMSNorm,
 	}
-	s.rows(x.Rows, float64(16*x.Cols)*byteTime, func(from, to int) { s.dev.kernels.norm(a, from, to) })
 }
 
 // normRows is the reference: sums in float64, columns ascending.

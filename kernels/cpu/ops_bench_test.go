@@ -71,7 +71,7 @@ func BenchmarkAttention(b *testing.B) {
 			defer cache.Free()
 			all := c.seqs * c.context
 			kv := k.floats(all, c.kvHeads*c.dim)
-			k.stream.Store(cache, 0, kv, kv, kv, kernels.Batch{Tokens: all, Slot: k.ints(all, func(i int) int { return i })}, nil)
+			k.stream.Store(cache, 0, kv, kv, kv, kernels.Batch{Tokens: all, Slot: k.ints(all, func(i int) int { return i })}, kernels.StoreSpec{})
 			n := c.seqs * c.tokens
 			q, out := k.floats(n, c.heads*c.dim), k.floats(n, c.heads*c.dim)
 			table := k.tensor(kernels.I32, c.seqs, blocks)
@@ -111,7 +111,7 @@ func BenchmarkMemoryOps(b *testing.B) {
 	}{
 		{"RMSNorm", 5 * row, func() { k.stream.Norm(y, x, delta, kernels.Norm{Kind: kernels.RMSNorm, Weight: weight, Eps: 1e-5}) }},
 		{"LayerNorm", 2 * row, func() { k.stream.Norm(y, x, kernels.Tensor{}, kernels.Norm{Weight: weight, Bias: weight, Eps: 1e-5}) }},
-		{"Store", 6 * row, func() { k.stream.Store(cache, 0, x, y, delta, batch, rope) }},
+		{"Store", 6 * row, func() { k.stream.Store(cache, 0, x, y, delta, batch, kernels.StoreSpec{Rope: rope}) }},
 		{"Embed", 1.5 * row, func() { k.stream.Embed(y, ids, table, kernels.Tensor{}, kernels.Tensor{}) }},
 		{"Add", 3 * row, func() { k.stream.Add(y, delta) }},
 	} {

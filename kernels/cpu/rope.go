@@ -6,7 +6,7 @@ import (
 	"github.com/dsbatch/dsbatch/kernels"
 )
 
-// storeArgs is one checked Store.
+// storeArgs is one checked Store, its norms apart.
 type storeArgs struct {
 	q, k, v        matrix[float32]
 	position, slot []int32
@@ -17,14 +17,14 @@ type storeArgs struct {
 	interleaved    bool
 }
 
-// Store rotates q and k in place and puts k and v into the cache.
-func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b kernels.Batch, rope *kernels.Rope) {
+// Store norms and rotates q and k in place and puts k and v into the cache.
+func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b kernels.Batch, how kernels.StoreSpec) {
 	const op = "store"
 	c := s.openCache(op, kv, layer)
 	if s.err != nil {
 		return
 	}
-	if s.note(rules.Store(c.spec, q, k, v, b, rope)); s.err != nil || b.Tokens == 0 {
+	if s.note(rules.Store(c.spec, q, k, v, b, how)); s.err != nil || b.Tokens == 0 {
 		return
 	}
 	a := &storeArgs{
@@ -40,14 +40,35 @@ func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b ke
 			return
 		}
 	}
-	if rope != nil {
+	if rope := how.Rope; rope != nil {
 		a.position = vector[int32](b.Position)[:b.Tokens]
 		a.cos, a.sin = view[float32](rope.Cos), view[float32](rope.Sin)
 		a.rotated, a.interleaved = rope.Dim, rope.Interleaved
 		s.checkIndex(op, "position", a.position, rope.Cos.Rows)
 	}
+	var norms []*normArgs
+	if how.QNorm != nil {
+		norms = append(norms, normOf(q, q, kernels.Tensor{}, *how.QNorm))
+	}
+	if how.KNorm != nil {
+		norms = append(norms, normOf(k, k, kernels.Tensor{}, *how.KNorm))
+	}
 	if s.err == nil {
-		s.rows(b.Tokens, float64(8*(q.Cols+2*k.Cols))*byteTime, func(from, to int) { s.dev.kernels.store(a, from, to) })
+		s.rows(b.Tokens, float64(8*(q.Cols+2*k.Cols))*byteTime, func(from, to int) { s.dev.store(a, norms, from, to) })
+	}
+}
+
+// store does a few rows at a time where they are normed too, so that they are in a cache still when they are rotated.
+func (d *Device) store(a *storeArgs, norms []*normArgs, from, to int) {
+	const few = 8
+	for at := from; len(norms) > 0 && at < to; at += few {
+		for _, n := range norms {
+			d.kernels.norm(n, at, min(at+few, to))
+		}
+		d.kernels.store(a, at, min(at+few, to))
+	}
+	if len(norms) == 0 {
+		d.kernels.store(a, from, to)
 	}
 }
 

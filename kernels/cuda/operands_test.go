@@ -23,7 +23,7 @@ func TestOpsRefuseMissingOperands(t *testing.T) {
 		opNorm:      func(s *Stream) { s.Norm(none, none, none, kernels.Norm{}) },
 		opLinear:    func(s *Stream) { s.Linear(none, none, &weights{}, kernels.Epilogue{}) },
 		opGrouped:   func(s *Stream) { s.Grouped(none, none, &weights{}, none, none, 0, kernels.Epilogue{}) },
-		opStore:     func(s *Stream) { s.Store(kv, 0, none, none, none, kernels.Batch{}, nil) },
+		opStore:     func(s *Stream) { s.Store(kv, 0, none, none, none, kernels.Batch{}, kernels.StoreSpec{}) },
 		opAttention: func(s *Stream) { s.Attention(none, none, kv, 0, kernels.Batch{}, spec) },
 		opGate:      func(s *Stream) { s.Gate(routing, none, kernels.Gate{K: 1, Experts: 1}) },
 		opDrop:      func(s *Stream) { s.Drop(routing, kernels.Capacity{}) },

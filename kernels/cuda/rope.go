@@ -10,15 +10,21 @@ type storeArgs struct {
 	_                                        int32
 }
 
-// Store rotates q and k in place and puts k and v into the cache.
-func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b kernels.Batch, rope *kernels.Rope) {
+// Store norms and rotates q and k and puts k and v into the cache.
+func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b kernels.Batch, how kernels.StoreSpec) {
 	const op = opStore
 	c := s.openCache(op, kv, layer)
 	if s.err != nil {
 		return
 	}
-	if s.note(rules.Store(c.spec, q, k, v, b, rope)); s.err != nil || b.Tokens == 0 {
+	if s.note(rules.Store(c.spec, q, k, v, b, how)); s.err != nil || b.Tokens == 0 {
 		return
+	}
+	if how.QNorm != nil {
+		s.Norm(q, q, kernels.Tensor{}, *how.QNorm)
+	}
+	if how.KNorm != nil {
+		s.Norm(k, k, kernels.Tensor{}, *how.KNorm)
 	}
 	dim := c.spec.HeadDim
 	latent := c.spec.Latent > 0
@@ -28,7 +34,7 @@ func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b ke
 	a := storeArgs{q: matOf(q), k: matOf(k), v: matOf(v), slot: address(b.Slot), cache: c.layer(layer), fault: s.dev.fault.address,
 		heads: int32(q.Cols / dim), kvHeads: int32(c.spec.KVHeads), dim: int32(dim), blockTokens: int32(c.spec.BlockTokens),
 		slots: int32(c.spec.Blocks * c.spec.BlockTokens), op: int32(op)}
-	if rope != nil {
+	if rope := how.Rope; rope != nil {
 		a.cos, a.sin, a.position = matOf(rope.Cos), matOf(rope.Sin), address(b.Position)
 		a.turned, a.positions = int32(rope.Dim), int32(rope.Cos.Rows)
 		if rope.Interleaved {

@@ -213,7 +213,7 @@ func (v *conversation) remember(k *kit, c kernels.Cache, step []chunk) {
 	_, kk, vv := v.gather(step)
 	narrow := v.spec.KVHeads * v.spec.HeadDim
 	kb := k.floats(v.act, b.Tokens, narrow, kk)
-	k.stream.Store(c, layerUsed, kb.Tensor, kb.Tensor, v.values(k.floats(v.act, b.Tokens, narrow, vv)), b, nil)
+	k.stream.Store(c, layerUsed, kb.Tensor, kb.Tensor, v.values(k.floats(v.act, b.Tokens, narrow, vv)), b, kernels.StoreSpec{})
 	k.sync()
 }
 
@@ -226,7 +226,7 @@ func (v *conversation) step(k *kit, c kernels.Cache, step []chunk) []byte {
 	qb := k.floats(v.act, b.Tokens, wide, q)
 	kb, vb := k.floats(v.act, b.Tokens, narrow, kk), k.floats(v.act, b.Tokens, narrow, vv)
 	out := k.output(v.act, b.Tokens, v.spec.Heads*v.cacheOf.Values())
-	k.stream.Store(c, layerUsed, qb.Tensor, kb.Tensor, v.values(vb), b, v.rope(k))
+	k.stream.Store(c, layerUsed, qb.Tensor, kb.Tensor, v.values(vb), b, kernels.StoreSpec{Rope: v.rope(k)})
 	spec := v.spec
 	if !spec.Causal {
 		var context []int32
@@ -342,7 +342,7 @@ func (k *kit) fillCache(c kernels.Cache, act kernels.DType, value float64) {
 		if s.Latent > 0 {
 			values = kernels.Tensor{}
 		}
-		k.stream.Store(c, layer, full.Tensor, full.Tensor, values, b, nil)
+		k.stream.Store(c, layer, full.Tensor, full.Tensor, values, b, kernels.StoreSpec{})
 	}
 }
 

@@ -21,7 +21,7 @@ var invariants = []invariant{
 	{"Grouped", invariantGrouped},
 	{"Attention", invariantAttention},
 	{"Context", invariantContext},
-	{"Rope", invariantRope},
+	{"Store", invariantStore},
 	{"Gate", invariantGate},
 	{"Combine", invariantCombine},
 	{"Mix", invariantMix},
@@ -168,16 +168,30 @@ func invariantGrouped(k *kit) error {
 	return nil
 }
 
-func invariantRope(k *kit) error {
-	const n, heads, dim, positions = 37, 3, 40, 64
+func invariantStore(k *kit) error {
+	for _, c := range []storeCase{
+		{heads: 3, dim: 40, rotated: 40},
+		{heads: 3, dim: 128, rotated: 128, norm: "heads", kind: kernels.RMSNorm},
+		{heads: 10, dim: 128, rotated: 128, norm: "rows", kind: kernels.RMSNorm},
+	} {
+		if err := k.sameStored(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (k *kit) sameStored(of storeCase) error {
+	const n, positions = 37, 64
+	heads, dim := of.heads, of.dim
 	angle := k.normal(positions*dim/2, 1)
 	cos, sin := make([]float64, len(angle)), make([]float64, len(angle))
 	for i, a := range angle {
 		sin[i], cos[i] = math.Sincos(a)
 	}
 	for _, act := range k.activations() {
-		q, position := k.uneven(n*heads*dim), k.indices(n, positions)
-		err := sameRows(k, "rope", n, func(rows []int) [][]byte {
+		q, weight, position := k.uneven(n*heads*dim), k.normal(heads*dim, 1), k.indices(n, positions)
+		err := sameRows(k, fmt.Sprintf("store %v %+v", act, of), n, func(rows []int) [][]byte {
 			c := k.newCache(kernels.CacheSpec{DType: kernels.F32, Layers: 1, Blocks: 1, BlockTokens: 16, KVHeads: heads, HeadDim: dim})
 			defer c.Free()
 			slots := make([]int32, len(rows))
@@ -186,10 +200,14 @@ func invariantRope(k *kit) error {
 			}
 			qb := k.floats(act, len(rows), heads*dim, pick(q, heads*dim, rows))
 			kb := k.floats(act, len(rows), heads*dim, pick(q, heads*dim, rows))
+			how := kernels.StoreSpec{Rope: &kernels.Rope{Dim: dim, Cos: k.floats(kernels.F32, positions, dim/2, cos).Tensor,
+				Sin: k.floats(kernels.F32, positions, dim/2, sin).Tensor}}
+			if of.norm != "" {
+				how.QNorm = k.normOf(of, heads*dim)
+				k.stream.Write(how.QNorm.Weight, encode(kernels.F32, weight[:how.QNorm.Weight.Cols]))
+			}
 			k.stream.Store(c, 0, qb.Tensor, kb.Tensor, kb.Tensor,
-				kernels.Batch{Tokens: len(rows), Position: k.vector(pick(position, 1, rows)).Tensor, Slot: k.vector(slots).Tensor},
-				&kernels.Rope{Dim: dim, Cos: k.floats(kernels.F32, positions, dim/2, cos).Tensor,
-					Sin: k.floats(kernels.F32, positions, dim/2, sin).Tensor})
+				kernels.Batch{Tokens: len(rows), Position: k.vector(pick(position, 1, rows)).Tensor, Slot: k.vector(slots).Tensor}, how)
 			return k.rowsOf(qb)
 		})
 		if err != nil {

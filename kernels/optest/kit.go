@@ -21,6 +21,7 @@ type kit struct {
 	stream  kernels.Stream
 	rng     *rand.Rand
 	buffers []*buffer
+	aligned bool // rows of views begin at multiples of 8 elements; else most do not
 }
 
 func newKit(t *testing.T, dev kernels.Device, tol Tolerances, name string) *kit {
@@ -45,6 +46,7 @@ func newKit(t *testing.T, dev kernels.Device, tol Tolerances, name string) *kit 
 type buffer struct {
 	kernels.Tensor
 	whole kernels.Tensor
+	left  int    // columns of poison before the view's
 	was   []byte // the whole as it was written
 }
 
@@ -74,12 +76,16 @@ func poison(d kernels.DType) []byte {
 // output makes a poisoned buffer of rows × cols.
 func (k *kit) output(d kernels.DType, rows, cols int) *buffer {
 	k.Helper()
-	whole, err := k.dev.Alloc("optest", d, rows+rowsAbove+rowsBelow, cols+colsLeft+colsRight)
+	left, right := colsLeft, colsRight
+	if k.aligned {
+		left, right = 8, 16-cols%8
+	}
+	whole, err := k.dev.Alloc("optest", d, rows+rowsAbove+rowsBelow, left+cols+right)
 	if err != nil {
 		k.Fatal(err)
 	}
-	b := &buffer{whole: whole, was: bytes.Repeat(poison(d), whole.Rows*whole.Cols)}
-	b.Tensor = whole.RowRange(rowsAbove, rowsAbove+rows).ColRange(colsLeft, colsLeft+cols)
+	b := &buffer{whole: whole, left: left, was: bytes.Repeat(poison(d), whole.Rows*whole.Cols)}
+	b.Tensor = whole.RowRange(rowsAbove, rowsAbove+rows).ColRange(left, left+cols)
 	k.stream.Write(whole, b.was)
 	k.buffers = append(k.buffers, b)
 	return b
@@ -126,10 +132,10 @@ func (k *kit) bits(b *buffer) []byte {
 	size := b.DType.Size()
 	for r := range b.whole.Rows {
 		for c := range b.whole.Cols {
-			inside := r >= rowsAbove && r < rowsAbove+b.Rows && c >= colsLeft && c < colsLeft+b.Cols
+			inside := r >= rowsAbove && r < rowsAbove+b.Rows && c >= b.left && c < b.left+b.Cols
 			at := (r*b.whole.Cols + c) * size
 			if !inside && !bytes.Equal(whole[at:at+size], b.was[at:at+size]) {
-				k.Fatalf("%v: row %d, column %d outside of it was written", b.Tensor, r-rowsAbove, c-colsLeft)
+				k.Fatalf("%v: row %d, column %d outside of it was written", b.Tensor, r-rowsAbove, c-b.left)
 			}
 		}
 	}

@@ -119,8 +119,8 @@ func (s *stream) Grouped(y, x kernels.Tensor, w kernels.Weights, offsets, index 
 	s.later(func() { s.Stream.Grouped(y, x, w, offsets, index, div, e) })
 }
 
-func (s *stream) Store(c kernels.Cache, layer int, q, k, v kernels.Tensor, b kernels.Batch, rope *kernels.Rope) {
-	s.later(func() { s.Stream.Store(c, layer, q, k, v, b, rope) })
+func (s *stream) Store(c kernels.Cache, layer int, q, k, v kernels.Tensor, b kernels.Batch, a kernels.StoreSpec) {
+	s.later(func() { s.Stream.Store(c, layer, q, k, v, b, a) })
 }
 
 func (s *stream) Attention(out, q kernels.Tensor, c kernels.Cache, layer int, b kernels.Batch, a kernels.AttentionSpec) {

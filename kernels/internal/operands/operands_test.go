@@ -81,7 +81,9 @@ var ops = map[string]func(*hand) error{
 	"store": func(h *hand) error {
 		b := kernels.Batch{Tokens: 3, Slot: h.ints("slot", 1, 3), Position: h.ints("position", 1, 3)}
 		rope := kernels.Rope{Dim: 4, Cos: h.floats("rope cos", 6, 2), Sin: h.floats("rope sin", 6, 2)}
-		return ours.Store(cacheSpec, h.floats("q", 3, 16), h.floats("k", 3, 8), h.floats("v", 3, 8), b, &rope)
+		return ours.Store(cacheSpec, h.floats("q", 3, 16), h.floats("k", 3, 8), h.floats("v", 3, 8), b, kernels.StoreSpec{Rope: &rope,
+			QNorm: &kernels.Norm{Groups: 4, Weight: h.floats("q norm weight", 1, 4), Bias: h.floats("q norm bias", 1, 4)},
+			KNorm: &kernels.Norm{Weight: h.floats("k norm weight", 1, 8), Bias: h.floats("k norm bias", 1, 8)}})
 	},
 	"attention": func(h *hand) error {
 		b := kernels.Batch{Tokens: 3, Seqs: 2, Position: h.ints("position", 1, 3), Start: h.ints("start", 1, 3), Blocks: h.ints("blocks", 2, 5)}
@@ -136,7 +138,7 @@ var cacheSpec = kernels.CacheSpec{DType: kernels.F32, Layers: 2, Blocks: 3, Bloc
 
 // TestEveryOperandIsChecked harms each operand of each op in every way: the op is refused, and the error says whose fault it is.
 func TestEveryOperandIsChecked(t *testing.T) {
-	optional := map[string]bool{"norm delta": true, "norm bias": true, "embed positions": true, "attention slopes": true, "gate bias": true}
+	optional := map[string]bool{"norm delta": true, "norm bias": true, "store q norm bias": true, "store k norm bias": true, "embed positions": true, "attention slopes": true, "gate bias": true}
 	anyWidth := map[string]bool{"attention blocks": true, "mix coef": true}
 	anyType := map[string]bool{"copy src": true, "copy dst": true, "select src": true} // then what goes with it is wrong
 	for of, call := range ops {

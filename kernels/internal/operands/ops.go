@@ -57,27 +57,33 @@ func (r *Rules) Embed(y, ids, table, pos, positions kernels.Tensor) error {
 
 // Norm: weights and biases for one group of x's columns; delta and the bias may be none.
 func (r *Rules) Norm(y, x, delta kernels.Tensor, n kernels.Norm) error {
-	c, groups := check{rules: r, op: "norm"}, max(1, n.Groups)
+	c := check{rules: r, op: "norm"}
 	c.activation("x", x, Any, Any)
 	c.tensor("y", y, x.DType, x.Rows, x.Cols)
 	if !delta.None() {
 		c.tensor("delta", delta, x.DType, x.Rows, x.Cols)
 	}
-	if x.Cols%groups != 0 {
-		c.fail("%d columns do not fall into %d equal groups", x.Cols, groups)
+	c.norm("", n, x.Cols)
+	return c.err
+}
+
+// norm is of a row of cols; of tells whose.
+func (c *check) norm(of string, n kernels.Norm, cols int) {
+	groups := max(1, n.Groups)
+	if cols%groups != 0 {
+		c.fail("%d columns do not fall into %d equal groups", cols, groups)
 	}
-	c.tensor("weight", n.Weight, kernels.F32, 1, x.Cols/groups)
+	c.tensor(of+"weight", n.Weight, kernels.F32, 1, cols/groups)
 	if !n.Bias.None() {
-		c.tensor("bias", n.Bias, kernels.F32, 1, x.Cols/groups)
+		c.tensor(of+"bias", n.Bias, kernels.F32, 1, cols/groups)
 	}
 	if n.Kind != kernels.LayerNorm && n.Kind != kernels.RMSNorm {
 		c.fail("kind %d is unknown", n.Kind)
 	}
-	return c.err
 }
 
-// Store: the heads of q, k and v as the cache has them, no v where keys hold the values; rope may be nil.
-func (r *Rules) Store(cache kernels.CacheSpec, q, k, v kernels.Tensor, b kernels.Batch, rope *kernels.Rope) error {
+// Store: the heads of q, k and v as the cache has them, no v where keys hold the values.
+func (r *Rules) Store(cache kernels.CacheSpec, q, k, v kernels.Tensor, b kernels.Batch, a kernels.StoreSpec) error {
 	c, dim, width := check{rules: r, op: "store"}, cache.HeadDim, cache.HeadDim*cache.KVHeads
 	c.activation("q", q, b.Tokens, Any)
 	c.tensor("k", k, q.DType, b.Tokens, width)
@@ -91,7 +97,13 @@ func (r *Rules) Store(cache kernels.CacheSpec, q, k, v kernels.Tensor, b kernels
 	if q.Cols%dim != 0 {
 		c.fail("q is %v, want heads of %d", q, dim)
 	}
-	if rope != nil {
+	if a.QNorm != nil {
+		c.norm("q norm ", *a.QNorm, q.Cols)
+	}
+	if a.KNorm != nil {
+		c.norm("k norm ", *a.KNorm, k.Cols)
+	}
+	if rope := a.Rope; rope != nil {
 		if rope.Dim < 2 || rope.Dim%2 != 0 || rope.Dim > dim {
 			c.fail("rope turns %d values of a head of %d, want an even number of them", rope.Dim, dim)
 		}
