@@ -55,6 +55,9 @@ func carried(paths []string, files [][]column, columns Columns, names [roles]str
 				}
 				continue
 			}
+			if find(cols[at+1:], w.Name) >= 0 {
+				return nil, nil, twiceColumn(paths[f], w.Name)
+			}
 			if err := cols[at].err; err != nil {
 				return nil, nil, refuse(ErrColumn, "%s: column %s %v; carry other columns by name", paths[f], w.Name, err)
 			}

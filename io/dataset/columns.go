@@ -144,6 +144,9 @@ func bind(path string, cols []column, names [roles]string) (binding, error) {
 			}
 			continue
 		}
+		if find(cols[i+1:], names[r]) >= 0 {
+			return b, twiceColumn(path, names[r])
+		}
 		if err := cols[i].err; err != nil {
 			return b, refuse(ErrColumn, "%s: column %s %v", path, names[r], err)
 		}
@@ -177,6 +180,11 @@ func wrongType(path, name string, typ arrow.DataType, want string, r role) error
 		mend = "convert it, or name another column with " + roleFlag[r]
 	}
 	return refuse(ErrColumn, "%s: column %s has the type %v where %s is needed; %s", path, name, typ, want, mend)
+}
+
+// twiceColumn refuses to guess which of two is meant.
+func twiceColumn(path, name string) error {
+	return refuse(ErrColumn, "%s: two columns have the name %q; rename one", path, name)
 }
 
 // missingColumn names what is there and what may have been meant.

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/apache/arrow-go/v18/parquet/compress"
+	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/ipc"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -133,6 +135,8 @@ func TestRefusals(t *testing.T) {
 		return filepath.Join(dir, name)
 	}
 	const none = "testdata/formats/codec-none.parquet"
+	twice := filepath.Join(dir, "twice.arrow")
+	writeIPC(t, twice, arrow.NewSchema([]arrow.Field{textField("prompt"), textField("text"), textField("prompt")}, nil))
 	for _, c := range []struct {
 		name     string
 		patterns []string
@@ -157,6 +161,10 @@ func TestRefusals(t *testing.T) {
 		{"ids clash", []string{none, file("ids.jsonl", `{"prompt":"a","id":1}`)}, Columns{ID: "id"}, ErrColumn, []string{"ids.jsonl: column id has the type int64, but ids are utf8 in " + none}},
 		{"a JSON array", []string{file("array.json", "[\n{\"prompt\":\"a\"}\n]")}, Columns{}, ErrDamaged, []string{"jq -c"}},
 		{"a JSON array in one line", []string{file("line.json", "[{\"prompt\":\"a\"},{\"prompt\":\"b\"}]\n")}, Columns{}, ErrDamaged, []string{"line.json", "jq -c"}},
+		{"an object over several lines", []string{file("pretty.json", "{\r\n  \"prompt\": \"a\"\r\n}\r\n")}, Columns{}, ErrDamaged, []string{"pretty.json: its first JSON object goes over several lines", "jq -c"}},
+		{"UTF-16", []string{file("wide.jsonl", "\xff\xfe{\x00}\x00\n\x00")}, Columns{}, ErrDamaged, []string{"wide.jsonl: it is UTF-16", "iconv"}},
+		{"one column twice", []string{twice}, Columns{}, ErrColumn, []string{`twice.arrow: two columns have the name "prompt"; rename one`}},
+		{"a carried column twice", []string{twice}, Columns{Prompt: "text", CarryAll: true}, ErrColumn, []string{`twice.arrow: two columns have the name "prompt"`}},
 		{"unknown format", []string{file("x.csv", "prompt\n")}, Columns{}, ErrDamaged, []string{"x.csv: its format is unknown"}},
 		{"feather 1", []string{file("x.feather", "FEA1........FEA1")}, Columns{}, ErrDamaged, []string{"version 2"}},
 	} {
@@ -266,5 +274,25 @@ func TestIdentity(t *testing.T) {
 		if most := wholeMost(files); most != want {
 			t.Errorf("of %d files those up to %d bytes are read as a whole, want %d", files, most, want)
 		}
+	}
+}
+
+func textField(name string) arrow.Field {
+	return arrow.Field{Name: name, Type: arrow.BinaryTypes.String}
+}
+
+// writeIPC makes an Arrow file without rows.
+func writeIPC(t testing.TB, path string, schema *arrow.Schema) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := ipc.NewFileWriter(f, ipc.WithSchema(schema))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(w.Close(), f.Close()); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -211,7 +211,24 @@ func scanPieces(ctx context.Context, paths []string, pieces []linePiece, typed b
 	return own, nil
 }
 
-const errArray = unread("it is one JSON array, not JSON Lines: write one object a line (jq -c '.[]')")
+const (
+	errArray  = unread("it is one JSON array, not JSON Lines: write one object a line (jq -c '.[]')")
+	errSpread = unread("its first JSON object goes over several lines: write one object a line (jq -c .)")
+	errUTF16  = unread("it is UTF-16, not UTF-8: convert it (iconv -f UTF-16 -t UTF-8)")
+)
+
+// notLines tells of the first line of a file that the file is no JSON Lines.
+func notLines(line []byte) error {
+	switch {
+	case string(line) == "[":
+		return errArray
+	case string(line) == "{":
+		return errSpread
+	case bytes.HasPrefix(line, []byte("\xff\xfe")), bytes.HasPrefix(line, []byte("\xfe\xff")):
+		return errUTF16
+	}
+	return nil
+}
 
 // scanPiece counts the rows of a piece. With typed it looks at every line for the types of its keys, else at the first
 // ones of the file.
@@ -235,9 +252,10 @@ func scanPiece(ctx context.Context, path string, piece linePiece, typed bool) (x
 			return x, x.cut(err)
 		}
 		if x.Rows == 0 && piece.from == 0 {
-			if array = bytes.HasPrefix(line, []byte("[")); string(line) == "[" {
-				return x, errArray
+			if err := notLines(line); err != nil {
+				return x, err
 			}
+			array = bytes.HasPrefix(line, []byte("["))
 		}
 		if err == nil {
 			keys.see(line)
