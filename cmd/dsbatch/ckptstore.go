@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os/signal"
-	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -150,7 +149,7 @@ func writtenType(name string) (kernels.DType, error) {
 
 // untilAsked is a context that ends with a signal to stop.
 func untilAsked(ctx context.Context) (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGUSR1)
+	return signal.NotifyContext(ctx, stopSignals()...)
 }
 
 // errAsked is the end of a command that only a signal has ended.

@@ -171,9 +171,13 @@ func shown(v any) string {
 		}
 		text = string(data)
 	}
-	text = oneLine.Replace(text)
-	if runes := []rune(text); len(runes) > longestValue {
-		text = string(runes[:longestValue]) + "…"
+	return clip(oneLine.Replace(text), longestValue)
+}
+
+// clip cuts a text that has more characters than most.
+func clip(text string, most int) string {
+	if runes := []rune(text); len(runes) > most {
+		return string(runes[:most]) + "…"
 	}
 	return text
 }

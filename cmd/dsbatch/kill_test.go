@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -151,12 +152,16 @@ func TestAskedToStop(t *testing.T) {
 		{launchers[0], syscall.SIGTERM},
 		{launchers[0], syscall.SIGINT},
 		{launchers[0], syscall.SIGUSR1},
+		{launchers[0], syscall.SIGHUP},
 		{launchers[1], syscall.SIGUSR1},
 		{launchers[3], syscall.SIGUSR1},
 	} {
 		t.Run(fmt.Sprintf("%s, %v", c.by.name, c.signal), func(t *testing.T) {
 			if c.by.ranks > 0 {
 				needMPI(t)
+			}
+			if signal.Ignored(c.signal) {
+				t.Skip("the tests were started by nohup, and so is the job")
 			}
 			output := filepath.Join(t.TempDir(), "out")
 			cmd, wait := c.by.start(t, job(output, slow...))

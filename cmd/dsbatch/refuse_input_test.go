@@ -39,6 +39,9 @@ func TestBadRowsAreSetAside(t *testing.T) {
 	if !strings.Contains(e.stderr, "7 of them set aside") || !strings.Contains(e.stderr, "bad-rows.parquet") {
 		t.Error("it does not say how many rows were set aside, and where their reasons are")
 	}
+	if !strings.Contains(e.stderr, "the first (row 1): prompt is null") {
+		t.Error("it does not say why the first was")
+	}
 	dsbatch(t, "verify", output).want(t, done)
 
 	rows := head(t, output)

@@ -29,10 +29,11 @@ type commitLine struct {
 	Bytes   int64    `json:"bytes"`   // size of the part
 	SHA256  string   `json:"sha256"`  // of the part, as sha256sum prints it
 	Columns digests  `json:"columns"`
-	Bad     []badRow `json:"bad,omitempty"`
+	Bad     []BadRow `json:"bad,omitempty"`
 
-	bad   int64 // len(Bad): a ledger keeps no more than that, since every row of a large job may be bad
-	place place // where the line was read
+	bad      int64   // len(Bad): a ledger keeps no more than that and the first, since every row of a large job may be bad
+	firstBad *BadRow // nil where there is none
+	place    place   // where the line was read
 }
 
 // place of a line.
@@ -41,8 +42,8 @@ type place struct {
 	offset, size int64
 }
 
-// badRow is a row set aside.
-type badRow struct {
+// BadRow is a row set aside.
+type BadRow struct {
 	Row   int64  `json:"row"`
 	ID    any    `json:"id,omitempty"` // when the output has an id column: int64, string or nil
 	Error string `json:"error"`
@@ -87,6 +88,10 @@ func decodeCommit(line []byte) (c commitLine, err error) {
 				return c, fmt.Errorf("%w: %w", errTorn, err)
 			}
 		}
+	}
+	if c.bad > 0 {
+		first := c.Bad[0] // a copy: the rest is to be let go
+		c.firstBad = &first
 	}
 	return c, nil
 }
@@ -147,7 +152,7 @@ func readCommitsFile(fsys fileSystem, name string, visit func(commitLine) error,
 }
 
 // badRows reads the bad rows of a line again.
-func (c *commitLine) badRows(fsys fileSystem) ([]badRow, error) {
+func (c *commitLine) badRows(fsys fileSystem) ([]BadRow, error) {
 	if c.bad == 0 {
 		return nil, nil
 	}

@@ -12,7 +12,7 @@ import (
 var sampleLine = commitLine{
 	Chunk: 3, Part: "part-0000003.parquet", First: 384, Rows: 2, Records: 2, Bytes: 9021,
 	Columns: digests{"row": 1<<63 + 5, "output": 0},
-	Bad:     []badRow{{384, int64(1<<62 + 1), "prompt is null; \"say\" something <\u2028>"}, {385, "a", "x"}, {386, nil, "y"}},
+	Bad:     []BadRow{{384, int64(1<<62 + 1), "prompt is null; \"say\" something <\u2028>"}, {385, "a", "x"}, {386, nil, "y"}},
 }
 
 func TestCommitLine(t *testing.T) {

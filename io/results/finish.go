@@ -19,12 +19,13 @@ const successName = "_SUCCESS"
 
 // Summary counts what is committed.
 type Summary struct {
-	Chunks  int               `json:"chunks"`
-	Rows    int64             `json:"rows"`    // of the input
-	Records int64             `json:"records"` // rows times samples
-	Bad     int64             `json:"bad"`     // rows set aside
-	Bytes   int64             `json:"bytes"`   // of all parts
-	Digests map[string]string `json:"digests"` // of every column; they do not depend on chunks, parts or row groups
+	Chunks   int               `json:"chunks"`
+	Rows     int64             `json:"rows"`    // of the input
+	Records  int64             `json:"records"` // rows times samples
+	Bad      int64             `json:"bad"`     // rows set aside
+	FirstBad *BadRow           `json:"first_bad,omitempty"`
+	Bytes    int64             `json:"bytes"`   // of all parts
+	Digests  map[string]string `json:"digests"` // of every column; they do not depend on chunks, parts or row groups
 }
 
 func (l ledger) committed() []bool {
@@ -45,6 +46,9 @@ func (l ledger) summary() (s Summary) {
 		s.Rows += line.Rows
 		s.Records += line.Records
 		s.Bad += line.bad
+		if s.FirstBad == nil {
+			s.FirstBad = line.firstBad
+		}
 		s.Bytes += line.Bytes
 		sums.merge(line.Columns)
 	}

@@ -126,7 +126,7 @@ func (w *Writer) aside(name string, write func(io.Writer) error) (size int64, er
 }
 
 // complete checks that records are the chunk's, in order, and repeats those of bad rows once a sample.
-func (w *Writer) complete(chunk Chunk, records []Record) (all []Record, bad []badRow, err error) {
+func (w *Writer) complete(chunk Chunk, records []Record) (all []Record, bad []BadRow, err error) {
 	all = make([]Record, 0, chunk.Rows()*int64(w.samples))
 	next := 0
 	for row := chunk.First; row < chunk.First+chunk.Rows(); row++ {
@@ -139,7 +139,7 @@ func (w *Writer) complete(chunk Chunk, records []Record) (all []Record, bad []ba
 			if r.Error != "" {
 				if failed == "" {
 					failed = validText(r.Error)
-					bad = append(bad, badRow{row, w.idOf(r), failed})
+					bad = append(bad, BadRow{row, w.idOf(r), failed})
 				}
 			}
 			all = append(all, r)
