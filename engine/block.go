@@ -43,7 +43,14 @@ type blockPool struct {
 	spare int // blocks kept
 
 	opened int // blocks that have ever been in use: the first ones
+	// keeps, where it isn't 0, is for memory that comes at its first use and costs time then: of blocks that nobody uses no more
+	// are kept than a third of those in use, or so many, before others are taken for the first time. Of rows with a
+	// beginning in common most are in flight together or follow one another.
+	keeps int
 }
+
+// thriftyBlocks is keeps of such memory: beginnings of 4096 tokens.
+const thriftyBlocks = 256
 
 func newBlockPool(blocks int) *blockPool {
 	p := &blockPool{uses: make([]int32, blocks), names: make([]blockKey, blocks), named: map[blockKey]int32{},
@@ -57,14 +64,21 @@ func newBlockPool(blocks int) *blockPool {
 // available is the number of blocks that take can hand out.
 func (p *blockPool) available() int { return len(p.free) + p.spare }
 
-// fresh is the number of blocks that have never been in use, released that of free ones that have been.
-func (p *blockPool) fresh() int    { return len(p.uses) - p.opened }
-func (p *blockPool) released() int { return len(p.free) - p.fresh() }
+// released is the number of free blocks that have been in use.
+func (p *blockPool) released() int { return len(p.free) - (len(p.uses) - p.opened) }
+
+// surplus is how many kept blocks are taken again before one that has never been in use is.
+func (p *blockPool) surplus() int {
+	if p.keeps == 0 {
+		return 0
+	}
+	return max(0, p.spare-max(p.opened/4, p.keeps))
+}
 
 // take hands out n blocks for one sequence; the caller has looked at available.
 func (p *blockPool) take(n int, to []int32) []int32 {
 	for range n {
-		if len(p.free) == 0 {
+		if len(p.free) == 0 || p.released() == 0 && p.surplus() > 0 {
 			p.forget()
 		}
 		b := p.free[len(p.free)-1]

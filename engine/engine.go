@@ -150,6 +150,9 @@ func (e *Engine) load(ctx context.Context) error {
 func (e *Engine) begin() {
 	e.pipeline = newPipeline(e.place, e.steps)
 	e.scheduler = newScheduler(e.size.blocks, e.size.tokens, e.size.seqs, e.place.stages)
+	if _, slow := e.steps.cache.(kernels.Warmer); slow {
+		e.scheduler.pool.keeps = thriftyBlocks
+	}
 }
 
 // loadWeights reads this rank's weights and plans the rest of its memory again. The checkpoint stays mapped: on a CPU the

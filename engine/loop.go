@@ -135,15 +135,17 @@ func (l *loop) even(ctx context.Context, v comm.Votes) error {
 
 // warm makes sure of the memory of so many blocks of the cache, on all ranks at once. Where the system gives memory
 // slowly, such as a virtual machine to which its host has to give it first, ranks that step together would else wait for
-// each other's first use of it, now for one rank and now for another.
+// each other's first use of it, now for one rank and now for another. A quarter more than before is made sure of at least, so
+// that such stops are few.
 func (l *loop) warm(blocks int) {
 	cache, slow := l.engine.steps.cache.(kernels.Warmer)
 	if blocks <= l.warmed || !slow {
 		return
 	}
 	defer l.record.Phase(stats.Wait)()
-	cache.Warm(l.warmed, blocks, l.watcher.Main().Progress)
-	l.warmed = blocks
+	to := min(max(blocks, l.warmed+l.warmed/4), l.engine.size.blocks)
+	cache.Warm(l.warmed, to, l.watcher.Main().Progress)
+	l.warmed = to
 }
 
 // hold tells whether ranks with a plan wait for others that read their first rows: a step takes all ranks as long with
@@ -202,7 +204,7 @@ func (l *loop) agree(ctx context.Context, planned int) (comm.Votes, error) {
 	flag(voteMeasure, !l.measured && l.world.Rank() == 0 && time.Since(l.begun) > measureAfter)
 	flag(voteFailed, l.failed != nil)
 	mine[voteBacklog], mine[votePending] = int64(s.backlog()+len(s.running)), int64(l.pending)
-	mine[voteBlocks] = int64(s.foreseen())
+	mine[voteBlocks] = int64(s.pool.opened)
 	flag(voteLeads, l.engine.pipeline.leads())
 	left, spare := s.left()
 	mine[voteLeft], mine[voteSpare] = int64(left), int64(spare)

@@ -80,7 +80,7 @@ func (c *warmed) Warm(from, to int, each func()) {
 	c.from, c.to = append(c.from, from), append(c.to, to)
 }
 
-// TestRanksWarmTogether: all ranks take the memory of as many blocks as the one that will need most, each block once.
+// TestRanksWarmTogether: all ranks take the memory of as many blocks as the one that needs most, each block once.
 func TestRanksWarmTogether(t *testing.T) {
 	mpitest.Run(t, 3, func(w mpi.World) error {
 		watcher, err := comm.Watch(t.Context(), w, comm.WatchOptions{})
@@ -88,23 +88,25 @@ func TestRanksWarmTogether(t *testing.T) {
 			return err
 		}
 		defer watcher.Close()
-		cache, s := &warmed{}, newScheduler(100, 64, 8, 1)
+		cache, s := &warmed{}, newScheduler(130, 1<<20, 8, 1)
 		steps := &stepper{cache: cache}
-		e := &Engine{scheduler: s, steps: steps, pipeline: newPipeline(&place{stages: 1}, steps)}
+		e := &Engine{scheduler: s, steps: steps, pipeline: newPipeline(&place{stages: 1}, steps), size: stepSize{blocks: 130}}
 		l := &loop{run: &run{world: w, watcher: watcher, engine: e}}
-		for _, tokens := range [][3]int{{32, 60, 17}, {1, 1, 1}, {90, 1, 1}} { // of a row that each rank adds
-			n := tokens[w.Rank()]
-			if err := s.add(&sequence{row: &rowState{}, tokens: make([]int32, n), prompt: n, limit: n}); err != nil {
+		for row, blocks := range [][3]int{{20, 40, 7}, {1, 1, 1}, {3, 1, 2}, {80, 1, 1}} { // of a row that each rank adds
+			n := blocks[w.Rank()] * blockTokens
+			tokens := slices.Repeat([]int32{int32(row)}, n)
+			if err := s.add(&sequence{row: &rowState{}, tokens: tokens, prompt: n, limit: n}); err != nil {
 				return err
 			}
+			s.next(0)
 			v, err := l.agree(t.Context(), 0)
 			if err != nil {
 				return err
 			}
 			l.warm(int(v.Max(voteBlocks)))
 		}
-		// 4 blocks; a fifth; 6 beside the 2 and the 1 that the first rank has had before
-		if want := []int{4, 5, 9}; !slices.Equal(cache.to, want) || !slices.Equal(cache.from, []int{0, 4, 5}) {
+		// 40; for a 41st a quarter more; a 42nd is among those; 104 are more than a quarter more
+		if want := []int{40, 50, 104}; !slices.Equal(cache.to, want) || !slices.Equal(cache.from, []int{0, 40, 50}) {
 			t.Errorf("rank %d warms blocks %v to %v, want up to %v", w.Rank(), cache.from, cache.to, want)
 		}
 		return nil

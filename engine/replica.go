@@ -13,7 +13,7 @@ const (
 	voteTokens          // tokens of that plan
 	voteWants           // it wants another chunk
 	voteBacklog         // sequences that wait or run
-	voteBlocks          // blocks of its cache that will have been in use when all its rows are in flight
+	voteBlocks          // blocks of its cache that have ever been in use, this step's among them
 	votePending         // chunks that it is reading
 	voteMeasure         // the job is long enough to measure the machine
 	voteStop            // it was asked to stop

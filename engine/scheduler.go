@@ -17,7 +17,6 @@ type scheduler struct {
 	seqs    int // most sequences in flight
 	lanes   int // into which they are divided: a step has sequences of one
 	waiting waitingQueue
-	need    int         // blocks of those
 	running []*sequence // in order of admission
 	// computing counts the sequences in flight that will name a block: a later one with the same beginning waits for
 	// it instead of computing it again.
@@ -45,7 +44,6 @@ func (s *scheduler) add(q *sequence) error {
 	}
 	s.arrivals++
 	heap.Push(&s.waiting, waitingSequence{q, s.arrivals, s.window})
-	s.need += blocksFor(q.most())
 	return nil
 }
 
@@ -63,16 +61,6 @@ func (s *scheduler) idle() bool { return len(s.running) == 0 && len(s.waiting) =
 
 // backlog is the number of sequences that wait.
 func (s *scheduler) backlog() int { return len(s.waiting) }
-
-// foreseen is how many blocks will have been in use, from the first on, when those that wait are in flight too. Of more
-// than there is room for, all are taken to be as long as the longest.
-func (s *scheduler) foreseen() int {
-	need := s.need
-	if room := s.seqs - len(s.running); len(s.waiting) > room {
-		need = min(need, room*blocksFor(s.waiting[0].most()))
-	}
-	return s.pool.opened + min(max(0, need-s.pool.released()), s.pool.fresh())
-}
 
 // left is how many tokens all sequences will still put into the cache, at most, and how many of them those that could be lent.
 func (s *scheduler) left() (all, spare int) {
@@ -110,12 +98,7 @@ func (s *scheduler) lend(tokens int) (rows []*rowState) {
 		}
 		return !taken[row]
 	})
-	s.waiting = slices.DeleteFunc(s.waiting, func(w waitingSequence) bool {
-		if taken[w.row] {
-			s.need -= blocksFor(w.most())
-		}
-		return taken[w.row]
-	})
+	s.waiting = slices.DeleteFunc(s.waiting, func(w waitingSequence) bool { return taken[w.row] })
 	heap.Init(&s.waiting)
 	return rows
 }
@@ -214,7 +197,6 @@ func (s *scheduler) start(q *sequence, ready int) {
 	for _, k := range keys[ready:] {
 		s.computing[k]++
 	}
-	s.need -= blocksFor(q.most())
 	q.blocks = s.pool.take(blocksFor(q.most())-ready, q.blocks)
 	q.stored = ready * blockTokens
 	s.running = append(s.running, q)

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"math/rand/v2"
 	"slices"
 	"testing"
 )
@@ -50,47 +49,6 @@ func TestShortRowsAreNotOvertakenForEver(t *testing.T) {
 	}
 	if i := slices.IndexFunc(left, func(n int) bool { return n != 0 }); i >= 0 {
 		t.Errorf("chunk %d has %d rows left", i, left[i])
-	}
-}
-
-// TestBlocksAreForeseen: before rows are admitted it is known which blocks they will be in at most, and of a few rows with a
-// lot of room no more is foreseen than they need.
-func TestBlocksAreForeseen(t *testing.T) {
-	random := rand.New(rand.NewPCG(5, 6))
-	for range 50 {
-		s := newScheduler(20+random.IntN(200), 64, 1+random.IntN(20), 1)
-		for row := int64(0); row < 60; {
-			need := 0
-			for range random.IntN(8) {
-				q := &sequence{row: &rowState{number: row}, tokens: make([]int32, 1+random.IntN(60))}
-				for i := range q.tokens {
-					q.tokens[i] = int32(row/3)*100 + int32(i) // beginnings that rows share
-				}
-				q.prompt, q.limit = len(q.tokens), len(q.tokens)+1+random.IntN(20)
-				if err := s.add(q); err != nil {
-					t.Fatal(err)
-				}
-				row, need = row+1, need+blocksFor(q.most())
-			}
-			before, foreseen := s.pool.opened, s.foreseen()
-			if len(s.waiting) <= s.seqs && foreseen > before+s.need {
-				t.Fatalf("%d blocks are foreseen, after %d, for rows of %d", foreseen, before, s.need)
-			}
-			for _, p := range s.next(0) {
-				if s.stored(p); p.to >= p.seq.prompt && random.IntN(3) == 0 {
-					p.seq.finished = finishLength
-				}
-			}
-			for _, q := range s.running {
-				if last := int(slices.Max(q.blocks)); last >= foreseen {
-					t.Fatalf("block %d is used, and %d were foreseen of %d", last, foreseen, len(s.pool.uses))
-				}
-			}
-			s.finish()
-		}
-		if s.waiting = nil; s.need < 0 {
-			t.Fatalf("rows that wait need %d blocks", s.need)
-		}
 	}
 }
 
