@@ -93,12 +93,16 @@ const (
 	GELUErf             // 0.5x(1 + erf(x/√2))
 	SiLU                // x/(1 + e⁻ˣ)
 	ReLU
+	// ClampedSwiGLU (gpt-oss) is for gated weights alone, and says what becomes of both halves, each cut off at Limit:
+	// g·sigmoid(1.702·g)·(u + 1), g = min(gate, Limit), u = min(max(up, −Limit), Limit).
+	ClampedSwiGLU
 )
 
 // Epilogue is what a linear op does with x·Wᵀ + b before it is stored.
 type Epilogue struct {
-	Act Activation // of the result, or of its gate half where the weights are gated
-	Add bool       // y += instead of y =
+	Act   Activation // of the result, or of its gate half where the weights are gated
+	Add   bool       // y += instead of y =
+	Limit float32    // of ClampedSwiGLU, above 0
 }
 
 // NormKind is the kind of a normalisation.
@@ -157,6 +161,9 @@ type AttentionSpec struct {
 	// Slopes [1, Heads] F32, or none, is ALiBi (arXiv 2108.12409): of every score, once scaled, the head's slope is taken
 	// off for each position that lies between the token and what it sees. Causal only.
 	Slopes Tensor
+	// Sinks [1, Heads] F32, or none, are logits, a head's one, that join the softmax of each of its tokens and have no value:
+	// they take their share of the weight, and add nothing.
+	Sinks Tensor
 }
 
 // GateScore is how a gate turns logits into weights.

@@ -9,7 +9,7 @@
  *         a tile's largest score and sum of exponentials cross lanes by halves; out is rescaled, then adds the values
  *         of the tile's positions, ascending, fused. It depends on the row's position (and window) alone: rows of a
  *         tile share loads, never a sum. What a row does not see is skipped, not multiplied by 0. ALiBi adds slope·(position −
- *         the row's own) to a scaled score.
+ *         the row's own) to a scaled score. A sink joins a row's sum of exponentials last.
  * Speed   K and V are read once for all rows of an item. Checked by optest.Attention against attention.go. */
 #if defined(LEVEL)
 #include "vector.h"
@@ -29,6 +29,7 @@ typedef struct row {
     float top, sum;     /* largest score, and the sum of exp(score - top) */
     int64_t at;         /* its own position */
     float slope;        /* of ALiBi, 0: none */
+    float sink;         /* of its head, where heads have one */
 } row;
 
 /* score[r][64] = scale · q[d][rows] · K for the panels [first, last) of a tile. */
@@ -230,6 +231,15 @@ static void attend_some(const attention_args *a, row *w, const float *q, const t
 #undef COPIES
 }
 
+/* What a row's sum of values is multiplied by in the end: 1 over the sum of all exponentials, that of its head's sink, where it
+ * has one, among them. */
+INLINE float share_of(const attention_args *a, const row *w) {
+    if (w->sum == 0) return 0;
+    if (!a->sinks) return 1 / w->sum;
+    const float top = w->sink > w->top ? w->sink : w->top, by = exp_of(w->top - top);
+    return by / (w->sum * by + exp_of(w->sink - top));
+}
+
 /* The rows of one item that fit into MOST. next is the first tile of what comes after them. */
 static void attend_rows(const attention_args *a, row *w, const float *const *q, int rows, const int32_t *blocks, int64_t head,
                         const tile *next, float *scratch) {
@@ -263,7 +273,7 @@ static void attend_rows(const attention_args *a, row *w, const float *const *q, 
         while (fetch(&f, 64)) {}
     }
     for (int r = 0; r < rows; r++) {
-        const float by = w[r].sum == 0 ? 0 : 1 / w[r].sum;
+        const float by = share_of(a, &w[r]);
         for (int64_t d = 0; d < a->values; d++) w[r].out[d] *= by;
     }
 }
@@ -307,7 +317,8 @@ static void attend(const attention_args *a, const attention_item *it, const atte
         find_span(a, it->seq, t, &from, &to);
         for (int64_t h = it->head * a->group; h < (it->head + 1) * a->group; h++) {
             q[rows] = a->q + t * a->q_stride + h * a->dim;
-            w[rows++] = (row){a->out + t * a->out_stride + h * a->values, from, to, -INFINITY, 0, a->position[t], a->slopes ? a->slopes[h] : 0};
+            w[rows++] = (row){a->out + t * a->out_stride + h * a->values, from, to, -INFINITY, 0, a->position[t], a->slopes ? a->slopes[h] : 0,
+                              a->sinks ? a->sinks[h] : 0};
             if (rows == MOST) {
                 attend_rows(a, w, q, rows, blocks, it->head, &next, scratch);
                 rows = 0;

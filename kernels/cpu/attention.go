@@ -19,6 +19,7 @@ type attentionArgs struct {
 	scale    float32
 	window   int       // math.MaxInt32 where there is none
 	slopes   []float32 // of the heads; nil: no ALiBi
+	sinks    []float32 // of the heads; nil: none
 }
 
 // attentionItem is a piece of work: some tokens of a sequence, one KV head.
@@ -50,6 +51,9 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 	}
 	if !spec.Slopes.None() {
 		a.slopes = vector[float32](spec.Slopes)
+	}
+	if !spec.Sinks.None() {
+		a.sinks = vector[float32](spec.Sinks)
 	}
 	if !spec.Causal {
 		a.context = vector[int32](spec.Context)[:b.Seqs]
@@ -151,9 +155,13 @@ func attendItems(a *attentionArgs, items []attentionItem) {
 						scores[i] += a.slopes[h] * float32(lo+i-int(a.position[t]))
 					}
 				}
+				seen := len(scores)
+				if a.sinks != nil {
+					scores = append(scores, a.sinks[h])
+				}
 				softmax(scores)
 				clear(out)
-				for i, w := range scores {
+				for i, w := range scores[:seen] {
 					_, atV := a.at(it, lo+i)
 					a.cache.get(value, a.data, atV, 1)
 					for d, v := range value {

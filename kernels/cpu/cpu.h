@@ -27,7 +27,7 @@ double gemm_amx_peak(int type, int64_t n);
 enum { GEMM_PANEL = 32, GEMM_MAX_TILE = 32 };
 enum gemm_type { GEMM_F32, GEMM_BF16, GEMM_F16, GEMM_I8 };
 enum gemm_level { GEMM_GENERIC, GEMM_AVX2, GEMM_AVX512, GEMM_AVX512BF16, GEMM_AMX };
-enum gemm_activation { GEMM_IDENTITY, GEMM_GELU_TANH, GEMM_GELU_ERF, GEMM_SILU, GEMM_RELU };
+enum gemm_activation { GEMM_IDENTITY, GEMM_GELU_TANH, GEMM_GELU_ERF, GEMM_SILU, GEMM_RELU, GEMM_CLAMPED_SWIGLU };
 
 typedef struct gemm_depth { /* how k is cut: groups of group inputs, each padded to padded */
     int64_t groups, group, padded;
@@ -38,6 +38,7 @@ typedef struct gemm_output { /* what becomes of the sums */
     const float *bias; /* [panels][32] in the order of the panels, or NULL */
     int64_t stride, columns;
     int32_t gated, activation, add;
+    float limit; /* of GEMM_CLAMPED_SWIGLU */
 } gemm_output;
 
 typedef struct gemm_fetch { /* memory to bring into L2 meanwhile, pace bytes (up to 128) for each unit of k */
@@ -115,7 +116,7 @@ void gemm_pack_rows(const gemm_kernel *kernel, void *packed, const float *x, int
  * ahead is as in gemm_task. */
 void gemm_run(const gemm_kernel *kernel, float *y, int64_t stride, const void *packed, const void *panels,
               const void *ahead, int64_t ahead_panels, int64_t panel_bytes, const float *bias, int64_t rows, int64_t tile0, int64_t tile1, int64_t columns,
-              int64_t panel0, int64_t panel1, int64_t k, int64_t group, int gated, int activation, int add);
+              int64_t panel0, int64_t panel1, int64_t k, int64_t group, int gated, int activation, int add, float limit);
 
 /* Fills columns [column, column+columns) of a zeroed panel from a matrix whose value (output i, input p) is
  * source[i·output_stride + p·input_stride]; source type as gemm_type, not int8. */
@@ -171,6 +172,7 @@ typedef struct attention_args {
     const void *data; /* of the cache's layer */
     const int32_t *position, *blocks, *context; /* context: NULL where causal */
     const float *slopes;                        /* of the heads, or NULL: no ALiBi */
+    const float *sinks;                         /* of the heads, or NULL */
     int64_t out_stride, q_stride, blocks_stride, block_tokens, width, kv_heads, dim, group, window;
     int64_t values, head_step, value_step; /* of a head's value; elements from head to head of a block, and, of a token in no panel, from key to value */
     float scale;

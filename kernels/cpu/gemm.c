@@ -115,7 +115,7 @@ static void run_rows(const gemm_task *t, int64_t tile0, int64_t tile1) {
 
 void gemm_run(const gemm_kernel *kernel, float *y, int64_t stride, const void *packed, const void *panels,
               const void *ahead, int64_t ahead_panels, int64_t panel_bytes, const float *bias, int64_t rows, int64_t tile0, int64_t tile1, int64_t columns,
-              int64_t panel0, int64_t panel1, int64_t k, int64_t group, int gated, int activation, int add) {
+              int64_t panel0, int64_t panel1, int64_t k, int64_t group, int gated, int activation, int add, float limit) {
     const gemm_depth d = gemm_depth_of(kernel, k, group);
     const gemm_task t = {
         .kernel = kernel, .packed = packed, .panels = panels, .ahead = ahead, .ahead_panels = ahead_panels,
@@ -123,7 +123,7 @@ void gemm_run(const gemm_kernel *kernel, float *y, int64_t stride, const void *p
         .panel_bytes = panel_bytes, .rows = rows, .tiles = tiles_of(kernel, rows), .tile0 = tile0, .tile1 = tile1,
         .panel0 = panel0, .panel1 = panel1, .depth = d,
         .output = {.y = y, .bias = bias, .stride = stride, .columns = columns, .gated = gated,
-                   .activation = activation, .add = add},
+                   .activation = activation, .add = add, .limit = limit},
     };
     if (kernel->run) {
         kernel->run(&t);

@@ -97,9 +97,8 @@ func (s *Stream) openGemm(op string, y, x kernels.Tensor, w kernels.Weights, e k
 		s.fail("%s: weights %T are not of this device, or freed", op, w)
 	case (p.panels == nil) != (s.dev.level == Reference):
 		s.fail("%s: weights packed for another instruction set than %v", op, s.dev.level)
-	case e.Act > kernels.ReLU:
-		s.fail("%s: activation %d is unknown", op, e.Act)
 	default:
+		s.note(rules.Epilogue(op, e, p.gated))
 		s.note(rules.Tensor(op, "x", x, kernels.F32, operands.Any, p.in))
 		s.note(rules.Tensor(op, "y", y, kernels.F32, operands.Any, p.out))
 	}

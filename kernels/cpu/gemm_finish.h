@@ -1,4 +1,5 @@
-/* What becomes of a tile's sums: y = act(sum + bias), act(gate + bias)·(up + bias), and y += where asked.
+/* What becomes of a tile's sums: y = act(sum + bias), act(gate + bias)·(up + bias), or a clamped SwiGLU of both, and y +=
+ * where asked.
  * gemm_finish_avx2.c and gemm_finish_avx512.c include this after saying what a vec of LANES floats is.
  *
  * Every lane goes through the same polynomials, ragged ends by mask, so an output's bits depend on its sum alone.
@@ -76,6 +77,15 @@ INLINE vec activate(int activation, vec x) {
     return x;
 }
 
+/* g·sigmoid(1.702·g)·(u + 1), g = min(gate, limit), u = up within ±limit. A NaN stays. */
+INLINE vec clamped_swiglu(vec gate, vec up, float limit) {
+    const vec a = v_set(1.702f), a_low = v_set((float)(1.702 - (double)1.702f));
+    const vec g = v_min(v_set(limit), gate), u = v_max(v_set(-limit), v_min(v_set(limit), up));
+    const vec v = v_max(v_set(-100.0f), g); /* e^170 is infinite */
+    const vec t = v_mul(a, v);
+    return v_mul(times_sigmoid(g, t, v_fma(v, a_low, v_fms(a, v, t))), v_add(u, v_set(1.0f)));
+}
+
 /* The first n of LANES outputs, n of any size. */
 INLINE void store(float *y, vec v, int64_t n, int add) {
     if (n <= 0) return;
@@ -95,7 +105,7 @@ INLINE void finish(const int activation, const gemm_output *o, const float *sums
             if (o->gated) {
                 vec up = v_load(sums + width + c);
                 if (bias) up = v_add(up, v_load_first(bias + width + c, LANES));
-                v = v_mul(v, up);
+                v = activation == GEMM_CLAMPED_SWIGLU ? clamped_swiglu(v, up, o->limit) : v_mul(v, up);
             }
             store(y + c, v, o->columns - panel * width - c, o->add);
         }
@@ -110,5 +120,6 @@ INLINE void finish(const int activation, const gemm_output *o, const float *sums
         case GEMM_GELU_ERF: finish(GEMM_GELU_ERF, o, sums, rows, row, panel); break;                                   \
         case GEMM_SILU: finish(GEMM_SILU, o, sums, rows, row, panel); break;                                           \
         case GEMM_RELU: finish(GEMM_RELU, o, sums, rows, row, panel); break;                                           \
+        case GEMM_CLAMPED_SWIGLU: finish(GEMM_CLAMPED_SWIGLU, o, sums, rows, row, panel); break;                       \
         }                                                                                                              \
     }

@@ -129,6 +129,11 @@ static float activate(int activation, float x) {
     return x;
 }
 
+static float clamped_swiglu(float gate, float up, float limit) {
+    const double g = gate > limit ? limit : gate, u = up > limit ? limit : up < -limit ? -limit : up;
+    return (float)(g / (1 + exp(-1.702 * g)) * (u + 1));
+}
+
 static void finish(const gemm_output *o, float *sums, int rows, int64_t row, int64_t panel) {
     const int width = o->gated ? GEMM_PANEL / 2 : GEMM_PANEL;
     const float *const bias = o->bias ? o->bias + panel * GEMM_PANEL : NULL;
@@ -136,7 +141,10 @@ static void finish(const gemm_output *o, float *sums, int rows, int64_t row, int
         float *const y = o->y + (row + r) * o->stride + panel * width;
         for (int c = 0; c < width && panel * width + c < o->columns; c++) {
             float v = activate(o->activation, bias ? sums[c] + bias[c] : sums[c]);
-            if (o->gated) v *= bias ? sums[width + c] + bias[width + c] : sums[width + c];
+            if (o->gated) {
+                const float up = bias ? sums[width + c] + bias[width + c] : sums[width + c];
+                v = o->activation == GEMM_CLAMPED_SWIGLU ? clamped_swiglu(v, up, o->limit) : v * up;
+            }
             y[c] = o->add ? y[c] + v : v;
         }
     }

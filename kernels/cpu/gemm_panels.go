@@ -219,7 +219,7 @@ func (g *gemm) multiply(task int) {
 	C.gemm_run(w.kernel, (*C.float)(unsafe.Pointer(&y.data[s.row*y.stride])), C.int64_t(y.stride), g.packedAt(s), panels,
 		ahead, C.int64_t(aheadPanels), C.int64_t(w.panelBytes), bias, C.int64_t(s.rows), C.int64_t(t.tile0), C.int64_t(t.tile1), C.int64_t(g.w.out),
 		C.int64_t(t.panel0), C.int64_t(t.panel1), C.int64_t(g.w.in), C.int64_t(g.w.group),
-		truth(g.w.gated), C.int(g.e.Act), truth(g.e.Add))
+		truth(g.w.gated), C.int(g.e.Act), truth(g.e.Add), C.float(g.e.Limit))
 }
 
 // ahead is where the panels of the task lie that the same thread will likely take next, and how many they are, so that

@@ -36,7 +36,10 @@ func (g *gemm) runReference(p *pool) {
 			}
 			for j, out := range y.row(i)[from:to] {
 				v := activate(g.e.Act, a[j])
-				if w.gated {
+				switch {
+				case g.e.Act == kernels.ClampedSwiGLU:
+					v = clampedSwiGLU(v, b[j], float64(g.e.Limit))
+				case w.gated:
 					v *= b[j]
 				}
 				if g.e.Add {
@@ -132,6 +135,12 @@ func dot4(x, a, b, c, d []float32) [4]float64 {
 		s3 += float64(v) * float64(d[k])
 	}
 	return [4]float64{s0, s1, s2, s3}
+}
+
+// clampedSwiGLU is the activation of both halves by its definition. A NaN stays.
+func clampedSwiGLU(gate, up, limit float64) float64 {
+	g, u := min(gate, limit), max(min(up, limit), -limit)
+	return g / (1 + math.Exp(-1.702*g)) * (u + 1)
 }
 
 // activate is the activation by its definition.

@@ -149,7 +149,7 @@ func (n *native) attention(a *attentionArgs, items []attentionItem) {
 	defer n.scratch.Put(scratch)
 	C.cpu_attention(n.level, C.attention_args{
 		out: floats(a.out.data), q: floats(a.q.data), data: unsafe.Pointer(unsafe.SliceData(a.data)),
-		position: ints(a.position), blocks: ints(a.blocks.data), context: ints(a.context), slopes: floats(a.slopes),
+		position: ints(a.position), blocks: ints(a.blocks.data), context: ints(a.context), slopes: floats(a.slopes), sinks: floats(a.sinks),
 		out_stride: C.int64_t(a.out.stride), q_stride: C.int64_t(a.q.stride), blocks_stride: C.int64_t(a.blocks.stride),
 		block_tokens: C.int64_t(s.BlockTokens), width: C.int64_t(a.cache.width), kv_heads: C.int64_t(s.KVHeads),
 		dim: C.int64_t(s.HeadDim), group: C.int64_t(a.group), window: C.int64_t(a.window),

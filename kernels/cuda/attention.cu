@@ -83,6 +83,9 @@ template <int HELD> void attend(const attention_args& a) {
         __syncthreads();
     }
     if (part > 0) return;
+#if defined(SINKS)
+    if (mine.slot < 0) row.sink(sink_of(a, head), 1);
+#endif
     A* out = row_of<A>(a.out, t) + head * values_of(a);
 #pragma unroll
     for (int i = 0; i < mine_of; i++) {

@@ -7,7 +7,7 @@
 // Order   the positions of a sequence come in pieces of 512 and tiles of 64, both counted from its first one. A token: its
 //         pieces ascending, each started from nothing and added to those before by fold. On tensor cores a tile's logits
 //         are summed over dimensions ascending, 16 a step, and a piece is its tiles ascending, by online softmax in float32; a
-//         tile's weights are rounded to A before they meet V, 16 positions a step, and summed by row_mass.
+//         tile's weights are rounded to A before they meet V, 16 positions a step, and summed by row_mass. A sink comes last.
 #pragma once
 #include "mma.cuh"
 
@@ -25,6 +25,9 @@ struct attention_args {
     int parts; // blocks of a token
     int values; // with LATENT: of a key, its last ones
     const float* slopes; // [heads], with ALIBI, which is causal
+#if defined(SINKS)
+    const float* sinks; // [heads]
+#endif
 };
 
 enum { tile_tokens = 64, piece_tokens = 512, piece_tiles = piece_tokens / tile_tokens };
@@ -88,6 +91,10 @@ struct row_sum {
         mass = folded(mass, piece_mass);
     }
     float folded(float sum, float piece) const { return fmaf(piece, share, __fmul_rn(sum, keep)); }
+#if defined(SINKS)
+    // A head's sink, by sink_of, joins the mass last. Where nothing was seen it takes all.
+    void sink(float logit, float scale) { mass = __fadd_rn(mass, power2(__fmaf_rn(-top, scale, logit))); }
+#endif
     // What a sum is multiplied by in the end: one division a row, since one for each sum is code that a block meets once.
     float inverse() const { return mass == 0 ? 0.0f : 1.0f / mass; }
     static float result(float sum, float inverse) { return __fmul_rn(sum, inverse) + 0.0f; } // never -0
@@ -108,6 +115,10 @@ struct row_mass {
         return __fadd_rn(x, __shfl_xor_sync(0xffffffffu, x, 2));
     }
 };
+
+#if defined(SINKS)
+inline float sink_of(const attention_args& a, int head) { return __fmul_rn(a.sinks[head], 0x1.715476p+0f); } // with log₂e, as scale is
+#endif
 
 #if defined(ALIBI)
 // ALiBi on tensor cores, before logits are scaled: what one of a head loses for each position up to the token's, and a logit
@@ -196,5 +207,8 @@ template <int DIM> void combine_parts(const attention_args& a, float scale) {
                 all = row.folded(all, o[j]);
             }
     }
+#if defined(SINKS)
+    row.sink(sink_of(a, head), scale);
+#endif
     if (d < values_of(a)) row_of<A>(a.out, token)[head * values_of(a) + d] = from_float<A>(row_sum::result(all, row.inverse()));
 }

@@ -45,6 +45,9 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 	if !spec.Slopes.None() {
 		a.slopes, p.alibi = address(spec.Slopes), true
 	}
+	if !spec.Sinks.None() {
+		a.sinks, p.sinks = address(spec.Sinks), true
+	}
 	if c.spec.Latent > 0 {
 		a.values, p.latent = int32(c.spec.Latent), true
 	}
@@ -54,7 +57,7 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 			continue
 		}
 		if tensorCores && k.prefill != "" {
-			s.attentionOnTensorCores(a, k, program{file: "attention_mma.cu", a: q.DType, alibi: p.alibi}, b, spec)
+			s.attentionOnTensorCores(a, k, program{file: "attention_mma.cu", a: q.DType, alibi: p.alibi, sinks: p.sinks}, b, spec)
 		} else {
 			s.attentionOfAny(a, k, p, b, spec)
 		}
@@ -72,7 +75,7 @@ type attentionArgs struct {
 	tokens, seqs, heads, kvHeads, dim, blockTokens, cacheBlocks, window int32
 	scale                                                               float32
 	op, slots, run, parts, values                                       int32
-	slopes                                                              handle
+	slopes, sinks                                                       handle
 }
 
 // attentionOnTensorCores is a kernel for the sequences with several tokens in the step, and one for those with one, whose

@@ -219,6 +219,9 @@ template <int DIM> struct attention {
         }
         wait<0>();
         __syncthreads(); // before the next sequence overwrites the stages
+#if defined(SINKS)
+        rows[0].sink(sink_of(a, head), a.scale), rows[1].sink(sink_of(a, head), a.scale);
+#endif
         store(all, row_at(a.out, 0), row_at(a.out, 1), rows[0], rows[1], 0, a.dim);
     }
 
@@ -319,6 +322,12 @@ template <int DIM> struct attention {
             mass[0] = mass[1] = 0, top[0] = top[1] = -infinity;
         }
         if (part > 0) return;
+#if defined(SINKS)
+        if (mine.slot < 0) {
+            if (r0 < group) rows[0].sink(sink_of(a, kv_head * group + r0), a.scale);
+            if (r1 < group) rows[1].sink(sink_of(a, kv_head * group + r1), a.scale);
+        }
+#endif
         if (mine.slot < 0)
             store(all, of(a.out, r0), of(a.out, r1), rows[0], rows[1], warp * (DIM / 4), a.dim);
         else

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/dsbatch/dsbatch/kernels"
 )
@@ -16,9 +17,11 @@ var sources embed.FS
 type program struct {
 	file   string
 	a, b   kernels.DType
-	groups bool // GROUPS: int8 weights whose scales are by group
-	alibi  bool // ALIBI: attention whose scores fall with distance
-	latent bool // LATENT: keys hold the values
+	groups bool    // GROUPS: int8 weights whose scales are by group
+	alibi  bool    // ALIBI: attention whose scores fall with distance
+	latent bool    // LATENT: keys hold the values
+	sinks  bool    // SINKS: attention with sinks
+	limit  float32 // SWIGLU_LIMIT: products that end in a clamped SwiGLU, where above 0
 }
 
 // options are the compiler's, for a target such as sm_90a.
@@ -38,6 +41,12 @@ func (p program) options(arch string) []string {
 	}
 	if p.latent {
 		o = append(o, "-DLATENT")
+	}
+	if p.sinks {
+		o = append(o, "-DSINKS")
+	}
+	if p.limit > 0 {
+		o = append(o, "-DSWIGLU_LIMIT="+strconv.FormatFloat(float64(p.limit), 'x', -1, 32)+"f")
 	}
 	return o
 }

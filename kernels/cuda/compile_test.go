@@ -27,12 +27,12 @@ func everyProgram() []program {
 			for _, file := range []string{"copy.cu", "embed.cu", "rope.cu", "attention.cu", "pack.cu"} {
 				all = append(all, program{file: file, a: a, b: b})
 			}
-			all = append(all, program{file: "attention.cu", a: a, b: b, alibi: true})
+			all = append(all, program{file: "attention.cu", a: a, b: b, alibi: true}, program{file: "attention.cu", a: a, b: b, sinks: true})
 			if a == b { // as models have it
 				all = append(all, program{file: "attention.cu", a: a, b: b, latent: true}, program{file: "rope.cu", a: a, b: b, latent: true})
 			}
 			if a == b || b == kernels.F32 {
-				all = append(all, program{file: "gemm_f32.cu", a: a, b: b})
+				all = append(all, program{file: "gemm_f32.cu", a: a, b: b}, program{file: "gemm_f32.cu", a: a, b: b, limit: 7})
 			}
 		}
 		if a != kernels.F32 {
@@ -43,6 +43,10 @@ func everyProgram() []program {
 			all = append(all, program{file: "peak.cu", a: a}, program{file: "sm90_peak.cu", a: a})
 			all = append(all, program{file: "attention_mma.cu", a: a}, program{file: "sm90_attention.cu", a: a},
 				program{file: "attention_mma.cu", a: a, alibi: true}, program{file: "sm90_attention.cu", a: a, alibi: true},
+				program{file: "attention_mma.cu", a: a, sinks: true}, program{file: "sm90_attention.cu", a: a, sinks: true},
+				program{file: "sm90_gemm.cu", a: a, b: a, limit: 7}, program{file: "sm90_gemm_tiles.cu", a: a, b: a, limit: 7},
+				program{file: "gemm.cu", a: a, b: a, limit: 7}, program{file: "gemm.cu", a: a, b: kernels.I8, limit: 7},
+				program{file: "sm90_gemm_i8.cu", a: a, b: kernels.I8, limit: 7},
 				program{file: "sm90_gemm.cu", a: a, b: a}, program{file: "sm90_gemm_tiles.cu", a: a, b: a}, program{file: "gemm.cu", a: a, b: a},
 				program{file: "gemm.cu", a: a, b: kernels.I8}, program{file: "gemm.cu", a: a, b: kernels.I8, groups: true})
 		}

@@ -64,6 +64,12 @@ template <int ROWS, int THREADS> struct sums_to_y {
         for (int token = thread / per; token < count; token += THREADS / per) {
             float v[8];
             take(v, token, at << a.gated);
+#if defined(SWIGLU_LIMIT)
+            float up[8];
+            take(up, token, (at << 1) + 8);
+#pragma unroll
+            for (int j = 0; j < 8; j++) v[j] = clamped_swiglu(v[j], up[j], true);
+#else
             activate8(a.act, v);
             if (a.gated) {
                 float up[8];
@@ -71,6 +77,7 @@ template <int ROWS, int THREADS> struct sums_to_y {
 #pragma unroll
                 for (int j = 0; j < 8; j++) v[j] *= up[j];
             }
+#endif
             Y* y = row_of<Y>(a.y, first + token) + column;
             if (a.add) {
                 float old[8];

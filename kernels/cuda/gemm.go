@@ -63,13 +63,12 @@ func (s *Stream) checkGemm(op opNumber, y, x kernels.Tensor, w kernels.Weights, 
 	case !ok || p == nil || p.data == nil:
 		s.fail("%s: weights %T are not of this device, or freed", op, w)
 		return nil
-	case e.Act > kernels.ReLU:
-		s.fail("%s: activation %d is unknown", op, e.Act)
 	case p.dtype != kernels.F32 && p.dtype != kernels.I8 && x.DType != p.dtype, p.dtype == kernels.I8 && x.DType == kernels.F32:
 		s.fail("%s: x is %v, for weights of %v", op, x, p.dtype)
 	case y.DType != x.DType && y.DType != kernels.F32:
 		s.fail("%s: y is %v where x is %v", op, y, x)
 	}
+	s.note(rules.Epilogue(op.String(), e, p.gated))
 	s.note(rules.Float(op.String(), "x", x, operands.Any, p.in))
 	s.note(rules.Float(op.String(), "y", y, operands.Any, p.out))
 	return p
@@ -266,10 +265,11 @@ func (s *Stream) gemm(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Ep
 		if g.x*g.y > 2*most*s.dev.card.processors { // else a multiprocessor for each warp
 			g.x, g.threads = ceilDiv(g.x, most), 32*most
 		}
-		enqueue(s, op, kernelKey{program{file: "gemm_f32.cu", a: x.DType, b: y.DType}, "gemm_f32"}, g, &a)
+		enqueue(s, op, kernelKey{program{file: "gemm_f32.cu", a: x.DType, b: y.DType, limit: limitOf(e)}, "gemm_f32"}, g, &a)
 		return
 	}
 	p, choice := s.dev.gemmFor(x.DType, w.dtype, w.group)
+	p.limit = limitOf(e)
 	if p.file == sm90File && a.aligned == 1 && s.stays(w, s.expected(a.offsets, y.Rows), experts) {
 		s.gemmStays(op, p, w, y, x, e, experts, tilesArgs{gemmArgs: a})
 		return
@@ -277,6 +277,14 @@ func (s *Stream) gemm(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Ep
 	t := s.tilingFor(choice, w, s.expected(a.offsets, y.Rows))
 	enqueue(s, op, kernelKey{p, t.name}, grid{x: ceilDiv(w.paddedRows, t.rows), y: tiles(y.Rows, t.tokens, experts),
 		threads: t.threads, shared: t.shared}, &a)
+}
+
+// limitOf is a clamped SwiGLU's limit, which products have compiled in; 0: they end otherwise.
+func limitOf(e kernels.Epilogue) float32 {
+	if e.Act == kernels.ClampedSwiGLU {
+		return e.Limit
+	}
+	return 0
 }
 
 // gemmFor is the program for weights of 2 bytes or 1, for any number of tokens alike, and its kernels.

@@ -99,12 +99,18 @@ extern "C" __global__ void __launch_bounds__(128, 4) gemm_f32(const gemm_args a)
     if (a.bias != nullptr) v += a.bias[(i64)t.expert * a.padded_rows + row4 + r];
     const float up = __shfl_down_sync(0xffffffffu, v, 2 * tokens_of_warp); // of the row two below
     int column = row4 + r;
+#if defined(SWIGLU_LIMIT)
+    if (r >= 2) return;
+    column = row4 / 2 + r;
+    v = clamped_swiglu(v, up, false);
+#else
     v = activate(a.act, v);
     if (a.gated) {
         if (r >= 2) return;
         column = row4 / 2 + r;
         v *= up;
     }
+#endif
     if (j >= t.rows || column >= a.out) return;
     B* y = row_of<B>(a.y, t.first + j) + column;
     *y = from_float<B>(a.add ? to_float(*y) + v : v);

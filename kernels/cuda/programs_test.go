@@ -236,6 +236,15 @@ func TestCacheNames(t *testing.T) {
 		"attention with slopes": func() (string, error) {
 			return h100.cached(program{file: "attention_mma.cu", a: kernels.BF16, alibi: true})
 		},
+		"attention with sinks": func() (string, error) {
+			return h100.cached(program{file: "attention_mma.cu", a: kernels.BF16, sinks: true})
+		},
+		"clamped": func() (string, error) {
+			return h100.cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.BF16, limit: 7})
+		},
+		"clamped elsewhere": func() (string, error) {
+			return h100.cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.BF16, limit: 6})
+		},
 		"int8 whole rows": func() (string, error) { return h100.cached(program{file: "gemm.cu", a: kernels.BF16, b: kernels.I8}) },
 	} {
 		name, err := g()

@@ -414,6 +414,9 @@ template <int DIM> struct attention {
             wait_barrier(at + whole + p.stage * 8, p.round);
             release(free + p.stage * 8);
         }
+#if defined(SINKS)
+        row[0].all.sink(sink_of(a, head), a.scale), row[1].all.sink(sink_of(a, head), a.scale);
+#endif
         store(o, row, from, to, mine, first, head);
     }
 

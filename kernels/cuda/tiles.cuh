@@ -56,6 +56,15 @@ inline float activate(int act, float v) {
     return v;
 }
 
+#if defined(SWIGLU_LIMIT)
+// A clamped SwiGLU; a NaN stays. Where it is rounded to 16 bits afterwards quotient and exponential are the fast units', as silu's.
+inline float within(float v, float low, float high) { return v > high ? high : v < low ? low : v; }
+inline float clamped_swiglu(float gate, float up, bool rounded) {
+    const float g = within(gate, -infinity, SWIGLU_LIMIT), u = within(up, -SWIGLU_LIMIT, SWIGLU_LIMIT);
+    return (rounded ? __fdividef(g, 1 + __expf(-1.702f * g)) : g / (1 + expf(-1.702f * g))) * (u + 1);
+}
+#endif
+
 // 8 sums that are rounded to 16 bits afterwards: SiLU's quotient and exponential by the fast units, two units in the last
 // place of float32 off.
 inline float silu(float v) { return __fdividef(v, 1 + __expf(-v)); }

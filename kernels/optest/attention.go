@@ -1,6 +1,7 @@
 package optest
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -16,6 +17,7 @@ type conversation struct {
 	act     kernels.DType
 	seqs    []sequence
 	slopes  []float64 // of ALiBi, of each head; nil: none
+	sinks   []float64 // of each head; nil: none
 }
 
 type sequence struct {
@@ -38,6 +40,7 @@ type attentionCase struct {
 	rotated             int     // values of a head that are stored by way of a rotation, by nothing
 	alibi               bool
 	latent              int // values of a key that are its value
+	sinks               bool
 }
 
 func testAttention(k *kit) {
@@ -62,6 +65,13 @@ func testAttention(k *kit) {
 		{heads: 6, kvHeads: 2, dim: 20, latent: 20, lengths: []int{40, 70}, blockTokens: 5, window: 37},
 		{heads: 5, kvHeads: 1, dim: 576, latent: 512, lengths: []int{2, 100}, blockTokens: 16, rotated: 64},
 		{heads: 37, kvHeads: 1, dim: 80, latent: 64, lengths: []int{9, 70}, blockTokens: 64, rotated: 16},
+		{heads: 4, kvHeads: 2, dim: 64, lengths: []int{64, 65, 1, 150}, blockTokens: 16, sinks: true},
+		{heads: 8, kvHeads: 1, dim: 128, lengths: []int{1, 40, 131}, blockTokens: 16, window: 37, sinks: true},
+		{heads: 34, kvHeads: 2, dim: 20, lengths: []int{40, 70}, blockTokens: 5, sinks: true},
+		{heads: 2, kvHeads: 1, dim: 256, lengths: []int{70, 2}, blockTokens: 16, window: 16, sinks: true},
+		{heads: 4, kvHeads: 4, dim: 32, lengths: []int{1, 77, 31}, blockTokens: 16, bidirectional: true, sinks: true},
+		{heads: 6, kvHeads: 3, dim: 64, lengths: []int{90, 3}, blockTokens: 16, alibi: true, sinks: true},
+		{heads: 8, kvHeads: 4, dim: 64, lengths: []int{130, 3}, blockTokens: 16, spread: 30, sinks: true},
 		{heads: 4, kvHeads: 4, dim: 32, lengths: []int{200}, blockTokens: 16, spread: 30},
 		{heads: 4, kvHeads: 4, dim: 32, lengths: []int{200, 3}, blockTokens: 16, spread: 3000},
 	} {
@@ -95,6 +105,11 @@ func (k *kit) conversation(c attentionCase, act, cacheType kernels.DType) *conve
 	if c.alibi { // from slopes that look at little but the last positions to hardly any
 		for _, x := range k.normal(c.heads, 1.5) {
 			v.slopes = append(v.slopes, roundTo(kernels.F32, math.Exp(x-3)))
+		}
+	}
+	if c.sinks { // from ones that take hardly anything to ones that take nearly all
+		for _, x := range k.normal(c.heads, 4*cmp.Or(c.spread, 1)) {
+			v.sinks = append(v.sinks, roundTo(kernels.F32, x))
 		}
 	}
 	if c.spread > 0 {
@@ -238,6 +253,9 @@ func (v *conversation) step(k *kit, c kernels.Cache, step []chunk) []byte {
 	if v.slopes != nil {
 		spec.Slopes = k.floats(kernels.F32, 1, len(v.slopes), v.slopes).Tensor
 	}
+	if v.sinks != nil {
+		spec.Sinks = k.floats(kernels.F32, 1, len(v.sinks), v.sinks).Tensor
+	}
 	k.stream.Attention(out.Tensor, qb.Tensor, c, layerUsed, b, spec)
 	return k.bits(out)
 }
@@ -378,13 +396,17 @@ func (v *conversation) rowByDefinition(seq, t int) []float64 {
 		if v.slopes != nil {
 			lean = func(p int) float64 { return v.slopes[h] * float64(p-t) }
 		}
-		attendByDefinition(out[h*values:][:values], s.q[(t*heads+h)*dim:][:dim], float64(v.spec.Scale), lo, hi, lean, at(s.kept[0], dim), at(s.kept[1], values))
+		sink := math.Inf(-1)
+		if v.sinks != nil {
+			sink = v.sinks[h]
+		}
+		attendByDefinition(out[h*values:][:values], s.q[(t*heads+h)*dim:][:dim], float64(v.spec.Scale), lo, hi, sink, lean, at(s.kept[0], dim), at(s.kept[1], values))
 	}
 	return out
 }
 
-func attendByDefinition(out, q []float64, scale float64, lo, hi int, lean func(int) float64, k, v func(int) []float64) {
-	logits, top := make([]float64, hi-lo), math.Inf(-1)
+func attendByDefinition(out, q []float64, scale float64, lo, hi int, sink float64, lean func(int) float64, k, v func(int) []float64) {
+	logits, top := make([]float64, hi-lo), sink
 	for i := range logits {
 		logits[i] = lean(lo + i)
 		for d, x := range k(lo + i) {
@@ -392,7 +414,7 @@ func attendByDefinition(out, q []float64, scale float64, lo, hi int, lean func(i
 		}
 		top = max(top, logits[i])
 	}
-	var sum float64
+	sum := math.Exp(sink - top)
 	for _, l := range logits {
 		sum += math.Exp(l - top)
 	}

@@ -110,6 +110,7 @@ func invariantLinear(k *kit) error {
 		for _, c := range []linearCase{
 			{in: 515, parts: []int{70}, bias: true, act: kernels.GELUTanh},
 			{in: 256, parts: []int{96, 96}, gated: true, act: kernels.SiLU},
+			{in: 160, parts: []int{40, 40}, gated: true, bias: true, act: kernels.ClampedSwiGLU, limit: 1},
 		} {
 			c.dtype, c.source = d, kernels.F32
 			w, _ := k.pack(c, 1)
@@ -118,7 +119,7 @@ func invariantLinear(k *kit) error {
 			x := k.uneven(n * c.in)
 			err := sameRows(k, fmt.Sprintf("linear %v", d), n, func(rows []int) [][]byte {
 				y := k.output(act, len(rows), c.out())
-				k.stream.Linear(y.Tensor, k.floats(act, len(rows), c.in, pick(x, c.in, rows)).Tensor, w, kernels.Epilogue{Act: c.act})
+				k.stream.Linear(y.Tensor, k.floats(act, len(rows), c.in, pick(x, c.in, rows)).Tensor, w, c.epilogue())
 				return k.rowsOf(y)
 			})
 			w.Free()

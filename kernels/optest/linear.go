@@ -1,6 +1,7 @@
 package optest
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 
@@ -19,6 +20,8 @@ type linearCase struct {
 	act        kernels.Activation
 	add        bool
 	f32        bool // y is float32 whatever the activations are
+	limit      float64
+	large      float64 // deviation of the sums; 0: 1
 }
 
 // out is the number of columns of the result.
@@ -30,6 +33,10 @@ func (c linearCase) out() (n int) {
 		n /= 2
 	}
 	return n
+}
+
+func (c linearCase) epilogue() kernels.Epilogue {
+	return kernels.Epilogue{Act: c.act, Add: c.add, Limit: float32(c.limit)}
 }
 
 func testLinear(k *kit) {
@@ -47,6 +54,8 @@ func testLinear(k *kit) {
 			{rows: 12, in: 64, parts: []int{48, 48}, gated: true, act: kernels.SiLU},
 			{rows: 3, in: 33, parts: []int{17, 17}, gated: true, act: kernels.GELUTanh, bias: true, add: true},
 			{rows: 4, in: 40, parts: []int{9, 9}, gated: true, act: kernels.Identity, transposed: true},
+			{rows: 5, in: 64, parts: []int{40, 40}, gated: true, act: kernels.ClampedSwiGLU, limit: 7, bias: true, large: 6},
+			{rows: 70, in: 33, parts: []int{17, 17}, gated: true, act: kernels.ClampedSwiGLU, limit: 1.5, add: true, f32: true},
 			{rows: 129, in: 300, parts: []int{130}, bias: true},
 			{rows: 33, in: 513, parts: []int{200}, bias: true, f32: true},
 			{rows: 257, in: 64, parts: []int{64}, add: true, f32: true},
@@ -87,7 +96,7 @@ func (k *kit) linear(c linearCase) {
 	if c.add {
 		y = k.floats(yType, c.rows, c.out(), old)
 	}
-	k.stream.Linear(y.Tensor, xb.Tensor, w, kernels.Epilogue{Act: c.act, Add: c.add})
+	k.stream.Linear(y.Tensor, xb.Tensor, w, c.epilogue())
 	want, bound := make([]float64, len(old)), make([]float64, len(old))
 	tol := max(k.tol.of(c.dtype), k.tol.of(act))
 	for i := range c.rows {
@@ -119,7 +128,7 @@ func (k *kit) pack(c linearCase, experts int) (kernels.Weights, []dense) {
 		d := dense{in: c.in}
 		l := kernels.Linear{Transposed: c.transposed}
 		for _, out := range c.parts {
-			part := k.normal(out*c.in, 1/math.Sqrt(float64(c.in)))
+			part := k.normal(out*c.in, cmp.Or(c.large, 1)/math.Sqrt(float64(c.in)))
 			for i, v := range part {
 				part[i] = roundTo(c.source, v)
 			}
@@ -200,7 +209,14 @@ func (d dense) apply(y, bound, x []float64, c linearCase, tol float64) {
 		s, e := sum(o)
 		y[o] = activate(c.act, s)
 		bound[o] = steepest*e + tol*math.Abs(y[o])
-		if c.gated {
+		switch {
+		case c.act == kernels.ClampedSwiGLU:
+			up, eUp := sum(o + len(y))
+			g, u := min(s, c.limit), max(min(up, c.limit), -c.limit)
+			gate := g / (1 + math.Exp(-1.702*g))
+			y[o] = gate * (u + 1)
+			bound[o] = (steepest*e+tol*math.Abs(gate))*(math.Abs(u+1)+eUp) + math.Abs(gate)*(eUp+tol*math.Abs(u+1)) + tol*math.Abs(y[o])
+		case c.gated:
 			up, eUp := sum(o + len(y))
 			bound[o] = bound[o]*(math.Abs(up)+eUp) + math.Abs(y[o])*eUp + tol*math.Abs(y[o]*up)
 			y[o] *= up
@@ -241,6 +257,10 @@ func testGrouped(k *kit) {
 			{slots: []int{63, 1, 129}, index: true, div: 1, linearCase: linearCase{in: 100, parts: []int{65}, bias: true}},
 			{slots: []int{5, 6, 0, 7}, linearCase: linearCase{in: 96, parts: []int{64}, add: true, f32: true}},
 			{slots: []int{1, 1, 1, 1, 1, 1, 1, 1}, index: true, div: 8, linearCase: linearCase{in: 256, parts: []int{96, 96}, gated: true, act: kernels.SiLU, bias: true}},
+			{slots: []int{3, 0, 1, 70, 2, 0}, index: true, div: 2,
+				linearCase: linearCase{in: 64, parts: []int{48, 48}, gated: true, act: kernels.ClampedSwiGLU, limit: 7, bias: true, large: 6}},
+			{slots: []int{200, 1, 150}, index: true, div: 4,
+				linearCase: linearCase{in: 96, parts: []int{72, 72}, gated: true, act: kernels.ClampedSwiGLU, limit: 7, bias: true}},
 			{slots: []int{2, 3}, linearCase: linearCase{in: 40, parts: []int{24}, transposed: true}},
 		} {
 			c.dtype, c.source = d, d
@@ -280,7 +300,7 @@ func (k *kit) grouped(c groupedCase) {
 	}
 	x, old := k.normal(tokens*c.in, 1), k.normal((slots+spare)*c.out(), 1)
 	xb, y := k.floats(act, tokens, c.in, x), k.floats(yType, slots+spare, c.out(), old)
-	k.stream.Grouped(y.Tensor, xb.Tensor, w, k.vector(offsets).Tensor, indexT, c.div, kernels.Epilogue{Act: c.act, Add: c.add})
+	k.stream.Grouped(y.Tensor, xb.Tensor, w, k.vector(offsets).Tensor, indexT, c.div, c.epilogue())
 	want, bound := append([]float64(nil), old...), make([]float64, len(old))
 	tol := max(k.tol.of(c.dtype), k.tol.of(act))
 	for e := range c.slots {

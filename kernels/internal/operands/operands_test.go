@@ -92,7 +92,7 @@ var ops = map[string]func(*hand) error{
 	},
 	"attention, causal": func(h *hand) error {
 		b := kernels.Batch{Tokens: 3, Seqs: 2, Position: h.ints("position", 1, 3), Start: h.ints("start", 1, 3), Blocks: h.ints("blocks", 2, 5)}
-		spec := kernels.AttentionSpec{Heads: 4, KVHeads: 2, HeadDim: 4, Causal: true, Slopes: h.floats("slopes", 1, 4)}
+		spec := kernels.AttentionSpec{Heads: 4, KVHeads: 2, HeadDim: 4, Causal: true, Slopes: h.floats("slopes", 1, 4), Sinks: h.floats("sinks", 1, 4)}
 		return ours.Attention(cacheSpec, h.floats("out", 3, 16), h.floats("q", 3, 16), b, spec)
 	},
 	"gate": func(h *hand) error {
@@ -138,7 +138,8 @@ var cacheSpec = kernels.CacheSpec{DType: kernels.F32, Layers: 2, Blocks: 3, Bloc
 
 // TestEveryOperandIsChecked harms each operand of each op in every way: the op is refused, and the error says whose fault it is.
 func TestEveryOperandIsChecked(t *testing.T) {
-	optional := map[string]bool{"norm delta": true, "norm bias": true, "store q norm bias": true, "store k norm bias": true, "embed positions": true, "attention slopes": true, "gate bias": true}
+	optional := map[string]bool{"norm delta": true, "norm bias": true, "store q norm bias": true, "store k norm bias": true, "embed positions": true, "attention slopes": true,
+		"attention sinks": true, "gate bias": true}
 	anyWidth := map[string]bool{"attention blocks": true, "mix coef": true}
 	anyType := map[string]bool{"copy src": true, "copy dst": true, "select src": true} // then what goes with it is wrong
 	for of, call := range ops {

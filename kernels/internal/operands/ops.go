@@ -136,6 +136,23 @@ func (r *Rules) Attention(cache kernels.CacheSpec, out, q kernels.Tensor, b kern
 			c.fail("slopes of distances to tokens that may come later")
 		}
 	}
+	if !spec.Sinks.None() {
+		c.tensor("sinks", spec.Sinks, kernels.F32, 1, spec.Heads)
+	}
+	return c.err
+}
+
+// Epilogue: an activation that there is, and one of two halves where the weights have these.
+func (r *Rules) Epilogue(op string, e kernels.Epilogue, gated bool) error {
+	c := check{rules: r, op: op}
+	switch {
+	case e.Act > kernels.ClampedSwiGLU:
+		c.fail("activation %d is unknown", e.Act)
+	case e.Act == kernels.ClampedSwiGLU && !gated:
+		c.fail("a clamped SwiGLU of weights that are not gated")
+	case e.Act == kernels.ClampedSwiGLU && !(e.Limit > 0):
+		c.fail("a clamped SwiGLU with the limit %g; it must be above 0", e.Limit)
+	}
 	return c.err
 }
 
