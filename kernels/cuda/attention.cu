@@ -84,7 +84,7 @@ template <int HELD> void attend(const attention_args& a) {
     }
     if (part > 0) return;
 #if defined(SINKS)
-    if (mine.slot < 0) row.sink(sink_of(a, head), 1);
+    if (mine.slot < 0) row.sink(sink_of(a, head, 1), 1);
 #endif
     A* out = row_of<A>(a.out, t) + head * values_of(a);
 #pragma unroll

@@ -92,11 +92,13 @@ struct row_sum {
     }
     float folded(float sum, float piece) const { return fmaf(piece, share, __fmul_rn(sum, keep)); }
 #if defined(SINKS)
-    // A head's sink, by sink_of, joins the mass last. Where nothing was seen it takes all.
-    void sink(float logit, float scale) { mass = __fadd_rn(mass, power2(__fmaf_rn(-top, scale, logit))); }
-#endif
+    // A head's sink comes last: a weight of 1 that has no value. Only inverse is to be asked for then.
+    void sink(float logit, float scale) { fold(logit, 1, scale); }
+    float inverse() const { return mass == 0 ? 0.0f : __fdiv_rn(keep, mass); }
+#else
     // What a sum is multiplied by in the end: one division a row, since one for each sum is code that a block meets once.
     float inverse() const { return mass == 0 ? 0.0f : 1.0f / mass; }
+#endif
     static float result(float sum, float inverse) { return __fmul_rn(sum, inverse) + 0.0f; } // never -0
 };
 
@@ -117,7 +119,8 @@ struct row_mass {
 };
 
 #if defined(SINKS)
-inline float sink_of(const attention_args& a, int head) { return __fmul_rn(a.sinks[head], 0x1.715476p+0f); } // with log₂e, as scale is
+// A head's sink as one of its logits, before these are scaled.
+inline float sink_of(const attention_args& a, int head, float scale) { return __fdiv_rn(__fmul_rn(a.sinks[head], 0x1.715476p+0f), scale); }
 #endif
 
 #if defined(ALIBI)
@@ -208,7 +211,7 @@ template <int DIM> void combine_parts(const attention_args& a, float scale) {
             }
     }
 #if defined(SINKS)
-    row.sink(sink_of(a, head), scale);
+    row.sink(sink_of(a, head, scale), scale);
 #endif
     if (d < values_of(a)) row_of<A>(a.out, token)[head * values_of(a) + d] = from_float<A>(row_sum::result(all, row.inverse()));
 }

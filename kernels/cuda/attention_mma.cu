@@ -146,6 +146,10 @@ template <int DIM> struct attention {
             lo = x, hi = y;
         }
         __shared__ int low, high;
+#if defined(SINKS)
+        __shared__ float sink; // not in a register all the time
+        if (threadIdx.x == 0) sink = sink_of(a, head, a.scale);
+#endif
         __syncthreads();
         if (threadIdx.x == 0) low = 1 << 30, high = 0;
         __syncthreads();
@@ -220,7 +224,7 @@ template <int DIM> struct attention {
         wait<0>();
         __syncthreads(); // before the next sequence overwrites the stages
 #if defined(SINKS)
-        rows[0].sink(sink_of(a, head), a.scale), rows[1].sink(sink_of(a, head), a.scale);
+        rows[0].sink(sink, a.scale), rows[1].sink(sink, a.scale);
 #endif
         store(all, row_at(a.out, 0), row_at(a.out, 1), rows[0], rows[1], 0, a.dim);
     }
@@ -324,8 +328,8 @@ template <int DIM> struct attention {
         if (part > 0) return;
 #if defined(SINKS)
         if (mine.slot < 0) {
-            if (r0 < group) rows[0].sink(sink_of(a, kv_head * group + r0), a.scale);
-            if (r1 < group) rows[1].sink(sink_of(a, kv_head * group + r1), a.scale);
+            if (r0 < group) rows[0].sink(sink_of(a, kv_head * group + r0, a.scale), a.scale);
+            if (r1 < group) rows[1].sink(sink_of(a, kv_head * group + r1, a.scale), a.scale);
         }
 #endif
         if (mine.slot < 0)

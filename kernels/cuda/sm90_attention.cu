@@ -415,7 +415,7 @@ template <int DIM> struct attention {
             release(free + p.stage * 8);
         }
 #if defined(SINKS)
-        row[0].all.sink(sink_of(a, head), a.scale), row[1].all.sink(sink_of(a, head), a.scale);
+        row[0].all.sink(sink_of(a, head, a.scale), a.scale), row[1].all.sink(sink_of(a, head, a.scale), a.scale);
 #endif
         store(o, row, from, to, mine, first, head);
     }
