@@ -6,7 +6,8 @@
 //
 //	safetensors.go  one file: header and bytes; save.go writes one, folder.go a whole checkpoint
 //	torch.go        one file of torch.save, and its form before PyTorch 1.6 (torchlegacy.go)
-//	huggingface.go  a folder: config.json and either of these, single or sharded with an index
+//	huggingface.go  a folder: config.json and either of these, single or sharded with an index; stacked.go and mxfp4.go for the
+//	                experts of gpt-oss
 //	deepspeed.go    a folder of DeepSpeed, its experts a file each
 //	megatron.go     a folder of Megatron, a file a tensor- and pipeline-parallel rank
 //	canonical.go    a folder of either as safetensors with a model.json
@@ -120,6 +121,9 @@ func newCheckpoint(path string, o Options, open func(*Checkpoint) error) (*Check
 	if err == nil {
 		err = c.pairQuantized()
 	}
+	if err == nil {
+		err = c.unstack()
+	}
 	if err != nil {
 		_ = c.Close()
 		return nil, err
@@ -136,6 +140,7 @@ func InMemory(name string, config map[string]any, tensors []Tensor) *Checkpoint 
 	for _, t := range tensors {
 		c.tensors[t.Name] = t
 	}
+	_ = c.unstack() // what is none of a model's tensors, whoever loads it says
 	c.names = slices.Sorted(maps.Keys(c.tensors))
 	return c
 }

@@ -170,7 +170,11 @@ func (c *Checkpoint) factsFile(change func(values map[string]any) bool) (facts F
 	if err := d.Decode(&values); err != nil {
 		return facts, damaged(c.config.Source, "", "is not the JSON that is expected (%v)", err)
 	}
-	if change(values) {
+	widened := c.inMXFP4()
+	if widened { // to bfloat16, whatever is done to it besides
+		delete(values, quantizationKey)
+	}
+	if change(values) || widened {
 		facts.Content, err = json.MarshalIndent(values, "", "  ")
 	}
 	return facts, err

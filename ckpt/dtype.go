@@ -25,6 +25,9 @@ const (
 	Bool
 )
 
+// MXFP4 is what Inspect calls the type of tensors in 4 bits (mxfp4.go), which read as BF16.
+const MXFP4 DType = 128
+
 // dtypes gives each type its name in safetensors, its size in bytes, and PyTorch's names of its storage and itself.
 var dtypes = [...]struct {
 	name    string
@@ -55,6 +58,9 @@ func (d DType) Size() int64 { return dtypes[d].size }
 
 // String is the name that safetensors gives the type: F32, BF16, I64, BOOL …
 func (d DType) String() string {
+	if d == MXFP4 {
+		return "MXFP4"
+	}
 	if int(d) >= len(dtypes) {
 		return fmt.Sprintf("DType(%d)", uint8(d))
 	}

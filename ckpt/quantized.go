@@ -29,18 +29,21 @@ type int8Pair struct {
 }
 
 // Quantized tells whether the tensor is stored in 8 bits with a scale for each output; it reads as F32.
-func (t Tensor) Quantized() bool { return t.int8 != nil }
+func (t Tensor) Quantized() bool {
+	_, is := t.coded.(*int8Pair)
+	return is
+}
 
 // stored is the type and the bytes that a tensor has in its file.
 func (t Tensor) stored() (DType, int64) {
-	if t.int8 != nil {
-		return I8, t.int8.values.Size() + t.int8.scales.Size()
+	if t.coded != nil {
+		return t.coded.stored()
 	}
 	return t.DType, t.Size()
 }
 
 // slice is the pair's part from..to along axis.
-func (q int8Pair) slice(axis int, from, to int64) (*int8Pair, error) {
+func (q int8Pair) slice(axis int, from, to int64) (coding, error) {
 	var err error
 	if q.values, err = q.values.Slice(axis, from, to); err == nil && axis == q.axis {
 		q.scales, err = q.scales.Slice(0, from, to)
@@ -48,8 +51,10 @@ func (q int8Pair) slice(axis int, from, to int64) (*int8Pair, error) {
 	return &q, err
 }
 
-// floats is the weights as float32, little-endian.
-func (q int8Pair) floats() ([]byte, error) {
+func (q int8Pair) stored() (DType, int64) { return I8, q.values.Size() + q.scales.Size() }
+
+// numbers is the weights as float32, little-endian.
+func (q int8Pair) numbers() ([]byte, error) {
 	values, err := q.values.Bytes()
 	if err != nil {
 		return nil, err
@@ -113,7 +118,7 @@ func (c *Checkpoint) pairQuantized() error {
 			return damaged(t.file(), name, "is %v %v in 8 bits, but its scales %s are missing or none for each output (%v %v); copy the checkpoint again", t.DType, t.Shape, name+scaleSuffix, scales.DType, scales.Shape)
 		}
 		delete(c.tensors, name+scaleSuffix)
-		t.DType, t.int8 = F32, &int8Pair{values: t, scales: scales, axis: int(axis)}
+		t.DType, t.coded = F32, &int8Pair{values: t, scales: scales, axis: int(axis)}
 		c.tensors[name] = t
 	}
 	return nil
@@ -199,7 +204,7 @@ func (r *rowScales) writeValues(ctx context.Context, write func([]byte) error) e
 // Quantize writes a checkpoint at to as Convert does, the tensors for which linear is true in 8 bits, with a scale for each of
 // their outputs, which lie along axis. It keeps the scales of all of them in memory, four bytes an output.
 func Quantize(ctx context.Context, c *Checkpoint, to string, linear func(name string) bool, axis int) error {
-	if said := c.config.Values[quantizationKey]; said != nil {
+	if said := c.config.Values[quantizationKey]; said != nil && !c.inMXFP4() {
 		return unsupported(c.config.Source, "", "says that the model is quantized already (%s); give the one that it was made from", quantizationKey)
 	}
 	var outputs []Output
@@ -227,7 +232,8 @@ func Quantize(ctx context.Context, c *Checkpoint, to string, linear func(name st
 
 // Stored is what a quantized tensor is stored as: its numbers in 8 bits, under its own name, and the scales of its outputs.
 func (t Tensor) Stored() (values, scales Tensor) {
-	values, scales = t.int8.values, t.int8.scales
+	q := t.coded.(*int8Pair)
+	values, scales = q.values, q.scales
 	values.Name = t.Name
 	return values, scales
 }

@@ -1,6 +1,7 @@
 package ckpt
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
@@ -18,9 +19,17 @@ type Tensor struct {
 	DType DType
 	Shape []int64
 
-	int8 *int8Pair // it is stored in 8 bits; nil: as it reads
-	from []int64   // where Shape's window begins in the source, an entry an axis; nil: at 0
-	src  source
+	coded coding  // how it is stored; nil: as it reads
+	from  []int64 // where Shape's window begins in the source, an entry an axis; nil: at 0
+	src   source
+}
+
+// coding is how a tensor is stored that reads as another type.
+type coding interface {
+	slice(axis int, from, to int64) (coding, error)
+	numbers() ([]byte, error) // as the tensor reads
+	release()
+	stored() (DType, int64) // the type and the bytes in the file
 }
 
 // source is where a tensor's bytes lie: pieces laid end to end along one axis. A source may open its file only now.
@@ -109,11 +118,11 @@ func (t Tensor) Slice(axis int, from, to int64) (Tensor, error) {
 	}
 	t.from[axis] += from
 	t.Shape[axis] = to - from
-	if t.int8 == nil {
+	if t.coded == nil {
 		return t, nil
 	}
 	var err error
-	t.int8, err = t.int8.slice(axis, from, to)
+	t.coded, err = t.coded.slice(axis, from, to)
 	return t, err
 }
 
@@ -121,8 +130,8 @@ func (t Tensor) Slice(axis int, from, to int64) (Tensor, error) {
 // that is valid until the checkpoint is closed and must not be written to; else a fresh copy. Either way the first
 // byte is aligned to the element's size.
 func (t Tensor) Bytes() ([]byte, error) {
-	if t.int8 != nil {
-		return t.int8.floats()
+	if t.coded != nil {
+		return t.coded.numbers()
 	}
 	windows, err := t.windows()
 	if err != nil {
@@ -148,8 +157,8 @@ func (t Tensor) Bytes() ([]byte, error) {
 // Release lets go of the memory that the views of this tensor keep resident. The views stay valid: touching one again
 // reads the file again. A loader that has packed a weight calls it, so that no weight is in memory twice.
 func (t Tensor) Release() {
-	if t.int8 != nil {
-		t.int8.release()
+	if t.coded != nil {
+		t.coded.release()
 		return
 	}
 	windows, err := t.windows()
@@ -288,6 +297,10 @@ func copyStrided(dst []byte, to []int64, src []byte, from, shape []int64, size i
 		copy(dst[:run], src)
 		return
 	}
+	if axes == 2 && run == size && (size == 2 || size == 4) && from[0] < from[1] {
+		copyTurned(dst, to, src, from, shape, size)
+		return
+	}
 	index := make([]int64, axes)
 	for d, s := int64(0), int64(0); ; {
 		copy(dst[d*size:d*size+run], src[s*size:])
@@ -305,6 +318,27 @@ func copyStrided(dst []byte, to []int64, src []byte, from, shape []int64, size i
 		}
 		if a < 0 {
 			return
+		}
+	}
+}
+
+// copyTurned is copyStrided of a matrix that is stored, about, with its axes exchanged, of elements of 2 or 4 bytes: square by
+// square, so that lines of the source are read once.
+func copyTurned(dst []byte, to []int64, src []byte, from, shape []int64, size int64) {
+	const side = 64
+	for top := int64(0); top < shape[0]; top += side {
+		for left := int64(0); left < shape[1]; left += side {
+			for i := top; i < min(top+side, shape[0]); i++ {
+				d, s := (i*to[0]+left*to[1])*size, (i*from[0]+left*from[1])*size
+				for range min(side, shape[1]-left) {
+					if size == 2 {
+						binary.LittleEndian.PutUint16(dst[d:], binary.LittleEndian.Uint16(src[s:]))
+					} else {
+						binary.LittleEndian.PutUint32(dst[d:], binary.LittleEndian.Uint32(src[s:]))
+					}
+					d, s = d+to[1]*size, s+from[1]*size
+				}
+			}
 		}
 	}
 }
