@@ -23,7 +23,7 @@ func (b *bench) routing(g *Group) {
 			return
 		}
 		name := fmt.Sprintf("top-%d, ffn %d, %v", c.k, c.ffn, c.dtype)
-		layer := &moe.Layer{Gate: kernels.Gate{Experts: experts, K: c.k, Renormalise: c.k > 1}, Act: kernels.SiLU,
+		layer := &moe.Layer{Gate: kernels.Gate{Experts: experts, K: c.k, Renormalise: c.k > 1}, Act: kernels.Epilogue{Act: kernels.SiLU},
 			Logits: b.weights(kernels.F32, 1, experts, hidden, false),
 			Up:     b.weights(c.dtype, experts, c.ffn, hidden, c.gated),
 			Down:   []kernels.Weights{b.weights(c.dtype, experts, hidden, c.ffn, false)}}

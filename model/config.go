@@ -39,12 +39,14 @@ type Config struct {
 	EmbedNorm   bool // what is embedded is normed before the first layer
 	NoFinalNorm bool // what the last layer gives is not normed; nor is it with PostNorm
 	Act         kernels.Activation
-	Gated       bool // MLPs are act(gate)·up
-	Learned     bool // position embeddings
-	FirstRow    int  // of position 0 in their table
+	Limit       float32 // of ClampedSwiGLU
+	Gated       bool    // MLPs are act(gate)·up
+	Learned     bool    // position embeddings
+	FirstRow    int     // of position 0 in their table
 	Rope        *Rope
 	ALiBi       bool // scores fall with distance, by each head's slope
 	QKNorm      QKNorm
+	Sinks       bool // a learned logit a head joins each of its softmaxes, and has no value
 	Bias        Bias
 	Sliding     int    // 0, or how many last positions a token sees
 	Slides      []bool // of each layer: whether Sliding counts there; nil: in all
@@ -86,9 +88,9 @@ const (
 	QKNormFull
 )
 
-// Bias tells which linear ops have a bias: the projections to q, k and v, the one of attention's output, those of MLPs, and
-// the output embedding.
-type Bias struct{ QKV, Out, MLP, Head bool }
+// Bias tells which linear ops have a bias: the projections to q, k and v, the one of attention's output, those of MLPs, the
+// output embedding, and gates of experts.
+type Bias struct{ QKV, Out, MLP, Head, Gate bool }
 
 // MoE is the kind of one layer's MLP.
 type MoE struct {
@@ -192,6 +194,9 @@ func (r Rope) yarn(f []float64) error {
 
 // magnitude is what cosines and sines are multiplied by.
 func (r Rope) magnitude() float64 { return cmp.Or(r.Scaling.Magnitude, 1) }
+
+// activation is what MLPs do with their first linear op's result.
+func (c *Config) activation() kernels.Epilogue { return kernels.Epilogue{Act: c.Act, Limit: c.Limit} }
 
 // scale is the factor of layer's attention scores.
 func (c *Config) scale(layer int) float32 {

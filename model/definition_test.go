@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -11,8 +12,8 @@ import (
 )
 
 // TestKindsWithoutGoldens holds kinds of OPT and GPT-NeoX that no bundled golden has against their definitions in float64, and
-// so the definitions against the goldens' own kinds; BLOOM and GPT-Neo with random weights; and all of them sliced, and in
-// stages.
+// so the definitions against the goldens' own kinds; BLOOM, GPT-Neo and gpt-oss with random weights; and all of them sliced, and
+// in stages.
 func TestKindsWithoutGoldens(t *testing.T) {
 	for _, c := range []struct {
 		golden, kind string
@@ -53,6 +54,14 @@ func TestKindsWithoutGoldens(t *testing.T) {
 		}},
 		{"gpt_neox", "bloom", randomBLOOM},
 		{"gpt_neox", "gpt_neo", randomGPTNeo},
+		{"gpt_neox", "gpt_oss", randomGPTOSS},
+		{"gpt_neox", "gpt_oss, MXFP4, other windows, whole pairs blended", func(c map[string]any, x tensors) {
+			inMXFP4(c, x)
+			c["layer_types"] = []any{"full_attention", "full_attention", "sliding_attention"}
+			rope := maps.Clone(ossRope)
+			delete(rope, "truncate")
+			c["rope_parameters"] = rope
+		}},
 	} {
 		t.Run(c.golden+": "+c.kind, func(t *testing.T) {
 			var d definition
@@ -60,7 +69,7 @@ func TestKindsWithoutGoldens(t *testing.T) {
 				c.edit(config, x)
 				d = definition{config, x}
 			})
-			define := map[string]func([]int32) []float32{"opt": d.opt, "gpt_neox": d.gptNeoX, "bloom": d.bloom, "gpt_neo": d.gptNeo}[d.config["model_type"].(string)]
+			define := map[string]func([]int32) []float32{"opt": d.opt, "gpt_neox": d.gptNeoX, "bloom": d.bloom, "gpt_neo": d.gptNeo, "gpt_oss": d.gptOSS}[d.config["model_type"].(string)]
 			first := map[int][][]float32{} // by tp
 			for _, y := range []layout{{}, {pp: 2, piece: 3}, {tp: 2}, {tp: 2, pp: 3}, {tp: 4, piece: 2}} {
 				o, err := y.run(t, dir, texts)
@@ -194,6 +203,7 @@ type attention struct {
 	scale  float64
 	slopes []float64 // ALiBi's; nil: none
 	window int       // 0: none
+	sinks  []float64 // a logit a head that has no value; nil: none
 }
 
 func (a attention) of(q, k, v [][]float64, heads int) [][]float64 {
@@ -215,6 +225,10 @@ func (a attention) of(q, k, v [][]float64, heads int) [][]float64 {
 				}
 			}
 			top := slices.Max(weights)
+			if a.sinks != nil {
+				top = max(top, a.sinks[h])
+				sum = math.Exp(a.sinks[h] - top)
+			}
 			for p := range weights {
 				weights[p] = math.Exp(weights[p] - top)
 				sum += weights[p]

@@ -23,7 +23,7 @@ const (
 	expertMargin = 1e-5
 )
 
-var goldens = []string{"gpt2", "gpt2-scale-by-layer", "opt", "gpt_neox", "gptj", "gpt_neo", "bloom", "llama", "llama-rope-scaled", "mixtral", "olmoe",
+var goldens = []string{"gpt2", "gpt2-scale-by-layer", "opt", "gpt_neox", "gptj", "gpt_neo", "bloom", "llama", "llama-rope-scaled", "mixtral", "olmoe", "gpt_oss",
 	"qwen2_moe", "qwen3_moe", "bert-embed", "bert-classify", "distilbert-mlm", "bert-mlm",
 	"ds-moe-hoisted", "ds-moe-old-files", "megatron-v0-mp2", "megatron-v1-mp2", "megatron-v2-mp4", "megatron-pp2"}
 

@@ -41,9 +41,9 @@ func (l *loader) spreadExperts() {
 // moe loads an MoE layer: the gate, this rank's experts, the residual branch.
 func (l *loader) moe(i int, m MoE) *moe.Layer {
 	c := l.config
-	y := &moe.Layer{Gate: m.Gate, Act: c.Act, Capacity: l.options.Capacity}
+	y := &moe.Layer{Gate: m.Gate, Act: c.activation(), Capacity: l.options.Capacity}
 	y.Logits = l.pack(fmt.Sprintf("layer %d gate", i), kernels.WeightSpec{DType: kernels.F32,
-		Experts: []kernels.Linear{l.linear("moe.gate", i, 0, l.whole(m.Gate.Experts, c.Hidden), false)}})
+		Experts: []kernels.Linear{l.linear("moe.gate", i, 0, l.whole(m.Gate.Experts, c.Hidden), c.Bias.Gate)}})
 	mine := l.spread[m.Gate.Experts]
 	y.Exchange, y.Places = mine.exchange, l.placed(i)
 	held := l.expertsHere(i, mine)

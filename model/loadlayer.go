@@ -28,6 +28,10 @@ func (l *loader) layer(i int) layer {
 		q, k := l.normAt("attn.qnorm", i, c.Heads*c.HeadDim, 0), l.normAt("attn.knorm", i, c.KVHeads*c.HeadDim, 0)
 		y.qNorm, y.kNorm = &q, &k
 	}
+	if c.Sinks {
+		name := l.policy.Tensors.name("attn.sinks", i, 0)
+		y.sinks = l.put(name, kernels.F32, l.named(name, window{1, c.Heads, shard.Range{To: 1}, own.Q}))
+	}
 	if m := c.MoE[i]; m.Gate.Experts > 0 {
 		y.moe = l.moe(i, m)
 		return y

@@ -42,6 +42,7 @@ type layer struct {
 	qkv               kernels.Weights   // this rank's heads of q, k and v
 	out               []kernels.Weights // the slices of its inputs that are here
 	qNorm, kNorm      *kernels.Norm
+	sinks             kernels.Tensor    // [1, this rank's heads], or none
 	up                kernels.Weights   // dense layers
 	down              []kernels.Weights // the same, in slices
 	moe               *moe.Layer        // the others
@@ -211,7 +212,7 @@ func (m *Model) layer(ctx context.Context, s kernels.Stream, i int, x, h kernels
 // mlp adds a dense layer's MLP, over h, to x.
 func (m *Model) mlp(ctx context.Context, s kernels.Stream, l *layer, x, h kernels.Tensor, w *Workspace) error {
 	inner := w.inner.Reshape(x.Rows, l.up.Out())
-	s.Linear(inner, h, l.up, kernels.Epilogue{Act: m.Config.Act})
+	s.Linear(inner, h, l.up, m.Config.activation())
 	if err := w.sum.Linear(ctx, s, x, inner, l.down, true); err != nil {
 		return fmt.Errorf("mlp: %w", err)
 	}
@@ -240,7 +241,7 @@ func (m *Model) attention(ctx context.Context, s kernels.Stream, i int, x, h ker
 	a := w.attn.RowRange(0, h.Rows)
 	s.Attention(a, q, step.Cache, at, step.Batch, kernels.AttentionSpec{
 		Heads: own.Q.Len(), KVHeads: own.KV.Len(), HeadDim: c.HeadDim, Scale: c.scale(m.stage.From + i), Causal: !c.Bidirectional,
-		Window: c.window(m.stage.From + i), Context: step.Context, Slopes: m.slopes})
+		Window: c.window(m.stage.From + i), Context: step.Context, Slopes: m.slopes, Sinks: l.sinks})
 	w.enter(Dense)
 	return w.sum.Linear(ctx, s, x, a, l.out, true)
 }

@@ -35,7 +35,7 @@ const (
 //
 //	embed positions types embed.in embed.norm norm embed.out head
 //	head.dense head.norm head.bias pool classifier, see Head
-//	attn.norm attn.q attn.k attn.v (or attn.qkv) attn.out attn.qnorm attn.knorm
+//	attn.norm attn.q attn.k attn.v (or attn.qkv) attn.out attn.qnorm attn.knorm attn.sinks
 //	mlp.norm mlp.gate mlp.up mlp.down
 //	moe.gate expert.gate expert.up expert.down residual.gate residual.up residual.down residual.mix
 type Names map[string]string

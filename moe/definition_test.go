@@ -282,7 +282,7 @@ func (m *machine) layer(d *definition, exchange *moe.Exchange) *moe.Layer {
 // placed is a layer that holds these experts.
 func (m *machine) placed(d *definition, exchange *moe.Exchange, places []shard.Place, held []expert) *moe.Layer {
 	m.t.Helper()
-	l := &moe.Layer{Gate: d.gate, Act: d.act, Capacity: d.capacity, Exchange: exchange, Places: places, Logits: m.pack(false, kernel(d.wg))}
+	l := &moe.Layer{Gate: d.gate, Act: kernels.Epilogue{Act: d.act}, Capacity: d.capacity, Exchange: exchange, Places: places, Logits: m.pack(false, kernel(d.wg))}
 	l.Up, l.Down = m.experts(held...)
 	if d.residual != nil {
 		l.Residual = &moe.Residual{Mix: m.pack(false, kernel(d.mix))}

@@ -18,10 +18,10 @@ type Layer struct {
 	Logits   kernels.Weights   // [experts, hidden] F32: the gate is computed in float32 whatever the model's type
 	Up       kernels.Weights   // local experts, [ffn, hidden] each, gated where the family is
 	Down     []kernels.Weights // local experts, [hidden, ffn], in as many slices of ffn as the results of are added up
-	Act      kernels.Activation
-	Residual *Residual // PR-MoE; nil: none
-	Capacity *Capacity // nil: no token is ever dropped
-	Exchange *Exchange // nil: every expert is here
+	Act      kernels.Epilogue  // of Up
+	Residual *Residual         // PR-MoE; nil: none
+	Capacity *Capacity         // nil: no token is ever dropped
+	Exchange *Exchange         // nil: every expert is here
 	// Places is where the experts are, as this rank's tokens see it, where they are spread by load: a rank of the exchange
 	// holds those of its run of places, in this order. nil: in order, each once. It changes no result.
 	Places []shard.Place
@@ -89,7 +89,7 @@ func (l *Layer) forward(ctx context.Context, s kernels.Stream, y, x kernels.Tens
 // grouped runs the local experts over slots: out[i] = down(act(up(x[index[i]/div]))), the sum over the slices of down
 // that are here; inner [slots, ffn] is for what lies between.
 func (l *Layer) grouped(s kernels.Stream, out, inner, x, offsets, index kernels.Tensor, div int, w *Workspace) error {
-	s.Grouped(inner, x, l.Up, offsets, index, div, kernels.Epilogue{Act: l.Act})
+	s.Grouped(inner, x, l.Up, offsets, index, div, l.Act)
 	if len(l.Down) == 1 {
 		s.Grouped(out, inner, l.Down[0], offsets, kernels.Tensor{}, 1, kernels.Epilogue{})
 		return nil

@@ -124,7 +124,7 @@ func benchmarkShare(b *testing.B, d kernels.DType, ffn int) {
 		b.Cleanup(w.Free)
 		return w
 	}
-	layer := &moe.Layer{Gate: kernels.Gate{Experts: experts, K: benchK, Renormalise: true}, Act: kernels.GELUTanh, Logits: m.pack(false, kernel(g)), Up: pack(up), Down: []kernels.Weights{pack(down)}}
+	layer := &moe.Layer{Gate: kernels.Gate{Experts: experts, K: benchK, Renormalise: true}, Act: kernels.Epilogue{Act: kernels.GELUTanh}, Logits: m.pack(false, kernel(g)), Up: pack(up), Down: []kernels.Weights{pack(down)}}
 	w, err := moe.NewWorkspace(m.device, kernels.F32, moe.Shape{Tokens: tokens, Hidden: hidden, Inner: ffn, Experts: experts, K: benchK, Layers: 1})
 	if err != nil {
 		b.Fatal(err)

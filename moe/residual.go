@@ -60,7 +60,7 @@ func (b *branch) up(s kernels.Stream) {
 	w.enter(Dense)
 	b.coef, b.inner = w.coef.Reshape(b.x.Rows, b.Mix.Out()), w.inner.Reshape(b.x.Rows, b.Up.Out())
 	s.Linear(b.coef, b.x, b.Mix, kernels.Epilogue{})
-	s.Linear(b.inner, b.x, b.Up, kernels.Epilogue{Act: b.layer.Act})
+	s.Linear(b.inner, b.x, b.Up, b.layer.Act)
 }
 
 // down computes the MLP's results into to.

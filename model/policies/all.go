@@ -14,7 +14,7 @@ import (
 
 // All are the families that can be run.
 func All() []model.Policy {
-	return []model.Policy{bert(), bloom(), distilBERT(), gpt2(), gptJ(), gptNeo(), gptNeoX(), llama(), megatron(), mixtral(), olmoe(), opt(), qwen2MoE(), qwen3MoE()}
+	return []model.Policy{bert(), bloom(), distilBERT(), gpt2(), gptJ(), gptNeo(), gptNeoX(), gptOSS(), llama(), megatron(), mixtral(), olmoe(), opt(), qwen2MoE(), qwen3MoE()}
 }
 
 // Find is the policy for a checkpoint's config.

@@ -26,11 +26,8 @@ func configureQwen2MoE(f model.Facts) (model.Config, error) {
 	qwenExperts(f, c.MoE, shared)
 	if f.BoolOr("use_sliding_window", false) {
 		c.Sliding = f.IntOr("sliding_window", 0)
-		for i, kind := range f.Strings("layer_types") {
-			if kind != "full_attention" && kind != "sliding_attention" {
-				return c, fmt.Errorf("%w: %s: layer_types has %q; full_attention and sliding_attention are supported", model.ErrConfig, f.Source, f.Strings("layer_types")[i])
-			}
-			c.Slides = append(c.Slides, kind == "sliding_attention")
+		if c.Slides, err = slidingLayers(f); err != nil {
+			return c, err
 		}
 		if c.Sliding > 0 && c.Slides == nil {
 			return c, fmt.Errorf("%w: %s: use_sliding_window is true, but no layer_types tell in which layers; write them", model.ErrConfig, f.Source)
