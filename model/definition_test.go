@@ -58,9 +58,11 @@ func TestKindsWithoutGoldens(t *testing.T) {
 		{"gpt_neox", "gpt_oss, MXFP4, other windows, whole pairs blended", func(c map[string]any, x tensors) {
 			inMXFP4(c, x)
 			c["layer_types"] = []any{"full_attention", "full_attention", "sliding_attention"}
-			rope := maps.Clone(ossRope)
+			rope := maps.Clone(ossRope) // as published configs have it
 			delete(rope, "truncate")
-			c["rope_parameters"] = rope
+			delete(c, "rope_parameters")
+			c["rope_scaling"], c["rope_theta"] = rope, rope["rope_theta"]
+			delete(rope, "rope_theta")
 		}},
 	} {
 		t.Run(c.golden+": "+c.kind, func(t *testing.T) {

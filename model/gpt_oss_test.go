@@ -11,7 +11,10 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/dsbatch/dsbatch/ckpt"
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/model"
+	"github.com/dsbatch/dsbatch/model/store"
 )
 
 // The random models of gpt-oss.
@@ -182,6 +185,11 @@ func (d definition) gptOSS(ids []int32) []float32 {
 		x[t] = d.row("model.embed_tokens.weight", int(id))
 	}
 	kinds, _ := d.config["layer_types"].([]any)
+	rope, ok := d.config["rope_parameters"].(map[string]any)
+	if !ok {
+		rope = maps.Clone(d.config["rope_scaling"].(map[string]any))
+		rope["rope_theta"] = d.config["rope_theta"]
+	}
 	for layer := range 3 {
 		at := fmt.Sprintf("model.layers.%d.", layer)
 		how := attention{scale: 1 / math.Sqrt(ossDim), sinks: d.row(at+"self_attn.sinks", 0)}
@@ -193,7 +201,7 @@ func (d definition) gptOSS(ids []int32) []float32 {
 		for t := range h {
 			for _, row := range [][]float64{q[t], k[t]} {
 				for one := range slices.Chunk(row, ossDim) {
-					ossTurn(one, t, d.config["rope_parameters"].(map[string]any))
+					ossTurn(one, t, rope)
 				}
 			}
 			k[t], v[t] = forEachHead(k[t]), forEachHead(v[t])
@@ -214,11 +222,12 @@ func forEachHead(row []float64) (all []float64) {
 	return all
 }
 
-// TestMXFP4 runs a model whose experts are stored in MXFP4 in the types that weights are packed as: as stored, converted, and cut
-// for ranks, the bits are the same.
+// TestMXFP4 runs a model whose experts are stored in MXFP4 in the types that weights are packed as: as stored, converted, cut for
+// ranks and, of int8, quantized, the bits are the same.
 func TestMXFP4(t *testing.T) {
 	dir := edited(t, "gpt_neox", "config.json", inMXFP4)
 	forms := map[string]string{"converted": converted(t, dir, 0), "cut": resharded(t, dir, 2, 2)}
+	small := rewritten(t, dir, func(c *ckpt.Checkpoint, to string) error { return store.Quantize(t.Context(), c, to) })
 	for _, d := range []kernels.DType{kernels.F32, kernels.BF16, kernels.I8} {
 		for _, y := range []layout{{dtype: d}, {dtype: d, tp: 2, ep: 2}, {dtype: d, es: 2, dp: 2, ep: 1}} {
 			want, err := y.run(t, dir, texts)
@@ -228,6 +237,38 @@ func TestMXFP4(t *testing.T) {
 				check(t, err)
 				t.Run(fmt.Sprintf("%s, %v", form, d), func(t *testing.T) { compareBits(t, y, got.logits, want.logits) })
 			}
+			if y == (layout{dtype: kernels.I8}) {
+				got, err := y.run(t, small, texts)
+				check(t, err)
+				t.Run("quantized", func(t *testing.T) { compareBits(t, y, got.logits, want.logits) })
+			}
 		}
+	}
+}
+
+// TestGPTOSSRefusals: configs and tensors of no such model.
+func TestGPTOSSRefusals(t *testing.T) {
+	const sinks, router = "model.layers.1.self_attn.sinks", "model.layers.2.mlp.router.bias"
+	for _, r := range []refusal{
+		{"attention of an unknown kind", set("layer_types", []any{"full_attention", "local", "full_attention"}), model.ErrConfig, []string{"config.json", "layer_types", "layer 1", `"local"`, "sliding_attention"}},
+		{"attention of too few layers", set("layer_types", []any{"full_attention"}), model.ErrConfig, []string{"3 layers", "attention of 1"}},
+		{"a limit of 0", set("swiglu_limit", 0.0), model.ErrConfig, []string{"config.json", "swiglu_limit", "0"}},
+		{"a limit that is a word", set("swiglu_limit", "high"), model.ErrConfig, []string{"config.json", "swiglu_limit", "high"}},
+		{"nothing says how many experts there are", unset("num_local_experts"), model.ErrConfig, []string{"config.json", "num_local_experts"}},
+		{"an expert too many", set("num_local_experts", ossExperts+1), model.ErrTensor, []string{"router.weight", "[6 64]", "[7 64]"}},
+		{"another ffn size", set("intermediate_size", 40), model.ErrTensor, []string{"experts.0.", "[32 64]", "[40 64]"}},
+		{"no sinks", func(_ map[string]any, x tensors) { delete(x, sinks) }, model.ErrTensor, []string{sinks, "missing"}},
+		{"sinks of fewer heads", func(_ map[string]any, x tensors) { x.random(sinks, 7, 1); x.flatten(sinks) }, model.ErrTensor, []string{sinks, "[7]", "[8]"}},
+		{"a gate without its bias", func(_ map[string]any, x tensors) { delete(x, router) }, model.ErrTensor, []string{router, "missing"}},
+		{"experts of an odd number of columns", func(_ map[string]any, x tensors) {
+			x.random("model.layers.0.mlp.experts.gate_up_proj_bias", ossExperts, 2*ossFFN+1)
+		}, ckpt.ErrMismatch, []string{"model.safetensors", "gate_up_proj_bias", "[6 65]"}},
+	} {
+		edit := r.edit
+		r.edit = func(c map[string]any, x tensors) {
+			randomGPTOSS(c, x)
+			edit(c, x)
+		}
+		r.run(t, "gpt_neox", "config.json")
 	}
 }

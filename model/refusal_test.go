@@ -114,7 +114,7 @@ func TestConfigsThatCannotBe(t *testing.T) {
 		{"no key-value head", set("num_key_value_heads", 0), model.ErrConfig, []string{"key-value heads", "0"}},
 		{"a head of odd size", set("head_dim", 7), model.ErrConfig, []string{"7"}},
 		{"an unknown activation", set("hidden_act", "swoosh"), model.ErrConfig, []string{"config.json", "hidden_act", "swoosh", "silu"}},
-		{"an unknown rotary scaling", set("rope_parameters", map[string]any{"rope_type": "yarn", "rope_theta": 1e4}), model.ErrConfig, []string{"yarn", "llama3"}},
+		{"an unknown rotary scaling", set("rope_parameters", map[string]any{"rope_type": "longrope", "rope_theta": 1e4}), model.ErrConfig, []string{"longrope", "llama3", "yarn"}},
 		{"rotary facts are no object", set("rope_parameters", "default"), model.ErrConfig, []string{"config.json", "rope_parameters"}},
 		{"a rotary base of 0", set("rope_parameters", map[string]any{"rope_theta": 0.0}), model.ErrConfig, []string{"base", "0"}},
 		{"a scaling without a factor", set("rope_parameters", map[string]any{"rope_type": "linear", "factor": 0.0}), model.ErrConfig, []string{"factor", "0"}},

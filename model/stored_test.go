@@ -162,7 +162,7 @@ func TestRankReadsItsOwnFiles(t *testing.T) {
 // int8 makes of the original at the start; and over tp, where each slice of a row has a scale of its own then, one set of
 // bits whatever the files are.
 func TestQuantizedIsWhatInt8Makes(t *testing.T) {
-	models := []string{"gpt2", "qwen2_moe", "megatron-v0-mp2", "gpt_neox", "mixtral", "ds-moe-hoisted", "austen-prmoe"}
+	models := []string{"gpt2", "qwen2_moe", "megatron-v0-mp2", "gpt_neox", "mixtral", "gpt_oss", "ds-moe-hoisted", "austen-prmoe"}
 	if device, err := openRankDevice(0); err == nil {
 		if device.Arch() == "cpu/reference" { // slow
 			models = models[:3]
