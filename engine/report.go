@@ -192,7 +192,10 @@ func (r *run) report(ctx context.Context, ended error) error {
 		}
 	}
 	report := stats.Merge(job, snapshots)
-	return report.WriteFiles(r.job.Output)
+	if err := report.WriteFiles(r.job.Output); err != nil {
+		return fmt.Errorf("%w; mend that and start the same command again: what is committed stays", err)
+	}
+	return nil
 }
 
 // layoutText is the layout in words: "8 ranks, tp 2, pp 1, dp 4, ep 4 × es 2 (8 experts), ep 2 (2 experts)".

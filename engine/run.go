@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -284,8 +285,13 @@ func (r *run) create(ctx context.Context, fp results.Fingerprint, chunks []shard
 		return start{}, err
 	}
 	s = start{Number: r.output.Start(), Committed: r.output.Committed(), Finished: r.output.Finished(), Summary: r.output.Summary()}
-	if kept := s.Summary.Rows; kept > 0 && !s.Finished && r.options.Notice != nil {
-		r.options.Notice(fmt.Sprintf("resuming %s: %d of %d rows are committed", r.job.Output, kept, r.total))
+	if notice := r.options.Notice; notice != nil && !s.Finished {
+		if own := r.rows.OwnSettings(); s.Number == 1 && len(own) > 0 && r.job.Task == config.Generate {
+			notice(fmt.Sprintf("the input has columns of settings, which win over the flags in rows where they are not null: %s", strings.Join(own, ", ")))
+		}
+		if kept := s.Summary.Rows; kept > 0 {
+			notice(fmt.Sprintf("resuming %s: %d of %d rows are committed", r.job.Output, kept, r.total))
+		}
 	}
 	return s, nil
 }

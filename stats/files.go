@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -37,7 +38,10 @@ func (r *Report) WriteFiles(dir string) error {
 	if err := r.writeHTML(&page); err != nil {
 		return fmt.Errorf("%s: %w", reportFile, err)
 	}
-	return errors.Join(replace(dir, statsFile, append(b, '\n')), replace(dir, reportFile, page.Bytes()))
+	if err := replace(dir, statsFile, append(b, '\n')); err != nil {
+		return err
+	}
+	return replace(dir, reportFile, page.Bytes())
 }
 
 // ReadReport reads the stats.json of an output directory.
@@ -59,9 +63,15 @@ func ReadReport(dir string) (Report, error) {
 
 // replace writes a file aside and renames it.
 func replace(dir, name string, content []byte) error {
+	refused := func(err error) error { // by the system, about a name that only it and we know
+		if at := (*fs.PathError)(nil); errors.As(err, &at) {
+			err = at.Err
+		}
+		return fmt.Errorf("cannot write %s: %w", filepath.Join(dir, name), err)
+	}
 	f, err := os.CreateTemp(dir, "."+name+"-*")
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return refused(err)
 	}
 	_, err = f.Write(content)
 	err = errors.Join(err, f.Chmod(0o644), f.Close())
@@ -69,7 +79,7 @@ func replace(dir, name string, content []byte) error {
 		err = os.Rename(f.Name(), filepath.Join(dir, name))
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("%s: %w", name, err), os.Remove(f.Name()))
+		return errors.Join(refused(err), os.Remove(f.Name()))
 	}
 	return nil
 }

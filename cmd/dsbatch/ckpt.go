@@ -49,7 +49,7 @@ func ckptCommand() *cli.Command {
 }
 
 func tellCheckpoint(w io.Writer, r ckpt.Report) {
-	fmt.Fprintf(w, "format       %s, %d files of %v\n", r.Format, r.Files, config.Bytes(r.FileBytes).About())
+	fmt.Fprintf(w, "format       %s, %d %s of %v\n", r.Format, r.Files, plural("file", r.Files), config.Bytes(r.FileBytes).About())
 	fmt.Fprintf(w, "config       %s\n", r.Config)
 	fmt.Fprintf(w, "parameters   %d in %d tensors of %v\n", r.Parameters, r.Tensors, config.Bytes(r.Bytes).About())
 	if r.Active > 0 {

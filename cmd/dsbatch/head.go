@@ -35,6 +35,9 @@ func headCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			if len(rows.Values) == 0 {
+				fmt.Fprintf(c.App.ErrWriter, "dsbatch: %s holds no committed row\n", dir)
+			}
 			if c.Bool("json") {
 				return headJSON(c.App.Writer, rows)
 			}
@@ -77,6 +80,9 @@ func isOutput(dir string) error {
 type noOutputError string
 
 func (e noOutputError) Error() string {
+	if _, err := os.Stat(string(e)); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Sprintf("%s: no such folder; give the --output of a dsbatch run", string(e))
+	}
 	return fmt.Sprintf("%s is no output of dsbatch run: it has no _dsbatch/job.json", string(e))
 }
 
@@ -119,7 +125,10 @@ func headText(w io.Writer, rows results.Rows) {
 				short = append(short, name+" "+text)
 			}
 		}
-		fmt.Fprintf(w, "\n    %s\n", strings.Join(short, ", "))
+		fmt.Fprintln(w)
+		if len(short) > 0 { // a row set aside has none
+			fmt.Fprintf(w, "    %s\n", strings.Join(short, ", "))
+		}
 	}
 }
 

@@ -181,3 +181,32 @@ func TestNoRows(t *testing.T) {
 	dsbatch(t, job(output, "--input", absolute("../../io/dataset/testdata/formats/empty.parquet"))...).want(t, done)
 	dsbatch(t, "verify", output).want(t, done)
 }
+
+// TestColumnsOfSettingsAreTold: a column that sets rows' own values over the flags is named at the first start, since it may
+// well mean something else (the temperature of a weather station).
+func TestColumnsOfSettingsAreTold(t *testing.T) {
+	const told = "win over the flags in rows where they are not null: temperature, seed"
+	rows := write(t, "rows.jsonl", `{"prompt": "It is", "seed": 3, "temperature": 21.5}`+"\n")
+	output := filepath.Join(t.TempDir(), "out")
+	for i, args := range [][]string{job(output, "--input", rows), job(output, "--input", rows),
+		{"run", "--task", "score", "--model", bundled, "--input", rows, "--output", filepath.Join(t.TempDir(), "scored")}} {
+		if e := dsbatch(t, args...).want(t, done); strings.Contains(e.stderr, told) != (i == 0) {
+			t.Errorf("start %d of generate, generate again, score:\n%s", i, e.stderr)
+		}
+	}
+}
+
+// TestHeadOfLittle: of an output without rows head says that there are none, and a score that was set aside is one line.
+func TestHeadOfLittle(t *testing.T) {
+	score := func(text string) (e ended) {
+		output := filepath.Join(t.TempDir(), "out")
+		dsbatch(t, "run", "--task", "score", "--model", bundled, "--input", write(t, "rows.jsonl", text), "--output", output)
+		return dsbatch(t, "head", output).want(t, done)
+	}
+	if e := score(""); e.stdout != "" || !strings.Contains(e.stderr, "holds no committed row") {
+		t.Errorf("of no rows: %q, %q", e.stdout, e.stderr)
+	}
+	if e := score(`{"prompt": null}` + "\n"); strings.Count(e.stdout, "\n") != 1 {
+		t.Errorf("of a row set aside: %q", e.stdout)
+	}
+}

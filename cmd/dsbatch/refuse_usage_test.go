@@ -57,7 +57,7 @@ func TestMisused(t *testing.T) {
 		{"two outputs to verify", badUsage, []string{"verify", "a", "b"}, []string{"2"}},
 		{"one output to diff", badUsage, []string{"diff", "a"}, []string{"two"}},
 		{"verify what is not there", noInput, []string{"verify", "/nowhere"}, []string{"/nowhere"}},
-		{"head of what is not there", noInput, []string{"head", "/nowhere"}, []string{"/nowhere"}},
+		{"head of what is not there", noInput, []string{"head", "/nowhere"}, []string{"/nowhere: no such folder"}},
 		{"diff with what is not there", noInput, []string{"diff", "/nowhere", "/neither"}, []string{"/nowhere"}},
 		{"a flag without its value", badUsage, []string{"run", "--temperature"}, []string{"--temperature", "value"}},
 		{"a word after a switch", badUsage, job(out(), "--reference", "true"), []string{`"true"`, "=true"}},

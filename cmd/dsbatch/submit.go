@@ -113,8 +113,8 @@ func foreseeSubmission(c *cli.Context, job *config.Job, s *slurm.Script, gpu str
 	if in := x.Input; in.Bad > 0 {
 		fmt.Fprintf(c.App.ErrWriter, "dsbatch: %d of %d rows that were looked at would be set aside; the first: %s\n", in.Bad, in.Sampled, in.Reason)
 	}
-	fmt.Fprintf(c.App.ErrWriter, "dsbatch: checked here: model, input, output, and the layout of %d ranks on %d nodes (tp %d, pp %d, dp %d); not checked: %s, and the cluster's MPI\n",
-		h.Ranks, s.Nodes, x.Layout.TP, x.Layout.PP, x.Layout.DP, left)
+	fmt.Fprintf(c.App.ErrWriter, "dsbatch: checked here: model, input, output, and the layout of %d %s on %d %s (tp %d, pp %d, dp %d); not checked: %s, and the cluster's MPI\n",
+		h.Ranks, plural("rank", h.Ranks), s.Nodes, plural("node", s.Nodes), x.Layout.TP, x.Layout.PP, x.Layout.DP, left)
 	return nil
 }
 

@@ -28,6 +28,7 @@ type Dataset struct {
 	carry  *arrow.Schema
 	plans  []*carryPlan
 	idType arrow.DataType
+	own    []string // see OwnSettings
 
 	mu   sync.Mutex
 	idle []idleCursor // where readers stopped, newest last: the next chunk often goes on there
@@ -82,6 +83,9 @@ func (d *Dataset) CarrySchema() []arrow.Field { return d.carry.Fields() }
 
 // IDType is the type of the rows' ids, int64 or utf8; nil without an id column.
 func (d *Dataset) IDType() arrow.DataType { return d.idType }
+
+// OwnSettings lists the columns, found in any of the files, by which rows have settings of their own (Overrides).
+func (d *Dataset) OwnSettings() []string { return d.own }
 
 // Close releases the files that stay open between reads.
 func (d *Dataset) Close() error {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"runtime"
+	"slices"
 	"sync/atomic"
 
 	"github.com/apache/arrow/go/v15/arrow"
@@ -73,6 +74,11 @@ func (o *opener) assemble(paths []string, opened []openedFile) (*Dataset, error)
 		d.inside = append(d.inside, f.rows)
 		cols[i] = f.cols
 		rows += f.rows.rows()
+	}
+	for _, name := range overrideNames {
+		if slices.ContainsFunc(cols, func(file []column) bool { return find(file, name) >= 0 }) {
+			d.own = append(d.own, name)
+		}
 	}
 	var err error
 	if d.idType, err = idType(paths, cols, o.names[roleID]); err != nil {
