@@ -17,7 +17,8 @@ const shardBytes = 5_000_000_000
 
 // ConvertOptions of Convert. The zero value keeps every bit.
 type ConvertOptions struct {
-	// DType is the type that the tensors for which Narrow is true are rounded to: F32, BF16 or F16; Invalid: as they are.
+	// DType is the type that the tensors for which Narrow is true, and those stored in 8 bits, are rounded to: F32, BF16 or F16;
+	// Invalid: as they are.
 	DType  DType
 	Narrow func(name string) bool
 	Shard  int64 // most bytes of a file; 0: 5 GB
@@ -33,7 +34,7 @@ func Convert(ctx context.Context, c *Checkpoint, to string, o ConvertOptions) er
 	for _, name := range c.names {
 		t := c.tensors[name]
 		switch {
-		case o.DType == Invalid || !o.Narrow(name):
+		case o.DType == Invalid || !t.Quantized() && !o.Narrow(name):
 			outputs = append(outputs, t.asStored()...)
 		case t.DType == o.DType:
 			outputs = append(outputs, Output{Tensor: t})

@@ -21,16 +21,23 @@ const (
 	quantization    = "dsbatch" // its quant_method
 )
 
-// int8Pair is how a quantized tensor is stored.
+// pair is a coding in 8 bits: numbers, and beside them scales.
+type pair interface {
+	coding
+	pair() (values, scales Tensor)
+}
+
+// int8Pair is one of integers with a scale for each output.
 type int8Pair struct {
 	values Tensor // I8, of the tensor's shape
 	scales Tensor // F32 [outputs]
 	axis   int    // of the outputs
 }
 
-// Quantized tells whether the tensor is stored in 8 bits with a scale for each output; it reads as F32.
+// Quantized tells whether the tensor is stored in 8 bits, integers with a scale for each output or FP8 with one for each block;
+// it reads as F32.
 func (t Tensor) Quantized() bool {
-	_, is := t.coded.(*int8Pair)
+	_, is := t.coded.(pair)
 	return is
 }
 
@@ -50,6 +57,8 @@ func (q int8Pair) slice(axis int, from, to int64) (coding, error) {
 	}
 	return &q, err
 }
+
+func (q int8Pair) pair() (values, scales Tensor) { return q.values, q.scales }
 
 func (q int8Pair) stored() (DType, int64) { return I8, q.values.Size() + q.scales.Size() }
 
@@ -101,7 +110,11 @@ func eachOutput(shape []int64, axis int, at int64, n int, f func(output int64, f
 // pairQuantized presents the tensors in 8 bits as what they stand for, where the facts say that there are such.
 func (c *Checkpoint) pairQuantized() error {
 	said, _ := c.config.Values[quantizationKey].(map[string]any)
-	if said["quant_method"] != quantization {
+	switch said["quant_method"] {
+	case fp8Quantization:
+		return c.pairFP8(said)
+	case quantization:
+	default:
 		return nil
 	}
 	axis, ok := number(said["axis"])
@@ -205,7 +218,7 @@ func (r *rowScales) writeValues(ctx context.Context, write func([]byte) error) e
 // their outputs, which lie along axis. It keeps the scales of all of them in memory, four bytes an output.
 func Quantize(ctx context.Context, c *Checkpoint, to string, linear func(name string) bool, axis int) error {
 	if said := c.config.Values[quantizationKey]; said != nil && !c.inMXFP4() {
-		return unsupported(c.config.Source, "", "says that the model is quantized already (%s); give the one that it was made from", quantizationKey)
+		return unsupported(c.config.Source, "", "says that the model is quantized already (%s); give the one that it was made from, or convert it to a wider type first (ckpt convert --dtype bf16)", quantizationKey)
 	}
 	var outputs []Output
 	for _, name := range c.names {
@@ -230,10 +243,10 @@ func Quantize(ctx context.Context, c *Checkpoint, to string, linear func(name st
 	return c.writeFolder(ctx, to, outputs, facts, 0)
 }
 
-// Stored is what a quantized tensor is stored as: its numbers in 8 bits, under its own name, and the scales of its outputs.
+// Stored is what a quantized tensor is stored as: its numbers in 8 bits, under its own name, and the scales of its outputs or
+// blocks.
 func (t Tensor) Stored() (values, scales Tensor) {
-	q := t.coded.(*int8Pair)
-	values, scales = q.values, q.scales
+	values, scales = t.coded.(pair).pair()
 	values.Name = t.Name
 	return values, scales
 }
