@@ -40,6 +40,9 @@ func (e *Engine) prepare(ctx context.Context) error {
 		}
 		slog.Warn("what its files do not tell is taken to be as in most families that are known", "assumed", strings.Join(e.injected.Assumed, "; "))
 	}
+	if n := e.shape.Predictors; n > 0 && e.world.Rank() == 0 {
+		slog.Info("layers that predict further tokens (num_nextn_predict_layers) are not run, and not read", "layers", n, "from", e.shape.Layers)
+	}
 	if err := e.lay(ctx, e.wayOfRows); err != nil {
 		return err
 	}
@@ -184,7 +187,7 @@ func weightType(c *ckpt.Checkpoint, job *config.Job) kernels.DType {
 	return storedType(c)
 }
 
-// storedType is the type of most of a checkpoint's weights; of one that was quantized, int8.
+// storedType is the type of most of a checkpoint's weights; of one that was quantized, int8. FP8 is computed in bfloat16.
 func storedType(c *ckpt.Checkpoint) kernels.DType {
 	var most int64
 	dtype := kernels.F32
@@ -192,7 +195,11 @@ func storedType(c *ckpt.Checkpoint) kernels.DType {
 	for _, name := range c.Names() {
 		t, _ := c.Tensor(name)
 		if t.Quantized() {
-			return kernels.I8
+			values, _ := t.Stored()
+			if values.DType == ckpt.I8 {
+				return kernels.I8
+			}
+			t.DType = ckpt.BF16
 		}
 		n := t.DType.Size()
 		for _, d := range t.Shape {
@@ -327,7 +334,7 @@ const mostSlices = 8
 // invariantSlices is how many partial results are added up under --tp-invariant: as many for every tp and es, so that the
 // model alone says it.
 func invariantSlices(c *model.Config) int {
-	sizes := []int{c.Heads * c.HeadDim}
+	sizes := []int{c.Heads * c.OutDim()}
 	for _, m := range c.MoE {
 		if m.Gate.Experts == 0 {
 			sizes = append(sizes, c.FFN)

@@ -46,7 +46,8 @@ type Config struct {
 	Rope        *Rope
 	ALiBi       bool // scores fall with distance, by each head's slope
 	QKNorm      QKNorm
-	Sinks       bool // a learned logit a head joins each of its softmaxes, and has no value
+	Sinks       bool    // a learned logit a head joins each of its softmaxes, and has no value
+	Latent      *Latent // nil: keys and values of each KV head are made of the token itself, and cached
 	Bias        Bias
 	Sliding     int    // 0, or how many last positions a token sees
 	Slides      []bool // of each layer: whether Sliding counts there; nil: in all
@@ -61,6 +62,9 @@ type Config struct {
 	Scale []float32
 	// MoE has an element a layer; Experts 0: a dense layer.
 	MoE []MoE
+
+	// Predictors is how many layers the checkpoint has after those of the model, which predict further tokens. They are not run.
+	Predictors int
 
 	EOS  []int32 // end tokens, as far as the config tells
 	BOS  int32   // -1: none
@@ -97,7 +101,9 @@ type MoE struct {
 	Gate       kernels.Gate // Experts 0: dense
 	FFN        int
 	Residual   bool // PR-MoE: a dense branch beside the experts, of their size
-	Shared     int  // or the inside of one (a shared expert) that a gate's sigmoid weighs and the experts' sum is added to; 0: none
+	Shared     int  // or the inside of one (a shared expert) that the experts' sum is added to; 0: none
+	Weighed    bool // the shared expert, by the sigmoid of a gate of its own
+	Biased     bool // the gate has a bias of the choice alone, kernels.Gate.Bias
 	OutputBias bool // the bias of an expert's and of the residual branch's second linear op counts
 }
 
@@ -276,6 +282,9 @@ func (c *Config) check() error {
 	if c.Rope != nil && (c.Rope.Dim <= 0 || c.Rope.Dim > c.HeadDim || c.Rope.Dim%2 != 0) {
 		return fmt.Errorf("%w: %d of %d values of a head are rotated; an even number of them can be", ErrConfig, c.Rope.Dim, c.HeadDim)
 	}
+	if err := c.checkLatent(); err != nil {
+		return err
+	}
 	for layer, m := range c.MoE {
 		if m.Gate.Experts > maxExperts {
 			return fmt.Errorf("%w: layer %d has %d experts; at most %d can be", ErrConfig, layer, m.Gate.Experts, maxExperts)
@@ -291,6 +300,9 @@ func (c *Config) check() error {
 		}
 		if m.Gate.K < 1 || m.Gate.K > m.Gate.Experts {
 			return fmt.Errorf("%w: layer %d gives each token %d of %d experts", ErrConfig, layer, m.Gate.K, m.Gate.Experts)
+		}
+		if g := m.Gate; g.Groups > 1 && (g.Experts%g.Groups != 0 || g.TopGroups < 1 || g.TopGroups > g.Groups || g.TopGroups*(g.Experts/g.Groups) < g.K || g.GroupBest > g.Experts/g.Groups) {
+			return fmt.Errorf("%w: layer %d gives each token %d of %d experts, of %d of %d groups; groups are equal, and hold as many", ErrConfig, layer, g.K, g.Experts, g.TopGroups, g.Groups)
 		}
 		if m.Shared < 0 || m.Shared > 0 && m.Residual {
 			return fmt.Errorf("%w: the shared expert of layer %d has an ffn size of %d", ErrConfig, layer, m.Shared)

@@ -24,12 +24,14 @@ type Contents struct {
 	// the model uses. Each wraps ErrTensor.
 	Faults []error
 
-	ignored []string
+	ignored  []string
+	predicts func(name string) bool
 }
 
-// Ignored tells whether the model has no use for a tensor of its checkpoint: a mask, a table of positions.
+// Ignored tells whether the model has no use for a tensor of its checkpoint: a mask, a table of positions, a layer that predicts
+// further tokens.
 func (y *Contents) Ignored(name string) bool {
-	return slices.ContainsFunc(y.ignored, func(end string) bool { return strings.HasSuffix(name, end) })
+	return y.predicts(name) || slices.ContainsFunc(y.ignored, func(end string) bool { return strings.HasSuffix(name, end) })
 }
 
 // Expert is which of the experts of a layer a tensor belongs to.
@@ -38,7 +40,8 @@ type Expert struct{ Layer, Number, Of int }
 // Look tells what a checkpoint holds, for tp ranks. An error is that of a config that cannot be, of a model that cannot be
 // sliced so, or of ctx.
 func Look(ctx context.Context, c *ckpt.Checkpoint, p Policy, config Config, tp int) (*Contents, error) {
-	y := &Contents{Experts: experts(p, &config), Linear: map[string]bool{}, Transposed: p.Transposed, ignored: p.Ignored}
+	y := &Contents{Experts: experts(p, &config), Linear: map[string]bool{}, Transposed: p.Transposed, ignored: p.Ignored,
+		predicts: func(name string) bool { return p.Tensors.predicts(&config, name) }}
 	for rank := range tp {
 		l := &loader{ckpt: c, policy: p, config: &config, model: &Model{Config: config}, contents: y}
 		if err := l.survey(ctx, place{rank, tp}); err != nil {

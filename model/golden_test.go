@@ -24,7 +24,7 @@ const (
 )
 
 var goldens = []string{"gpt2", "gpt2-scale-by-layer", "opt", "gpt_neox", "gptj", "gpt_neo", "bloom", "llama", "llama-rope-scaled", "mixtral", "olmoe", "gpt_oss",
-	"qwen2_moe", "qwen3_moe", "bert-embed", "bert-classify", "distilbert-mlm", "bert-mlm",
+	"qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3", "bert-embed", "bert-classify", "distilbert-mlm", "bert-mlm",
 	"ds-moe-hoisted", "ds-moe-old-files", "megatron-v0-mp2", "megatron-v1-mp2", "megatron-v2-mp4", "megatron-pp2"}
 
 var trained = []string{"austen-prmoe", "austen-mos", "austen-moe8", "austen-moe8-top2", "austen-dense"}

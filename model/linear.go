@@ -33,7 +33,7 @@ func (l *loader) rowParallel(what, canonical string, layer int, experts []int, i
 func (l *loader) linear(canonical string, layer, expert int, s window, bias bool) kernels.Linear {
 	y := kernels.Linear{Transposed: l.policy.Transposed}
 	name := l.policy.Tensors.name(canonical, layer, expert)
-	l.noteLinear(name, canonical != "moe.gate" && canonical != "residual.mix" && canonical != "classifier")
+	l.noteLinear(name, canonical != "moe.gate" && canonical != "residual.mix" && canonical != "classifier" && canonical != "attn.kv.up")
 	if y.Transposed {
 		y.Parts = []kernels.Matrix{l.named(name, s.transposed())}
 	} else {

@@ -44,6 +44,10 @@ func (l *loader) moe(i int, m MoE) *moe.Layer {
 	y := &moe.Layer{Gate: m.Gate, Act: c.activation(), Capacity: l.options.Capacity}
 	y.Logits = l.pack(fmt.Sprintf("layer %d gate", i), kernels.WeightSpec{DType: kernels.F32,
 		Experts: []kernels.Linear{l.linear("moe.gate", i, 0, l.whole(m.Gate.Experts, c.Hidden), c.Bias.Gate)}})
+	if m.Biased {
+		name := l.policy.Tensors.name("moe.bias", i, 0)
+		y.Gate.Bias = l.put(name, kernels.F32, l.named(name, l.whole(1, m.Gate.Experts)))
+	}
 	mine := l.spread[m.Gate.Experts]
 	y.Exchange, y.Places = mine.exchange, l.placed(i)
 	held := l.expertsHere(i, mine)
@@ -68,8 +72,10 @@ func (l *loader) moe(i int, m MoE) *moe.Layer {
 		r := &moe.Residual{}
 		r.Up, r.Down = l.mlp(fmt.Sprintf("layer %d residual branch", i), "residual", i, []int{0}, inside, slices,
 			c.Bias.MLP, c.Bias.MLP && m.OutputBias)
-		r.Mix = l.pack(fmt.Sprintf("layer %d residual coefficients", i), kernels.WeightSpec{DType: kernels.F32,
-			Experts: []kernels.Linear{l.linear("residual.mix", i, 0, l.whole(coefficients, c.Hidden), m.Residual)}})
+		if m.Residual || m.Weighed {
+			r.Mix = l.pack(fmt.Sprintf("layer %d residual coefficients", i), kernels.WeightSpec{DType: kernels.F32,
+				Experts: []kernels.Linear{l.linear("residual.mix", i, 0, l.whole(coefficients, c.Hidden), m.Residual)}})
+		}
 		y.Residual = r
 	}
 	return y

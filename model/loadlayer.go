@@ -13,13 +13,17 @@ func (l *loader) layer(i int) layer {
 	if c.Order != ParallelOfNorm {
 		y.mlpNorm = l.normAt("mlp.norm", i, c.Hidden, 0)
 	}
-	y.qkv = l.pack(fmt.Sprintf("layer %d attention", i), l.one(l.qkv(i)))
+	if c.Latent != nil {
+		l.latent(i, &y)
+	} else {
+		y.qkv = l.pack(fmt.Sprintf("layer %d attention", i), l.one(l.qkv(i)))
+	}
 	slices, err := l.slicing.attention(c)
 	if err != nil {
 		l.fail(err)
 		return y
 	}
-	y.out = l.rowParallel(fmt.Sprintf("layer %d attention output", i), "attn.out", i, []int{0}, c.Heads*c.HeadDim, slices, c.Bias.Out)
+	y.out = l.rowParallel(fmt.Sprintf("layer %d attention output", i), "attn.out", i, []int{0}, c.Heads*c.OutDim(), slices, c.Bias.Out)
 	switch c.QKNorm {
 	case QKNormHead:
 		q, k := l.normAt("attn.qnorm", i, c.HeadDim, own.Q.Len()), l.normAt("attn.knorm", i, c.HeadDim, own.KV.Len())

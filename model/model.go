@@ -43,6 +43,7 @@ type layer struct {
 	out               []kernels.Weights // the slices of its inputs that are here
 	qNorm, kNorm      *kernels.Norm
 	sinks             kernels.Tensor    // [1, this rank's heads], or none
+	latent            *latent           // of latent attention, else nil
 	up                kernels.Weights   // dense layers
 	down              []kernels.Weights // the same, in slices
 	moe               *moe.Layer        // the others
@@ -85,7 +86,15 @@ func (m *Model) CacheSpec(blocks, blockTokens int) kernels.CacheSpec {
 		layers = 1
 	}
 	return kernels.CacheSpec{DType: d, Layers: layers, Blocks: blocks, BlockTokens: blockTokens,
-		KVHeads: m.own().KV.Len(), HeadDim: m.Config.HeadDim}
+		KVHeads: m.own().KV.Len(), HeadDim: m.Config.keyDim(), Latent: m.latentValues()}
+}
+
+// latentValues is CacheSpec's Latent.
+func (m *Model) latentValues() int {
+	if m.Config.Latent == nil {
+		return 0
+	}
+	return m.Config.Latent.KV
 }
 
 // Forward runs one step through the layers of the stage. On the last one it returns what Logits takes, the hidden states
@@ -222,6 +231,9 @@ func (m *Model) mlp(ctx context.Context, s kernels.Stream, l *layer, x, h kernel
 // attention adds the attention of the i-th layer that is here, over h, to x.
 func (m *Model) attention(ctx context.Context, s kernels.Stream, i int, x, h kernels.Tensor, step Step, w *Workspace) error {
 	c, l, own := &m.Config, &m.layers[i], m.own()
+	if l.latent != nil {
+		return m.latentAttention(ctx, s, i, x, h, step, w)
+	}
 	qkv := w.qkv.RowRange(0, h.Rows)
 	s.Linear(qkv, h, l.qkv, kernels.Epilogue{})
 	heads, kv := own.Q.Len()*c.HeadDim, own.KV.Len()*c.HeadDim

@@ -36,9 +36,19 @@ const (
 //	embed positions types embed.in embed.norm norm embed.out head
 //	head.dense head.norm head.bias pool classifier, see Head
 //	attn.norm attn.q attn.k attn.v (or attn.qkv) attn.out attn.qnorm attn.knorm attn.sinks
+//	attn.q.down attn.q.norm attn.q.up attn.kv.down attn.kv.norm attn.kv.up, see Latent
 //	mlp.norm mlp.gate mlp.up mlp.down
-//	moe.gate expert.gate expert.up expert.down residual.gate residual.up residual.down residual.mix
+//	moe.gate moe.bias expert.gate expert.up expert.down residual.gate residual.up residual.down residual.mix
 type Names map[string]string
+
+// predicts tells whether a tensor is of one of the layers after the model's that predict further tokens.
+func (n Names) predicts(c *Config, name string) bool {
+	before, _, _ := strings.Cut(n["attn.norm"], "{layer}")
+	rest, ok := strings.CutPrefix(name, before)
+	number, _, dot := strings.Cut(rest, ".")
+	layer, err := strconv.Atoi(number)
+	return ok && dot && err == nil && layer >= c.Layers && layer < c.Layers+c.Predictors
+}
 
 // name fills a template in.
 func (n Names) name(canonical string, layer, expert int) string {

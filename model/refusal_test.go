@@ -98,6 +98,27 @@ func unset(key string) func(map[string]any, tensors) {
 	return func(c map[string]any, _ tensors) { delete(c, key) }
 }
 
+func TestDeepSeekConfigsThatCannotBe(t *testing.T) {
+	for _, r := range []refusal{
+		{"an unknown way to choose", set("topk_method", "lottery"), model.ErrConfig, []string{"config.json", "lottery", "group_limited_greedy", "noaux_tc"}},
+		{"an unknown score", set("scoring_func", "tanh"), model.ErrConfig, []string{"config.json", "scoring_func", "tanh", "sigmoid"}},
+		{"a score of another way to choose", set("scoring_func", "softmax"), model.ErrConfig, []string{"softmax", "noaux_tc"}},
+		{"no latent", unset("kv_lora_rank"), model.ErrConfig, []string{"config.json", "kv_lora_rank"}},
+		{"a latent of nothing", set("kv_lora_rank", 0), model.ErrConfig, []string{"latent of 0"}},
+		{"values of nothing", set("v_head_dim", -1), model.ErrConfig, []string{"values of -1"}},
+		{"no rotated values", set("qk_rope_head_dim", 0), model.ErrConfig, []string{"rotated"}},
+		{"an odd number of rotated values", set("qk_rope_head_dim", 7), model.ErrConfig, []string{"7", "rotated"}},
+		{"unequal groups", set("n_group", 3), model.ErrConfig, []string{"16 experts", "3 groups"}},
+		{"groups that hold too few experts", set("num_experts_per_tok", 9), model.ErrConfig, []string{"9 of 16", "2 of 4 groups"}},
+		{"experts in every 0th layer", set("moe_layer_freq", 0), model.ErrConfig, []string{"config.json", "moe_layer_freq", "0"}},
+		{"a negative number of predicting layers", set("num_nextn_predict_layers", -1), model.ErrConfig, []string{"num_nextn_predict_layers", "-1"}},
+		{"the bias is missing", func(_ map[string]any, x tensors) { delete(x, "model.layers.1.mlp.gate.e_score_correction_bias") }, model.ErrTensor, []string{"model.layers.1.mlp.gate.e_score_correction_bias"}},
+		{"a layer too many", func(_ map[string]any, x tensors) { x["model.layers.4.norm.weight"] = x["model.norm.weight"] }, model.ErrTensor, []string{"model.layers.4.norm.weight"}},
+	} {
+		r.run(t, "deepseek_v3", "config.json")
+	}
+}
+
 func TestConfigsThatCannotBe(t *testing.T) {
 	for _, r := range []refusal{
 		{"no architecture", unset("architectures"), model.ErrConfig, []string{"config.json", "MixtralForCausalLM"}},
@@ -114,7 +135,9 @@ func TestConfigsThatCannotBe(t *testing.T) {
 		{"no key-value head", set("num_key_value_heads", 0), model.ErrConfig, []string{"key-value heads", "0"}},
 		{"a head of odd size", set("head_dim", 7), model.ErrConfig, []string{"7"}},
 		{"an unknown activation", set("hidden_act", "swoosh"), model.ErrConfig, []string{"config.json", "hidden_act", "swoosh", "silu"}},
-		{"an unknown rotary scaling", set("rope_parameters", map[string]any{"rope_type": "longrope", "rope_theta": 1e4}), model.ErrConfig, []string{"longrope", "llama3", "yarn"}},
+		{"an unknown rotary scaling", set("rope_parameters", map[string]any{"rope_type": "longrope", "factor": 4.0, "rope_theta": 1e4}), model.ErrConfig, []string{"longrope", "llama3"}},
+		{"yarn without a factor", set("rope_parameters", map[string]any{"rope_type": "yarn", "rope_theta": 1e4}), model.ErrConfig, []string{"yarn", "factor"}},
+		{"yarn that blends backwards", set("rope_parameters", map[string]any{"rope_type": "yarn", "factor": 4.0, "beta_fast": 1.0, "beta_slow": 32.0}), model.ErrConfig, []string{"beta_fast"}},
 		{"rotary facts are no object", set("rope_parameters", "default"), model.ErrConfig, []string{"config.json", "rope_parameters"}},
 		{"a rotary base of 0", set("rope_parameters", map[string]any{"rope_theta": 0.0}), model.ErrConfig, []string{"base", "0"}},
 		{"a scaling without a factor", set("rope_parameters", map[string]any{"rope_type": "linear", "factor": 0.0}), model.ErrConfig, []string{"factor", "0"}},

@@ -27,7 +27,7 @@ var layouts = []layout{
 
 // slicedModels are one of each kind of attention, of MLP and of checkpoint.
 var slicedModels = []string{"gpt2", "opt", "gpt_neox", "gptj", "gpt_neo", "bloom", "llama", "megatron-v1-mp2", "ds-moe-old-files", "ds-moe-hoisted", "mixtral",
-	"olmoe", "qwen2_moe", "qwen3_moe", "gpt_oss", "distilbert-mlm", "bert-classify"}
+	"olmoe", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3", "distilbert-mlm", "bert-classify"}
 
 // TestSameBitsOnEveryLayout is promise 1: logits have the same bits whatever pp, ep, dp, the all-to-all's split and the
 // cut into steps are, and are near those of one rank whatever tp and es are.
@@ -91,6 +91,7 @@ func TestInvariantSlices(t *testing.T) {
 		{"qwen2_moe", []layout{{}, {tp: 4, es: 2, ep: 1, split: true}, {tp: 2, ep: 2, pp: 2}}},
 		{"qwen3_moe", []layout{{}, {tp: 4, es: 4, ep: 1, split: true}, {tp: 2, ep: 2}, {es: 4, dp: 4, ep: 1}}},
 		{"gpt_oss", []layout{{}, {tp: 4, es: 2, ep: 1, split: true}, {tp: 2, ep: 2, pp: 2}, {es: 4, dp: 4, ep: 1, piece: 3}}},
+		{"deepseek_v3", []layout{{}, {tp: 4, es: 2, ep: 1, split: true}, {tp: 2, pp: 2, ep: 2, piece: 3}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			whole, want := layout{}.logits(t, c.name), [][]float32(nil)

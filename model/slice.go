@@ -107,9 +107,9 @@ func cut(what string, size int, at place, slices int) ([]shard.Range, error) {
 func (y *slicing) attention(c *Config) ([]shard.Range, error) {
 	if y.slices == 0 {
 		q := y.own().Q
-		return []shard.Range{{From: q.From * c.HeadDim, To: q.To * c.HeadDim}}, nil
+		return []shard.Range{{From: q.From * c.OutDim(), To: q.To * c.OutDim()}}, nil
 	}
-	return cut("the width of all heads", c.Heads*c.HeadDim, y.place, y.slices)
+	return cut("the width of all heads", c.Heads*c.OutDim(), y.place, y.slices)
 }
 
 // inside is the slices of the inside of a dense MLP.

@@ -49,7 +49,8 @@ func (c *Config) layerWeights(layer int, tp int64, local func(layer int) (held, 
 	if c.Gated {
 		matrices = 3
 	}
-	n := 2 * hidden * int64(c.Heads+c.KVHeads) * int64(c.HeadDim) / tp
+	ofHeads, whole := c.AttentionWeights()
+	n := ofHeads/tp + whole
 	m := c.MoE[layer]
 	if m.Gate.Experts == 0 {
 		return n + matrices*hidden*int64(c.FFN)/tp

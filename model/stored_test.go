@@ -19,7 +19,7 @@ import (
 
 // storedModels are one of each kind of file, of names, of row orders of query_key_value and of families.
 var storedModels = []string{"ds-moe-hoisted", "ds-moe-old-files", "megatron-pp2", "megatron-v0-mp2", "megatron-v1-mp2", "megatron-v2-mp4",
-	"gpt2", "gpt_neox", "gptj", "opt", "llama", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "gpt_oss", "austen-prmoe"}
+	"gpt2", "gpt_neox", "gptj", "opt", "llama", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3", "austen-prmoe"}
 
 func sourceOf(t *testing.T, name string) string {
 	if name == "austen-prmoe" {

@@ -215,7 +215,7 @@ func (l *loader) fail(err error) {
 func (l *loader) leftOver() error {
 	var left []string
 	for _, name := range l.ckpt.Names() {
-		ignored := l.used[name]
+		ignored := l.used[name] || l.policy.Tensors.predicts(l.config, name)
 		for _, end := range l.policy.Ignored {
 			ignored = ignored || strings.HasSuffix(name, end)
 		}

@@ -24,6 +24,12 @@ func (m *Model) Work(tokens, contexts, reads, rows int, experts [][]int32) Work 
 		w.Bytes += float64(l.qkv.Bytes() + bytesOf(l.out))
 		linear(tokens, l.qkv.Out(), c.Hidden, 1)
 		linear(tokens, c.Hidden, inOf(l.out), 1)
+		if k := l.latent; k != nil {
+			for _, p := range []kernels.Weights{k.query, k.keys, k.values} {
+				w.Bytes += float64(p.Bytes())
+				linear(tokens, p.Out(), p.In(), p.Experts())
+			}
+		}
 		if l.moe == nil {
 			w.Bytes += float64(l.up.Bytes() + bytesOf(l.down))
 			linear(tokens, l.up.Out(), c.Hidden, up+1)
@@ -56,7 +62,7 @@ func (m *Model) Work(tokens, contexts, reads, rows int, experts [][]int32) Work 
 			linear(tokens, p.Out(), p.In(), 1)
 		}
 	}
-	w.FLOPs += 4 * float64(contexts) * float64(m.own().Q.Len()*c.HeadDim) * float64(len(m.layers))
+	w.FLOPs += float64(contexts) * c.PositionFLOPs(m.own().Q.Len()) * float64(len(m.layers))
 	w.Bytes += float64(reads) * float64(m.CacheSpec(1, 1).Bytes())
 	return w
 }

@@ -20,6 +20,7 @@ type Workspace struct {
 	x, h, y, qkv, attn, inner kernels.Tensor
 	embedded                  kernels.Tensor // where the embeddings are of another width
 	projected                 *projected     // where a norm looks at heads of other ranks too
+	latent                    latentRoom     // of latent attention
 	sum                       *comm.Sum      // nil: nothing is cut
 	moe                       *moe.Workspace
 	pending                   kernels.Tensor // what a layer has computed and the next norm adds to x
@@ -32,6 +33,10 @@ func (m *Model) WorkspaceBytes(tokens int) int64 {
 	var bytes int64
 	for _, cols := range m.widths() {
 		bytes += int64(tokens) * int64(cols) * int64(act.Size())
+	}
+	_, tables := m.latentTables(new(latentRoom), tokens)
+	for _, cols := range tables {
+		bytes += int64(cols) * int64(kernels.I32.Size())
 	}
 	if m.sums() {
 		bytes += comm.SumBytes(m.tp, m.ownSlices(), tokens, m.Config.Hidden)
@@ -52,7 +57,7 @@ func (m *Model) NewWorkspace(tokens int) (*Workspace, error) {
 func (m *Model) fillWorkspace(w *Workspace, tokens int) (err error) {
 	act := m.device.Activations(m.DType)
 	var whole kernels.Tensor
-	to := []*kernels.Tensor{&w.x, &w.h, &w.y, &w.qkv, &w.attn, &w.inner, &whole, &w.embedded}
+	to := []*kernels.Tensor{&w.x, &w.h, &w.y, &w.qkv, &w.attn, &w.inner, &whole, &w.embedded, &w.latent.heads, &w.latent.query}
 	for i, cols := range m.widths() {
 		if cols == 0 {
 			continue
@@ -62,6 +67,14 @@ func (m *Model) fillWorkspace(w *Workspace, tokens int) (err error) {
 			return err
 		}
 		*to[i], w.tensors = t, append(w.tensors, t)
+	}
+	w.latent.tokens = -1
+	tables, cols := m.latentTables(&w.latent, tokens)
+	for i, table := range tables {
+		if *table, err = m.device.Alloc("workspace", kernels.I32, 1, cols[i]); err != nil {
+			return err
+		}
+		w.tensors = append(w.tensors, *table)
 	}
 	if !whole.None() {
 		w.projected = newProjected(m, whole)
@@ -131,11 +144,16 @@ func (w *Workspace) ExpertTokens() [][]int32 { return w.moe.Counts() }
 func (w *Workspace) ExpertRows() []int { return w.moe.Computed() }
 
 // widths are the columns of the workspace's tensors: residual stream, normed, MLP result or normed again, projections,
-// attention result, dense MLP's inside, the projection of all ranks' heads where a norm needs it, and embeddings where they are
-// of another width than the stream.
-func (m *Model) widths() [8]int {
+// attention result, dense MLP's inside, the projection of all ranks' heads where a norm needs it, embeddings where they are
+// of another width than the stream, and latent attention's two.
+func (m *Model) widths() [10]int {
 	c, own := &m.Config, m.own()
-	heads, whole := own.Q.Len()*c.HeadDim, 0
+	heads, whole := own.Q.Len()*c.valueDim(), 0
+	qkv := heads + 2*own.KV.Len()*c.HeadDim
+	if c.Latent != nil {
+		qkv = c.Latent.Query + c.keyDim()
+	}
+	latentHeads, latentQuery := m.latentWidths()
 	if c.QKNorm == QKNormFull && m.ranks > 1 {
 		whole = c.Heads * c.HeadDim
 	}
@@ -143,7 +161,7 @@ func (m *Model) widths() [8]int {
 	if c.Width() != c.Hidden {
 		embedded = c.Width()
 	}
-	return [8]int{c.Hidden, c.Hidden, c.Hidden, heads + 2*own.KV.Len()*c.HeadDim, heads, max(m.inner, 1), whole, embedded}
+	return [10]int{c.Hidden, c.Hidden, c.Hidden, qkv, heads, max(m.inner, 1), whole, embedded, latentHeads, latentQuery}
 }
 
 // sums tells whether row-parallel products are added up from slices.

@@ -7,15 +7,16 @@ import (
 	"github.com/dsbatch/dsbatch/kernels"
 )
 
-// Residual is the dense branch of a residual layer (PR-MoE, arXiv 2201.05596 §4.1), or a shared expert with a gate of its own.
+// Residual is the dense branch of a residual layer (PR-MoE, arXiv 2201.05596 §4.1), or a shared expert, with or without a gate
+// of its own.
 type Residual struct {
 	Up   kernels.Weights   // this rank's part of it under tp, like Down's
 	Down []kernels.Weights // the slices of its inputs that are here; Workspace.Sum adds their results up
-	Mix  kernels.Weights   // [2, hidden] F32 with bias: the coefficients' logits; a shared expert's [1, hidden]
+	Mix  kernels.Weights   // [2, hidden] F32 with bias: the coefficients' logits; a shared expert's [1, hidden]; nil: it is added as it is
 }
 
 // branch is the residual branch of one call of Forward: y = y·c₀ + mlp(x)·c₁, c = softmax(x·Wᵀ + b) over the pair, or, of one
-// coefficient, c = (1, sigmoid(x·Wᵀ)). It
+// coefficient, c = (1, sigmoid(x·Wᵀ)), and of none (1, 1). It
 // needs nothing of the experts, so its two halves, up and down, are what a rank computes while rows travel to the experts
 // and back; mix computes what has not been until then. A nil branch, of a layer without, does nothing.
 type branch struct {
@@ -58,8 +59,11 @@ func (b *branch) up(s kernels.Stream) {
 	}
 	w := b.workspace
 	w.enter(Dense)
-	b.coef, b.inner = w.coef.Reshape(b.x.Rows, b.Mix.Out()), w.inner.Reshape(b.x.Rows, b.Up.Out())
-	s.Linear(b.coef, b.x, b.Mix, kernels.Epilogue{})
+	b.inner = w.inner.Reshape(b.x.Rows, b.Up.Out())
+	if b.Mix != nil {
+		b.coef = w.coef.Reshape(b.x.Rows, b.Mix.Out())
+		s.Linear(b.coef, b.x, b.Mix, kernels.Epilogue{})
+	}
 	s.Linear(b.inner, b.x, b.Up, b.layer.Act)
 }
 
@@ -88,6 +92,10 @@ func (b *branch) mix(ctx context.Context, s kernels.Stream, y kernels.Tensor) er
 		}
 	}
 	b.workspace.enter(Dense)
-	s.Mix(y, y, b.dense, b.coef)
+	if b.Mix == nil {
+		s.Add(y, b.dense)
+	} else {
+		s.Mix(y, y, b.dense, b.coef)
+	}
 	return nil
 }

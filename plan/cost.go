@@ -48,7 +48,7 @@ var ErrFigures = errors.New("the machine's figures are not known")
 // MoE layer twice. Prompts compute and exchange. Nothing overlaps with the exchange.
 //
 // Arithmetic of a token: 2 FLOPs for each active parameter, and 4·heads·dim·layers for each position that it attends to (a
-// product and a sum in q·kᵀ, and in the weighted sum of v). A prompt's token attends to half of the prompt on average, an
+// product and a sum in q·kᵀ, and in the weighted sum of v; of latent attention as Config.PositionFLOPs has it). A prompt's token attends to half of the prompt on average, an
 // encoder's to all of it, an output's to the prompt and half of the output.
 // A machine whose figures are not known is ErrFigures.
 func Predict(c *model.Config, l Layout, m Machine, load Load) (Prediction, error) {
@@ -63,7 +63,7 @@ func Predict(c *model.Config, l Layout, m Machine, load Load) (Prediction, error
 		p.InFlight = min(p.InFlight, float64(l.KV)/float64(l.TokenKV)/tokens)
 	}
 	sharing := float64(l.World) / float64(l.DP) // ranks that share a replica's work
-	perToken := 2*p.ActiveParameters + 4*(load.Prompt+load.Output/2)*float64(c.Heads*c.HeadDim*c.Layers)
+	perToken := 2*p.ActiveParameters + (load.Prompt+load.Output/2)*c.PositionFLOPs(c.Heads)*float64(c.Layers)
 	p.Memory = (float64(l.Weights) + p.InFlight*(load.Prompt+load.Output/2)*float64(l.TokenKV)) / m.Read
 	p.Compute = p.InFlight * perToken / sharing / flops
 	p.Exchange = exchange(c, l, m, p.InFlight)
@@ -75,7 +75,7 @@ func Predict(c *model.Config, l Layout, m Machine, load Load) (Prediction, error
 	if c.Bidirectional {
 		halves = 2
 	}
-	promptFLOPs := 2*p.ActiveParameters + 2*halves*load.Prompt*float64(c.Heads*c.HeadDim*c.Layers)
+	promptFLOPs := 2*p.ActiveParameters + halves/2*load.Prompt*c.PositionFLOPs(c.Heads)*float64(c.Layers)
 	p.PromptRate = 1 / (promptFLOPs/(flops*float64(l.World)) + exchange(c, l, m, 1)/float64(l.DP))
 	p.Seconds = float64(load.Rows) * load.Prompt / p.PromptRate
 	if load.Output > 0 && p.OutputRate > 0 {
@@ -112,13 +112,14 @@ func exchange(c *model.Config, l Layout, m Machine, tokens float64) (seconds flo
 
 // Active is the parameters that a token is multiplied with: attention, the dense or chosen experts' MLPs, and the head.
 func Active(c *model.Config) (n float64) {
-	hidden, heads, kv := float64(c.Hidden), float64(c.Heads*c.HeadDim), float64(c.KVHeads*c.HeadDim)
+	hidden := float64(c.Hidden)
+	ofHeads, whole := c.AttentionWeights()
 	mlp := 2.0
 	if c.Gated {
 		mlp = 3
 	}
 	for _, x := range c.MoE {
-		n += hidden*(heads+2*kv) + heads*hidden
+		n += float64(ofHeads + whole)
 		switch {
 		case x.Gate.Experts == 0:
 			n += mlp * hidden * float64(c.FFN)
@@ -127,7 +128,7 @@ func Active(c *model.Config) (n float64) {
 			switch {
 			case x.Residual:
 				n += 2 * hidden // coefficients
-			case x.Shared > 0:
+			case x.Weighed:
 				n += hidden
 			}
 		}

@@ -14,7 +14,7 @@ import (
 
 // All are the families that can be run.
 func All() []model.Policy {
-	return []model.Policy{bert(), bloom(), distilBERT(), gpt2(), gptJ(), gptNeo(), gptNeoX(), gptOSS(), llama(), megatron(), mixtral(), olmoe(), opt(), qwen2MoE(), qwen3MoE()}
+	return []model.Policy{bert(), bloom(), deepSeekV2(), deepSeekV3(), distilBERT(), gpt2(), gptJ(), gptNeo(), gptNeoX(), gptOSS(), llama(), megatron(), mixtral(), olmoe(), opt(), qwen2MoE(), qwen3MoE()}
 }
 
 // Find is the policy for a checkpoint's config.
@@ -63,12 +63,16 @@ func rope(f model.Facts, headDim int) *model.Rope {
 		s = f.Under("rope_parameters")
 		theta = s.FloatOr("rope_theta", theta)
 	}
+	kind, factor := s.StringOr("rope_type", s.StringOr("type", "")), 0.0
+	if kind == "" || kind == "default" {
+		factor = 1 // the others need one
+	}
 	return &model.Rope{
 		Theta: theta,
 		Dim:   int(float64(headDim) * f.FloatOr("partial_rotary_factor", s.FloatOr("partial_rotary_factor", 1))),
 		Scaling: model.Scaling{
-			Type:     s.StringOr("rope_type", s.StringOr("type", "")),
-			Factor:   s.FloatOr("factor", 1),
+			Type:     kind,
+			Factor:   s.FloatOr("factor", factor),
 			Low:      s.FloatOr("low_freq_factor", 1),
 			High:     s.FloatOr("high_freq_factor", 4),
 			Original: s.FloatOr("original_max_position_embeddings", f.FloatOr("max_position_embeddings", 0)),
@@ -93,9 +97,18 @@ func yarnScale(s model.Facts, key string, absent float64) float64 {
 
 // llamaLike is what LLaMA and the families after it share: RMSNorm, rotary halves, SwiGLU, grouped heads.
 func llamaLike(f model.Facts, family string) (model.Config, error) {
+	heads, hidden := f.Int("num_attention_heads"), f.Int("hidden_size")
+	c, err := llamaWith(f, family, f.IntOr("head_dim", hidden/max(heads, 1)))
+	if err == nil && !f.Has("head_dim") {
+		err = divides(f, "num_attention_heads", heads, "hidden_size", hidden)
+	}
+	return c, err
+}
+
+// llamaWith is llamaLike with heads of a size that is known.
+func llamaWith(f model.Facts, family string, headDim int) (model.Config, error) {
 	act, err := activation(f, "hidden_act")
 	heads, hidden := f.Int("num_attention_heads"), f.Int("hidden_size")
-	headDim := f.IntOr("head_dim", hidden/max(heads, 1))
 	c := model.Config{
 		Family: family, Layers: f.Int("num_hidden_layers"), Hidden: hidden,
 		Heads: heads, KVHeads: f.IntOr("num_key_value_heads", heads), HeadDim: headDim,
@@ -110,9 +123,6 @@ func llamaLike(f model.Facts, family string) (model.Config, error) {
 	c.MoE = dense(c.Layers)
 	if err == nil {
 		err = f.Err()
-	}
-	if err == nil && !f.Has("head_dim") {
-		err = divides(f, "num_attention_heads", heads, "hidden_size", hidden)
 	}
 	return c, err
 }

@@ -34,7 +34,7 @@ func qwenExperts(f model.Facts, layers []model.MoE, shared int) {
 	step, dense := max(f.IntOr("decoder_sparse_step", 1), 1), f.Ints("mlp_only_layers")
 	for layer := range layers {
 		if experts > 0 && (layer+1)%step == 0 && !slices.Contains(dense, layer) {
-			layers[layer] = model.MoE{FFN: f.Int("moe_intermediate_size"), Shared: shared, Gate: kernels.Gate{
+			layers[layer] = model.MoE{FFN: f.Int("moe_intermediate_size"), Shared: shared, Weighed: shared > 0, Gate: kernels.Gate{
 				Experts: experts, K: f.Int("num_experts_per_tok"), Renormalise: f.BoolOr("norm_topk_prob", false)}}
 		}
 	}
