@@ -23,7 +23,7 @@ type Totals struct {
 
 // ProgressOptions of NewProgress.
 type ProgressOptions struct {
-	Mode  string       // auto, bar, log or off; auto and "" are a bar where Out is a terminal, else a line every 30 s
+	Mode  string       // auto, bar, log or off; auto and "" are a bar where Out is a terminal (not TERM=dumb), else a line every 30 s
 	Out   io.Writer    // of the bar; nil: standard error
 	Log   *slog.Logger // of the lines; nil: slog's default
 	Total int64        // rows of the input; 0: not known yet
@@ -69,7 +69,7 @@ func NewProgress(o ProgressOptions) *Progress {
 	}
 	p := &Progress{o: o, bar: o.Mode == "bar", stop: make(chan struct{}), done: make(chan struct{})}
 	if o.Mode == "auto" || o.Mode == "" {
-		p.bar = isTerminal(o.Out)
+		p.bar = isTerminal(o.Out) && os.Getenv("TERM") != "dumb" // which cannot clear a line
 	}
 	p.samples = []sample{{at: time.Now()}}
 	if o.Mode == "off" {
@@ -133,7 +133,7 @@ func (p *Progress) Stage(name string) {
 	p.mu.Unlock()
 }
 
-// Close shows the last state and ends.
+// Close shows the last state of the rows and ends. Of a stage, which is over then, nothing stays.
 func (p *Progress) Close() {
 	if p == nil {
 		return
@@ -145,13 +145,27 @@ func (p *Progress) Close() {
 	}
 	close(p.stop)
 	<-p.done
-	if p.bar {
-		p.show()
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		fmt.Fprintln(p.o.Out)
-		p.drawn = false
+	if !p.bar {
+		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stage == "" {
+		p.sampled()
+		p.draw()
+		fmt.Fprintln(p.o.Out)
+	} else if p.drawn {
+		fmt.Fprint(p.o.Out, clearLine)
+	}
+	p.drawn = false
+}
+
+// Above is where a log of the same terminal goes: the bar, where there is one, stays below it.
+func (p *Progress) Above() io.Writer {
+	if p.bar {
+		return p
+	}
+	return p.o.Out
 }
 
 // Write passes log lines through to the bar's terminal, above the bar.
@@ -177,10 +191,7 @@ const clearLine = "\r\x1b[K"
 func (p *Progress) show() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.samples = append(p.samples, sample{time.Now(), p.totals})
-	if len(p.samples) > window {
-		p.samples = p.samples[1:]
-	}
+	p.sampled()
 	if p.bar {
 		p.draw()
 		return
@@ -198,6 +209,13 @@ func (p *Progress) show() {
 		args = append(args, "left", left.Round(time.Second).String())
 	}
 	p.o.Log.Info("progress", args...)
+}
+
+func (p *Progress) sampled() {
+	p.samples = append(p.samples, sample{time.Now(), p.totals})
+	if len(p.samples) > window {
+		p.samples = p.samples[1:]
+	}
 }
 
 func (p *Progress) rows() int64 { return p.o.Kept + p.totals.Rows }

@@ -39,7 +39,7 @@ func TestBar(t *testing.T) {
 			time.Sleep(drawEvery)
 			synctest.Wait()
 		}
-		if _, err := io.WriteString(p, "a line of the log\n"); err != nil {
+		if _, err := io.WriteString(p.Above(), "a line of the log\n"); err != nil {
 			t.Fatal(err)
 		}
 		p.Close()
@@ -55,6 +55,20 @@ func TestBar(t *testing.T) {
 		}
 		if !strings.Contains(out.String(), "loading weights …") {
 			t.Errorf("no stage in %q", out.String())
+		}
+	})
+}
+
+// TestBarOfAStage: of a stage that a job ends in nothing stays on the terminal.
+func TestBarOfAStage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		p := NewProgress(ProgressOptions{Mode: "bar", Out: &out, Total: 10})
+		p.Stage("finish")
+		time.Sleep(2 * drawEvery)
+		p.Close()
+		if got := screen(out.Bytes()); !strings.Contains(out.String(), "finish …") || len(got) != 1 || got[0] != "" {
+			t.Errorf("%q", got)
 		}
 	})
 }

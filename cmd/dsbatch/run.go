@@ -89,11 +89,12 @@ func runJob(ctx context.Context, job *config.Job, warnings []config.Warning, std
 		o := options
 		var progress *stats.Progress
 		if w.Rank() == 0 {
-			setLog(job, stderr)
+			setLog(job, stderr, coloured(stderr))
 			for _, x := range warnings {
 				slog.Warn(x.String())
 			}
 			progress = stats.NewProgress(stats.ProgressOptions{Mode: job.Progress, Out: stderr})
+			setLog(job, progress.Above(), coloured(stderr))
 			unheed, err := heedLimit(ctx, stop, job.StopBefore)
 			if err != nil {
 				return err
@@ -116,7 +117,11 @@ func runJob(ctx context.Context, job *config.Job, warnings []config.Warning, std
 		}
 		if w.Rank() == 0 {
 			if jsonLog(job) {
-				slog.Info("committed", "rows", summary.Rows, "parts", summary.Chunks, "bad", summary.Bad, "output", job.Output)
+				args := []any{"rows", summary.Rows, "parts", summary.Chunks, "bad", summary.Bad, "output", job.Output}
+				if first := summary.FirstBad; first != nil {
+					args = append(args, "first_bad", first)
+				}
+				slog.Info("committed", args...)
 			} else {
 				tell(stderr, job, summary)
 			}
@@ -129,8 +134,8 @@ func runJob(ctx context.Context, job *config.Job, warnings []config.Warning, std
 }
 
 // setLog makes the job's log: text for people, JSON for collectors.
-func setLog(job *config.Job, w io.Writer) {
-	var h slog.Handler = tint.NewTextHandler(w, &tint.Options{TimeFormat: time.TimeOnly, NoColor: !isTerminal(w)})
+func setLog(job *config.Job, w io.Writer, colour bool) {
+	var h slog.Handler = tint.NewTextHandler(w, &tint.Options{TimeFormat: time.TimeOnly, NoColor: !colour})
 	if jsonLog(job) {
 		h = slog.NewJSONHandler(w, nil)
 	}
@@ -151,6 +156,11 @@ func forLog(job *config.Job, err error) error {
 type jsonError struct{ error }
 
 func (e *jsonError) Unwrap() error { return e.error }
+
+// coloured tells whether w shows colours, and its user wants them (no-color.org).
+func coloured(w io.Writer) bool {
+	return isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
 
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
