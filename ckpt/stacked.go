@@ -22,6 +22,9 @@ var stackedParts = map[string][]struct {
 	first, step int64
 }{"gate_up": {{"gate", 0, 2}, {"up", 1, 2}}, "down": {{"down", 0, 1}}}
 
+// mostStacked bounds the experts that are listed of one tensor; models have some hundred.
+const mostStacked = 1 << 16
+
 // unstack presents the experts of gpt-oss one by one.
 func (c *Checkpoint) unstack() error {
 	if c.config.Values["model_type"] != "gpt_oss" {
@@ -35,8 +38,8 @@ func (c *Checkpoint) unstack() error {
 		t := c.tensors[name]
 		output, axes := map[string]int{"": 2, "_bias": 1, "_blocks": 1}[m[3]], map[string]int{"": 3, "_bias": 2, "_blocks": 4}[m[3]]
 		parts := stackedParts[m[2]]
-		if len(t.Shape) != axes || t.Shape[output]%int64(len(parts)) != 0 {
-			return mismatch(t.file(), name, "has shape %v, which is not that of %s's experts; copy the checkpoint again", t.Shape, "gpt_oss")
+		if len(t.Shape) != axes || t.Shape[output]%int64(len(parts)) != 0 || t.Elements() == 0 || t.Shape[0] > mostStacked {
+			return mismatch(t.file(), name, "has shape %v, which is not that of gpt-oss's experts; copy the checkpoint again", t.Shape)
 		}
 		scales, there := c.tensors[m[1]+"."+m[2]+"_proj_scales"]
 		if m[3] == "_blocks" && (!there || len(scales.Shape) != 3 || scales.Shape[0] != t.Shape[0] || scales.Shape[1] != t.Shape[1]) {

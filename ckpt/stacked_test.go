@@ -201,7 +201,9 @@ func TestStackedRefusals(t *testing.T) {
 		"gate_up_proj_scales are missing": {u8("gate_up_proj_blocks", 2, 4, 1, 16)},
 		"none for each 32":                {u8("gate_up_proj_blocks", 2, 4, 1, 16), u8("gate_up_proj_scales", 2, 3, 1)},
 		"U8 [outputs, inputs/32, 16]":     {u8("down_proj_blocks", 2, 4, 1, 8), u8("down_proj_scales", 2, 4, 1)},
-		"which is not that of":            {u8("gate_up_proj", 2, 4, 5)},
+		"[2 4 5], which is not that of":   {u8("gate_up_proj", 2, 4, 5)},
+		"[1048576 0 4], which is not":     {u8("gate_up_proj", 1<<20, 0, 4)},
+		"[65537 1 2], which is not":       {u8("gate_up_proj", 1<<16+1, 1, 2)},
 		"is there by itself":              {u8("down_proj", 2, 4, 4), u8("1.down_proj.weight", 4, 4)},
 	} {
 		dir := t.TempDir()

@@ -1,6 +1,7 @@
 package operands
 
 import (
+	"math"
 	"strings"
 	"testing"
 
@@ -204,5 +205,26 @@ func TestNothingIsAllocated(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations a check", n)
+	}
+}
+
+// TestEpilogue: what no back end may be asked for after a product.
+func TestEpilogue(t *testing.T) {
+	clamped := kernels.Epilogue{Act: kernels.ClampedSwiGLU, Limit: 7}
+	for _, good := range []error{ours.Epilogue("linear", kernels.Epilogue{Act: kernels.ReLU}, false), ours.Epilogue("linear", clamped, true)} {
+		if good != nil {
+			t.Error(good)
+		}
+	}
+	for says, err := range map[string]error{
+		"linear: activation 9 is unknown":               ours.Epilogue("linear", kernels.Epilogue{Act: 9}, true),
+		"not gated":                                     ours.Epilogue("linear", clamped, false),
+		"linear: a clamped SwiGLU with the limit 0":     ours.Epilogue("linear", kernels.Epilogue{Act: kernels.ClampedSwiGLU}, true),
+		"grouped: a clamped SwiGLU with the limit -1":   ours.Epilogue("grouped", kernels.Epilogue{Act: kernels.ClampedSwiGLU, Limit: -1}, true),
+		"grouped: a clamped SwiGLU with the limit NaN;": ours.Epilogue("grouped", kernels.Epilogue{Act: kernels.ClampedSwiGLU, Limit: float32(math.NaN())}, true),
+	} {
+		if err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v does not say %q", err, says)
+		}
 	}
 }
