@@ -145,10 +145,10 @@ func (c *conflict) device() {
 func (c *conflict) paths() {
 	for _, path := range []struct{ flag, value string }{{"model", c.job.Model}, {"output", c.job.Output}, {"expert-placement", c.job.ExpertPlacement},
 		{"chat-template", c.job.ChatTemplate}} {
-		c.tilde(path.flag, path.value)
+		c.local(path.flag, path.value)
 	}
 	for _, input := range c.job.Input {
-		c.tilde("input", input)
+		c.local("input", input)
 	}
 	part, err := filepath.Abs(filepath.Join(c.job.Output, "part-0000000.parquet"))
 	if err != nil || c.job.Output == "" {
@@ -171,8 +171,12 @@ func (c *conflict) paths() {
 	}
 }
 
-// tilde refuses a path whose ~ no shell has replaced.
-func (c *conflict) tilde(flag, path string) {
+// local refuses a path that would be taken for an odd name in this folder: no shell has replaced its ~, or it is an
+// address, such as of an object store.
+func (c *conflict) local(flag, path string) {
+	if scheme, _, remote := strings.Cut(path, "://"); remote && !strings.ContainsAny(scheme, "/.") {
+		c.refuse("--%s %s is an address, and only files are read and written; mount or copy what it names, and give the path", flag, path)
+	}
 	if path == "~" || strings.HasPrefix(path, "~/") {
 		c.refuse("--%s %s begins with ~, which only a shell replaces, and neither behind = nor in quotes nor in a file; write the folder out", flag, path)
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -63,6 +64,21 @@ func (r *run) fingerprint(chunkRows int64) results.Fingerprint {
 		fp.Add(name, bits[name])
 	}
 	return fp
+}
+
+// namedInputs says which files the differences are about, whose list in the fingerprint has no names.
+func (r *run) namedInputs(differences []results.Difference) {
+	files := r.rows.Files()
+	for i, d := range differences {
+		var file int
+		var what string
+		if n, _ := fmt.Sscanf(d.Name, "input[%d].%s", &file, &what); n == 2 && file < len(files) {
+			if what == "identity" {
+				what = "content"
+			}
+			differences[i].Name = fmt.Sprintf("the %s of input file %s", what, files[file].Path)
+		}
+	}
 }
 
 // slicesOf is how many slices the experts are cut into, for each number of experts that layers have.

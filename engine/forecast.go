@@ -228,6 +228,7 @@ func (r *run) goesOn() error {
 	}
 	differences, err := r.fingerprint(chunkRows).Compare(was.Fingerprint)
 	if err == nil && len(differences) > 0 {
+		r.namedInputs(differences)
 		err = &results.MismatchError{Dir: r.job.Output, Differences: differences}
 	}
 	return err

@@ -282,6 +282,9 @@ func (r *run) create(ctx context.Context, fp results.Fingerprint, chunks []shard
 	}
 	r.output, err = results.Create(ctx, r.job.Output, fp, r.layout, list, r.resultsOptions())
 	if err != nil {
+		if other := (*results.MismatchError)(nil); errors.As(err, &other) {
+			r.namedInputs(other.Differences)
+		}
 		return start{}, err
 	}
 	s = start{Number: r.output.Start(), Committed: r.output.Committed(), Finished: r.output.Finished(), Summary: r.output.Summary()}

@@ -250,3 +250,22 @@ func TestChangedJobIsRefused(t *testing.T) {
 		t.Errorf("the refused start has changed files:\n%s\nbefore:\n%s", after, before)
 	}
 }
+
+// TestGrownInputIsRefused: rows that were added to a file under a started output are refused by run and plan, by its name.
+func TestGrownInputIsRefused(t *testing.T) {
+	rows := write(t, "rows.jsonl", "{\"prompt\": \"It is\"}\n")
+	output := filepath.Join(t.TempDir(), "out")
+	dsbatch(t, job(output, "--input", rows)...).want(t, done)
+	if err := os.WriteFile(rows, []byte("{\"prompt\": \"It is\"}\n{\"prompt\": \"She\"}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := job(output, "--input", rows)
+	for _, command := range []string{"run", "plan"} {
+		e := dsbatch(t, append([]string{command}, run[1:]...)...).want(t, badConfig)
+		for _, says := range []string{"the content of input file " + rows + ` was "`, `…", is "`, "the rows of input file " + rows + " was 1, is 2;"} {
+			if !strings.Contains(e.stderr, says) {
+				t.Errorf("%s does not say %q: %s", command, says, e.stderr)
+			}
+		}
+	}
+}

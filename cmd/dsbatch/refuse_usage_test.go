@@ -80,6 +80,7 @@ func TestMisused(t *testing.T) {
 		{"more log-probabilities than tokens", badConfig, job(out(), "--logprobs", "100000"), []string{"--logprobs 100000", "2000 tokens"}},
 		{"a placement that is not there", noInput, job(out(), "--expert-placement", "/nowhere"), []string{"/nowhere", "dsbatch plan --placement"}},
 		{"a folder for a placement", badConfig, job(out(), "--expert-placement", t.TempDir()), []string{"is a directory", "dsbatch plan --placement"}},
+		{"an object store", badUsage, []string{"run", "--model", bundled, "--input", prompts, "--output", "s3://bucket/out"}, []string{"--output s3://bucket/out is an address"}},
 		{"a path that no shell has expanded", badUsage, []string{"run", "--model", bundled, "--input", prompts, "--output=~/out"}, []string{"--output ~/out", "shell"}},
 		{"half a pattern", noInput, job(out(), "--input", "rows-["), []string{"rows-[", "[ ]"}},
 		{"an output whose variable is not set", badUsage, []string{"head", ""}, []string{"dsbatch head", "empty"}},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -63,7 +64,13 @@ func (d Difference) String() string {
 	return fmt.Sprintf("%s was %s, is %s", d.Name, brief(d.Was), brief(d.Now))
 }
 
+// sha256Text is the JSON of a SHA-256, of which nobody reads all.
+var sha256Text = regexp.MustCompile(`^"[0-9a-f]{64}"$`)
+
 func brief(s string) string {
+	if sha256Text.MatchString(s) {
+		return s[:13] + "…\""
+	}
 	if r := []rune(s); len(r) > 80 {
 		return string(r[:79]) + "…"
 	}
