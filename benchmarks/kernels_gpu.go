@@ -13,6 +13,7 @@ func (b *bench) gpuGroups() []kernelGroup {
 		{"experts", "the two grouped ops of an MoE layer, hidden 2048, bf16, top-8 of random logits, gather and SiLU in them; bytes are those of the experts that are chosen and of all rows", b.gpuExperts},
 		{"attention", "over a paged cache of blocks of 16 tokens in random order", b.gpuAttention},
 		{"gating", "64 experts, top-8, hidden 2048; bytes of the rows", b.gpuGating},
+		{"rows", "hidden 2048; heads of 128, normed each by itself (32 over 4, as Qwen3-30B-A3B has them) or all together (16 over 16, OLMoE), turned and stored; bytes are those that one pass moves", b.gpuRows},
 		{"memory", "1024 tokens of hidden 2048: ops that move and scale rows", b.memory},
 		{"vocabulary", "64 rows of 50304 logits", func(g *Group) { b.vocabulary(g, 64, 50304) }},
 		{"vocabulary, large", "512 rows of 151936 logits", func(g *Group) { b.vocabulary(g, 512, 151936) }},
@@ -125,6 +126,49 @@ func (b *bench) gpuGating(g *Group) {
 			{"Gate", float64(tokens)*experts*4 + 8*choices, func(int) { b.stream.Gate(r, logits, gate) }},
 		} {
 			b.op(g, fmt.Sprintf("%s, %d tokens", c.name, tokens), kernels.F32, 0, c.bytes, c.op)
+		}
+		b.free()
+	}
+}
+
+func (b *bench) gpuRows(g *Group) {
+	const hidden, dim, block = 2048, 128, 16
+	rms := func(cols, groups int) *kernels.Norm {
+		return &kernels.Norm{Kind: kernels.RMSNorm, Weight: b.f32s(1, cols), Eps: 1e-6, Groups: groups}
+	}
+	for _, tokens := range []int{64, 512, 8192} {
+		x, y, delta, row := b.floats(tokens, hidden), b.floats(tokens, hidden), b.floats(tokens, hidden), float64(tokens*hidden*2)
+		n, at, angles := rms(hidden, 1), b.count(tokens), b.f32s(tokens, dim/2)
+		if b.err != nil {
+			return
+		}
+		name := func(what string) string { return fmt.Sprintf("%s, %d tokens", what, tokens) }
+		b.op(g, name("Norm"), kernels.F32, 0, 2*row, func(int) { b.stream.Norm(y, x, kernels.Tensor{}, *n) })
+		b.op(g, name("Norm of x + delta"), kernels.F32, 0, 4*row, func(int) { b.stream.Norm(y, x, delta, *n) })
+		batch := kernels.Batch{Tokens: tokens, Position: at, Slot: at}
+		rope := &kernels.Rope{Cos: angles, Sin: angles, Dim: dim}
+		for _, c := range []struct {
+			name      string
+			heads, kv int
+			how       kernels.StoreSpec
+		}{
+			{"Store, 32 heads over 4, normed each", 32, 4, kernels.StoreSpec{QNorm: rms(dim, 32), KNorm: rms(dim, 4), Rope: rope}},
+			{"Store, 32 heads over 4", 32, 4, kernels.StoreSpec{Rope: rope}},
+			{"Store, 16 heads over 16, normed together", 16, 16, kernels.StoreSpec{QNorm: rms(16*dim, 1), KNorm: rms(16*dim, 1), Rope: rope}},
+			{"Store, 16 heads over 16", 16, 16, kernels.StoreSpec{Rope: rope}},
+		} {
+			cache, err := b.device.NewCache(kernels.CacheSpec{DType: kernels.BF16, Layers: 1, Blocks: tokens / block, BlockTokens: block, KVHeads: c.kv, HeadDim: dim})
+			if err != nil {
+				b.err = err
+				return
+			}
+			b.owned = append(b.owned, cache)
+			qkv := b.floats(tokens, (c.heads+2*c.kv)*dim)
+			if b.err != nil {
+				return
+			}
+			q, k, v := qkv.ColRange(0, c.heads*dim), qkv.ColRange(c.heads*dim, (c.heads+c.kv)*dim), qkv.ColRange((c.heads+c.kv)*dim, (c.heads+2*c.kv)*dim)
+			b.op(g, name(c.name), kernels.F32, 0, float64(tokens*(2*c.heads+4*c.kv)*dim*2), func(int) { b.stream.Store(cache, 0, q, k, v, batch, c.how) })
 		}
 		b.free()
 	}

@@ -3,9 +3,10 @@
 // Order   a thread sums its chunks of 8, ascending, then the threads' sums meet in a butterfly; the number of threads
 //         follows from cols alone. Mean first, then squares of what is left of it, all in float32.
 // Launch  norm_half: half a warp a group, for cols up to 128, to the bits that a warp gives, whose other half has nothing to
-//         add. norm_warp: a warp a group, for cols up to 1024. norm_block: a block a group, any cols.
+//         add. norm_warp: a warp a group, for cols up to 1024. norm_block: a block a group, any cols. What a thread looks at is
+//         all on its way before it waits for the first of it, and stays in registers but in rows of more than 8192.
 // Bound   memory. Checked by optest.Norm.
-#include "common.cuh"
+#include "norm.cuh"
 
 struct norm_args {
     mat y, x, delta;
@@ -16,75 +17,83 @@ struct norm_args {
 };
 
 // Over a block, or over LANES of a warp.
-template <int LANES> float sum_over(float v) {
-    if constexpr (LANES == 0) return block_sum(v);
+template <int LANES> float sum_over(float v, float (&part)[32]) {
+    if constexpr (LANES == 0) {
+        return row_sum(v, part);
+    } else {
 #pragma unroll
-    for (int o = LANES / 2; o > 0; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
-    return v;
+        for (int o = LANES / 2; o > 0; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
+        return v;
+    }
 }
 
 // The first HELD chunks of a thread stay in registers between the passes; the others are read again.
 template <int LANES, int HELD> void norm_group(const norm_args& a, i64 group, int thread, int threads) {
-    const i64 row = group / a.groups, first = group % a.groups * a.cols;
+    __shared__ float part[2][32]; // of a block's two sums
+    const i64 row = a.groups == 1 ? group : group / a.groups, first = (group - row * a.groups) * a.cols; // a division takes a while
     A* x = row_of<A>(a.x, row) + first;
     A* y = row_of<A>(a.y, row) + first;
     const A* delta = a.delta.data == nullptr ? nullptr : row_of<A>(a.delta, row) + first;
     const int chunks = (a.cols + 7) / 8;
-    float held[HELD][8], mean = 0, square = 0;
-    auto load = [&](float (&v)[8], int c) {
-        load8(v, x + c * 8, a.cols - c * 8);
+    const bool whole = a.cols % 8 == 0 && aligned(x) && aligned(y) && (delta == nullptr || aligned(delta));
+    chunk<A> held[HELD], add[HELD];
+    float weight[HELD][8];
+    auto load = [&](const A* p, int c) { return c < chunks ? load_chunk(p + c * 8, a.cols - c * 8, whole) : chunk<A>{}; };
+#pragma unroll
+    for (int h = 0; h < HELD; h++) held[h] = load(x, thread + h * threads);
+    if (delta != nullptr) {
+#pragma unroll
+        for (int h = 0; h < HELD; h++) add[h] = load(delta, thread + h * threads);
+    }
+#pragma unroll
+    for (int h = 0; h < HELD; h++) load8(weight[h], a.weight + (thread + h * threads) * 8, a.cols - (thread + h * threads) * 8);
+    auto sum = [&](chunk<A>& to, const chunk<A>& d, int c) {
+        float v[8], w[8];
+        unpack(v, to), unpack(w, d);
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[j] += w[j];
+        to = pack<A>(v);
+        store_chunk(x + c * 8, to, a.cols - c * 8, whole);
     };
-    for (int i = 0, c = thread; c < chunks; i++, c += threads) {
-        float v[8];
-        load(v, c);
-        if (delta != nullptr) {
-            float d[8];
-            load8(d, delta + c * 8, a.cols - c * 8);
+    if (delta != nullptr) {
 #pragma unroll
-            for (int j = 0; j < 8; j++) v[j] = rounded<A>(v[j] + d[j]);
-            store8(x + c * 8, v, a.cols - c * 8);
+        for (int h = 0; h < HELD; h++)
+            if (thread + h * threads < chunks) sum(held[h], add[h], thread + h * threads);
+        for (int c = thread + HELD * threads; c < chunks; c += threads) {
+            chunk<A> v = load(x, c);
+            sum(v, load(delta, c), c);
         }
-#pragma unroll
-        for (int h = 0; h < HELD; h++)
-            if (h == i) {
-#pragma unroll
-                for (int j = 0; j < 8; j++) held[h][j] = v[j];
-            }
-#pragma unroll
-        for (int j = 0; j < 8; j++) mean += v[j];
     }
-    mean = a.rms ? 0.0f : sum_over<LANES>(mean) / a.cols;
-    for (int i = 0, c = thread; c < chunks; i++, c += threads) {
-        float v[8];
-        if (i >= HELD) load(v, c);
+    auto over = [&](auto f) { // chunk, its values, and its weights where they are held
 #pragma unroll
-        for (int h = 0; h < HELD; h++)
-            if (h == i) {
+        for (int h = 0; h < HELD; h++) {
+            float v[8];
+            unpack(v, held[h]);
+            if (thread + h * threads < chunks) f(thread + h * threads, v, weight[h]);
+        }
+        for (int c = thread + HELD * threads; c < chunks; c += threads) {
+            float v[8], w[8];
+            unpack(v, load(x, c));
+            load8(w, a.weight + c * 8, a.cols - c * 8);
+            f(c, v, w);
+        }
+    };
+    float mean = 0, squares = 0;
+    if (!a.rms) {
+        over([&](int, float (&v)[8], float (&)[8]) {
 #pragma unroll
-                for (int j = 0; j < 8; j++) v[j] = held[h][j];
-            }
-        const int n = a.cols - c * 8;
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-            if (j < n) square += (v[j] - mean) * (v[j] - mean);
+            for (int j = 0; j < 8; j++) mean += v[j];
+        });
+        mean = sum_over<LANES>(mean, part[0]) / a.cols;
     }
-    const float scale = 1.0f / sqrtf(sum_over<LANES>(square) / a.cols + a.eps);
-    for (int i = 0, c = thread; c < chunks; i++, c += threads) {
-        const int n = a.cols - c * 8;
-        float v[8], w[8], b[8] = {};
-        if (i >= HELD) load(v, c);
-#pragma unroll
-        for (int h = 0; h < HELD; h++)
-            if (h == i) {
-#pragma unroll
-                for (int j = 0; j < 8; j++) v[j] = held[h][j];
-            }
-        load8(w, a.weight + c * 8, n);
-        if (a.bias != nullptr) load8(b, a.bias + c * 8, n);
-#pragma unroll
-        for (int j = 0; j < 8; j++) v[j] = (v[j] - mean) * scale * w[j] + b[j];
-        store8(y + c * 8, v, n);
-    }
+    over([&](int c, float (&v)[8], float (&)[8]) { squares = add_squares(squares, v, mean, a.cols - c * 8); });
+    const float scale = norm_scale(sum_over<LANES>(squares, part[1]), a.cols, a.eps);
+    over([&](int c, float (&v)[8], float (&w)[8]) {
+        float b[8] = {};
+        if (a.bias != nullptr) load8(b, a.bias + c * 8, a.cols - c * 8);
+        normalise(v, mean, scale, w, b);
+        store_chunk(y + c * 8, pack<A>(v), a.cols - c * 8, whole);
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(128) norm_half(const norm_args a) {

@@ -10,8 +10,11 @@ type normArgs struct {
 	_                       int32
 }
 
-// The widest groups that half a warp, and a warp, normalise by themselves.
-const normHalf, normWarp = 128, 1024
+// The widest groups that half a warp, and a warp, normalise by themselves, and that a block holds in its registers.
+const normHalf, normWarp, normHeld = 128, 1024, 8192
+
+// normThreads is the block of a wide group: as many threads as have two chunks of 8 each, and more chunks beyond normHeld.
+func normThreads(cols int) int { return min(512, ceilDiv(cols, 16*32)*32) }
 
 // Norm: x += delta, then y = norm(x)·weight + bias.
 func (s *Stream) Norm(y, x, delta kernels.Tensor, n kernels.Norm) {
@@ -41,6 +44,6 @@ func (s *Stream) Norm(y, x, delta kernels.Tensor, n kernels.Norm) {
 		enqueue(s, op, key, grid{x: ceilDiv(all, 4), threads: 128}, &a)
 		return
 	}
-	key.name = "norm_block" // as many threads as have two chunks of 8 each
-	enqueue(s, op, key, grid{x: all, threads: min(512, ceilDiv(int(a.cols), 16*32)*32)}, &a)
+	key.name = "norm_block"
+	enqueue(s, op, key, grid{x: all, threads: normThreads(int(a.cols))}, &a)
 }

@@ -1,13 +1,18 @@
 package cuda
 
-import "github.com/dsbatch/dsbatch/kernels"
+import (
+	"math/bits"
+
+	"github.com/dsbatch/dsbatch/kernels"
+)
 
 type storeArgs struct {
 	q, k, v, cos, sin                        mat
 	position, slot, cache, fault             handle
 	heads, kvHeads, dim, turned, interleaved int32
-	blockTokens, slots, positions, op        int32
-	_                                        int32
+	blockTokens, slots, positions, op, lanes int32
+	qWeight, kWeight                         handle
+	qEps, kEps                               float32
 }
 
 // Store norms and rotates q and k and puts k and v into the cache.
@@ -20,11 +25,15 @@ func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b ke
 	if s.note(rules.Store(c.spec, q, k, v, b, how)); s.err != nil || b.Tokens == 0 {
 		return
 	}
-	if how.QNorm != nil {
-		s.Norm(q, q, kernels.Tensor{}, *how.QNorm)
-	}
-	if how.KNorm != nil {
-		s.Norm(k, k, kernels.Tensor{}, *how.KNorm)
+	name, threads := storeKernel(c.spec, q, k, how)
+	if name == storeAny || name == storeHeads { // which have no norms
+		if how.QNorm != nil {
+			s.Norm(q, q, kernels.Tensor{}, *how.QNorm)
+		}
+		if how.KNorm != nil {
+			s.Norm(k, k, kernels.Tensor{}, *how.KNorm)
+		}
+		how.QNorm, how.KNorm = nil, nil
 	}
 	dim := c.spec.HeadDim
 	latent := c.spec.Latent > 0
@@ -33,17 +42,49 @@ func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b ke
 	}
 	a := storeArgs{q: matOf(q), k: matOf(k), v: matOf(v), slot: address(b.Slot), cache: c.layer(layer), fault: s.dev.fault.address,
 		heads: int32(q.Cols / dim), kvHeads: int32(c.spec.KVHeads), dim: int32(dim), blockTokens: int32(c.spec.BlockTokens),
-		slots: int32(c.spec.Blocks * c.spec.BlockTokens), op: int32(op)}
+		slots: int32(c.spec.Blocks * c.spec.BlockTokens), op: int32(op), lanes: int32(headLanes(dim))}
 	if rope := how.Rope; rope != nil {
 		a.cos, a.sin, a.position = matOf(rope.Cos), matOf(rope.Sin), address(b.Position)
-		a.turned, a.positions = int32(rope.Dim), int32(rope.Cos.Rows)
-		if rope.Interleaved {
-			a.interleaved = 1
-		}
+		a.turned, a.positions, a.interleaved = int32(rope.Dim), int32(rope.Cos.Rows), truth(rope.Interleaved)
 	}
-	key, warps := kernelKey{program{file: "rope.cu", a: q.DType, b: c.spec.DType, latent: latent}, "store"}, min(8, int(a.heads+2*a.kvHeads))
-	if !latent && a.interleaved == 0 && a.turned%16 == 0 && dim%8 == 0 {
-		key.name, warps = "store_chunks", min(8, ceilDiv(int((a.heads+a.kvHeads)*a.turned/16)+int(a.kvHeads)*dim/8, 32))
+	if n := how.QNorm; n != nil {
+		a.qWeight, a.qEps = address(n.Weight), n.Eps
 	}
-	enqueue(s, op, key, grid{x: b.Tokens, threads: 32 * warps}, &a)
+	if n := how.KNorm; n != nil {
+		a.kWeight, a.kEps = address(n.Weight), n.Eps
+	}
+	enqueue(s, op, kernelKey{program{file: "rope.cu", a: q.DType, b: c.spec.DType, latent: latent}, name}, grid{x: b.Tokens, threads: threads}, &a)
+}
+
+// The kernels of rope.cu.
+const (
+	storeAny    = "store"        // any heads, no norms
+	storeHeads  = "store_heads"  // heads in chunks, no norms
+	storeNormed = "store_normed" // with norms by heads
+	storeRows   = "store_rows"   // with norms over all heads
+)
+
+// headLanes is the threads that have a head's chunks of 8 values: a power of two.
+func headLanes(dim int) int { return 1 << bits.Len(uint(ceilDiv(dim, 8)-1)) }
+
+// storeKernel is the kernel that does the most of how for such q and k, norms first, and the threads of a block.
+func storeKernel(c kernels.CacheSpec, q, k kernels.Tensor, how kernels.StoreSpec) (name string, threads int) {
+	heads, lanes := q.Cols/c.HeadDim, headLanes(c.HeadDim)
+	if r := how.Rope; c.Latent > 0 || c.HeadDim%8 != 0 || lanes > 32 || r != nil && (r.Interleaved || r.Dim%16 != 0) {
+		return storeAny, 32 * min(8, heads+2*c.KVHeads)
+	}
+	plain := func(n *kernels.Norm, groups int) bool { // as the kernels have them
+		return n == nil || n.Kind == kernels.RMSNorm && n.Bias.None() && max(1, n.Groups) == groups
+	}
+	byHeads := min(256, 32*ceilDiv((heads+2*c.KVHeads)*lanes, 4*32))
+	switch {
+	case how.QNorm == nil && how.KNorm == nil:
+		return storeHeads, byHeads
+	case plain(how.QNorm, heads) && plain(how.KNorm, c.KVHeads):
+		return storeNormed, byHeads
+	case how.QNorm != nil && how.KNorm != nil && plain(how.QNorm, 1) && plain(how.KNorm, 1) && q.Cols == k.Cols && lanes*8 == c.HeadDim &&
+		q.Cols > normWarp && q.Cols <= normHeld:
+		return storeRows, normThreads(q.Cols)
+	}
+	return storeHeads, byHeads
 }
