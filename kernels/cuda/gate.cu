@@ -1,7 +1,8 @@
 // The k experts of the largest logits of a token, ties to the lower index, and their weights.
 // Shapes  logits [tokens, experts] f32; expert [tokens, k] int, weight [tokens, k] f32.
 // Order   a lane takes experts lane, lane+32, …, ascending, in float64; lanes meet in a butterfly.
-// Launch  a warp a token, 4 a block. A NaN is below everything. Checked by optest.Gate.
+// Launch  a warp a token, 4 a block. A NaN is below everything. gate_few, for up to 256 experts and 32 choices, holds the logits
+//         in registers and has a lane a choice. Checked by optest.Gate.
 #include "common.cuh"
 
 struct gate_args {
@@ -74,6 +75,48 @@ extern "C" __global__ void __launch_bounds__(128) gate(const gate_args a) {
         if (lane == 0) expert[c] = last_at, weight[c] = last;
     }
     finish(a, logits, weight, top);
+}
+
+extern "C" __global__ void __launch_bounds__(128) gate_few(const gate_args a) {
+    after_earlier();
+    enum { EACH = 8 }; // logits of a lane
+    const i64 t = (i64)blockIdx.x * 4 + threadIdx.x / 32;
+    if (t >= a.tokens) return;
+    const u32 all = 0xffffffffu;
+    const int lane = threadIdx.x % 32;
+    const float* logits = row_of<float>(a.logits, t);
+    float x[EACH];
+    u32 order[EACH]; // 0: not there, or chosen
+#pragma unroll
+    for (int i = 0; i < EACH; i++) x[i] = i * 32 + lane < a.experts ? logits[i * 32 + lane] : 0.0f;
+#pragma unroll
+    for (int i = 0; i < EACH; i++) order[i] = i * 32 + lane < a.experts ? order_of(x[i]) + 1 : 0;
+    int mine = 0; // expert of this lane's choice
+    for (int c = 0; c < a.k; c++) {
+        u32 best = order[0], at = lane;
+#pragma unroll
+        for (int i = 1; i < EACH; i++)
+            if (order[i] > best) best = order[i], at = i * 32 + lane;
+        const u32 top = __reduce_max_sync(all, best), e = __reduce_min_sync(all, best == top ? at : all);
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
+            if (i * 32 + lane == e) order[i] = 0;
+        if (c == lane) mine = e;
+    }
+    const float chosen = logits[mine], top = __shfl_sync(all, chosen, 0);
+    double sum = 1;
+    if (!a.sigmoid) {
+        double part = 0;
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
+            if (i * 32 + lane < a.experts) part += expf(x[i] - top);
+        sum = warp_sum(part);
+    }
+    float w = a.sigmoid ? 1 / (1 + expf(-chosen)) : (float)(expf(chosen - top) / sum), kept = 0;
+    for (int c = 0; c < a.k; c++) kept += __shfl_sync(all, w, c);
+    if (lane >= a.k) return;
+    if (a.renormalise) w /= fmaxf(kept, 1.1920929e-07f); // as DeepSpeed bounds it
+    row_of<int>(a.expert, t)[lane] = mine, row_of<float>(a.weight, t)[lane] = w * a.scale;
 }
 
 // The same where experts are chosen by sigmoid(logit) + bias, or out of the best groups only. Shared: of each warp what its

@@ -23,6 +23,9 @@ func (s *Stream) Gate(r kernels.Routing, logits kernels.Tensor, g kernels.Gate) 
 		a.scale = 1
 	}
 	key, g4 := kernelKey{program{file: "gate.cu"}, "gate"}, grid{x: ceilDiv(logits.Rows, 4), threads: 128}
+	if g.Experts <= 256 && g.K <= 32 {
+		key.name = "gate_few"
+	}
 	if g.Limited() {
 		a.groups, a.topGroups, a.groupBest = int32(max(g.Groups, 1)), int32(g.TopGroups), int32(g.GroupBest)
 		if !g.Bias.None() {
