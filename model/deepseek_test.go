@@ -11,16 +11,46 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/cpu"
+	"github.com/dsbatch/dsbatch/model"
+	"github.com/dsbatch/dsbatch/mpi"
 )
+
+// What the two families say of their gates.
+var (
+	deepSeekV2 = map[string]any{"architectures": []any{"DeepseekV2ForCausalLM"}, "model_type": "deepseek_v2", "scoring_func": "softmax", "topk_method": "greedy", "routed_scaling_factor": 1.5}
+	deepSeekV3 = map[string]any{"architectures": []any{"DeepseekV3ForCausalLM"}, "model_type": "deepseek_v3", "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+		"norm_topk_prob": true, "n_group": 4.0, "topk_group": 2.0, "routed_scaling_factor": 2.5}
+)
+
+// randomDeepSeek makes a model with random weights, of a family and with settings of its own.
+func randomDeepSeek(t *testing.T, family, own map[string]any) (dir string, d deepSeek) {
+	t.Helper()
+	dir = edited(t, "gpt_neox", "config.json", func(config map[string]any, x tensors) {
+		clear(config)
+		clear(x)
+		maps.Copy(config, map[string]any{"hidden_size": 40.0, "num_attention_heads": 6.0, "num_hidden_layers": 3.0, "vocab_size": 160.0, "max_position_embeddings": 64.0,
+			"hidden_act": "silu", "intermediate_size": 24.0, "moe_intermediate_size": 12.0, "n_routed_experts": 16.0, "n_shared_experts": 2.0, "num_experts_per_tok": 3.0,
+			"first_k_dense_replace": 1.0, "q_lora_rank": 20.0, "kv_lora_rank": 24.0, "qk_nope_head_dim": 10.0, "qk_rope_head_dim": 8.0, "v_head_dim": 14.0,
+			"rms_norm_eps": 1e-6, "rope_theta": 100.0})
+		maps.Copy(config, family)
+		maps.Copy(config, own)
+		d = deepSeek{definition{config, x}}
+		d.random()
+		if config["quantization_config"] != nil {
+			d.x = x.inFP8(16, 9)
+		}
+	})
+	return dir, d
+}
 
 // TestDeepSeekKinds holds random models of DeepSeek's families, whole, sliced and in stages, against their definition in
 // float64: keys and values made of the latent for every head, probabilities of all experts, no cache.
 func TestDeepSeekKinds(t *testing.T) {
 	yarn := map[string]any{"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16.0, "beta_fast": 2.0, "beta_slow": 0.25, "mscale": 0.707, "mscale_all_dim": 0.9}
-	v2 := map[string]any{"architectures": []any{"DeepseekV2ForCausalLM"}, "model_type": "deepseek_v2", "scoring_func": "softmax", "topk_method": "greedy", "routed_scaling_factor": 1.5}
-	v3 := map[string]any{"architectures": []any{"DeepseekV3ForCausalLM"}, "model_type": "deepseek_v3", "scoring_func": "sigmoid", "topk_method": "noaux_tc",
-		"norm_topk_prob": true, "n_group": 4.0, "topk_group": 2.0, "routed_scaling_factor": 2.5}
+	v2, v3 := deepSeekV2, deepSeekV3
 	for _, c := range []struct {
 		kind   string
 		family map[string]any
@@ -37,22 +67,7 @@ func TestDeepSeekKinds(t *testing.T) {
 			"quantization_config": map[string]any{"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": []any{16.0, 9.0}}}},
 	} {
 		t.Run(c.kind, func(t *testing.T) {
-			var d deepSeek
-			dir := edited(t, "gpt_neox", "config.json", func(config map[string]any, x tensors) {
-				clear(config)
-				clear(x)
-				maps.Copy(config, map[string]any{"hidden_size": 40.0, "num_attention_heads": 6.0, "num_hidden_layers": 3.0, "vocab_size": 160.0, "max_position_embeddings": 64.0,
-					"hidden_act": "silu", "intermediate_size": 24.0, "moe_intermediate_size": 12.0, "n_routed_experts": 16.0, "n_shared_experts": 2.0, "num_experts_per_tok": 3.0,
-					"first_k_dense_replace": 1.0, "q_lora_rank": 20.0, "kv_lora_rank": 24.0, "qk_nope_head_dim": 10.0, "qk_rope_head_dim": 8.0, "v_head_dim": 14.0,
-					"rms_norm_eps": 1e-6, "rope_theta": 100.0})
-				maps.Copy(config, c.family)
-				maps.Copy(config, c.own)
-				d = deepSeek{definition{config, x}}
-				d.random()
-				if config["quantization_config"] != nil {
-					d.x = x.inFP8(16, 9)
-				}
-			})
+			dir, d := randomDeepSeek(t, c.family, c.own)
 			first := map[int][][]float32{} // by tp
 			for _, y := range []layout{{}, {pp: 2, piece: 3}, {tp: 2, ep: 1}, {tp: 2, dp: 2, ep: 4, split: true, piece: 4}, {tp: 6, ep: 2, piece: 5}} {
 				o, err := y.run(t, dir, texts)
@@ -78,6 +93,40 @@ func TestDeepSeekKinds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDeepSeekMemory: the cache holds the latent and the rotated key of a token, on every rank of a tp group, and a workspace takes
+// what is said beforehand.
+func TestDeepSeekMemory(t *testing.T) {
+	dir, _ := randomDeepSeek(t, deepSeekV3, nil)
+	for _, o := range []model.LoadOptions{{}, {TP: &comm.Group{World: two{mpi.Alone()}}}} {
+		one, err := cpu.New(cpu.Options{Threads: 1})
+		check(t, err)
+		device := counting{one, new(int64)}
+		m := load(t, dir, device, o)
+		if got := m.CacheSpec(5, 16).Bytes(); got != 3*5*16*(24+8)*4 {
+			t.Errorf("a cache of 80 tokens takes %d bytes", got)
+		}
+		before := *device.bytes
+		w, err := m.NewWorkspace(33)
+		check(t, err)
+		if got, want := *device.bytes-before, m.WorkspaceBytes(33); got != want {
+			t.Errorf("a workspace takes %d bytes, not %d", got, want)
+		}
+		w.Free()
+	}
+}
+
+// counting is a device that counts the bytes of the tensors that it is asked for.
+type counting struct {
+	kernels.Device
+	bytes *int64
+}
+
+func (c counting) Alloc(what string, d kernels.DType, rows, cols int) (kernels.Tensor, error) {
+	t, err := c.Device.Alloc(what, d, rows, cols)
+	*c.bytes += t.Bytes()
+	return t, err
 }
 
 // inFP8 puts random numbers of 8 bits and scales of blocks in the place of the weights that DeepSeek-V3 has so, and returns what

@@ -27,6 +27,24 @@ func TestActive(t *testing.T) {
 	}
 }
 
+// TestActiveDeepSeekV3: the published shape, of which 37 billion parameters are said to be at work for a token, the embedding's 0.9
+// among them.
+func TestActiveDeepSeekV3(t *testing.T) {
+	c := &model.Config{Layers: 61, Hidden: 7168, Heads: 128, KVHeads: 1, HeadDim: 192, FFN: 18432, Vocab: 129280, Gated: true,
+		Latent: &model.Latent{Query: 1536, KV: 512, Plain: 128, Value: 128}, Rope: &model.Rope{Dim: 64}, MoE: make([]model.MoE, 61)}
+	for i := range c.MoE[3:] {
+		c.MoE[3+i] = model.MoE{FFN: 2048, Shared: 2048, Biased: true, Gate: kernels.Gate{Experts: 256, K: 8}}
+	}
+	attention := 7168*1536 + 1536*128*192 + 7168*(512+64) + 512*128*(128+128) + 128*128*7168
+	want := 61*attention + 3*(3*7168*18432) + 58*(3*7168*2048*(8+1)+7168*256) + 7168*129280
+	if got := Active(c); got != float64(want) || math.Abs(got/1e9-36.6) > 0.1 {
+		t.Errorf("%v parameters, want %d", got, want)
+	}
+	if got := c.PositionFLOPs(128); got != 2*128*(576+512) {
+		t.Errorf("%v FLOPs a position", got)
+	}
+}
+
 // TestPredictEncoder: a token of an encoder attends to its whole text, and one without a vocabulary's head multiplies with
 // none.
 func TestPredictEncoder(t *testing.T) {

@@ -49,31 +49,38 @@ func (b *bench) ints(cols int, f func(i int) int) kernels.Tensor {
 // BenchmarkAttention is prefill of whole prompts and decode steps of many sequences.
 func BenchmarkAttention(b *testing.B) {
 	for _, c := range []struct {
-		seqs, tokens, context, heads, kvHeads, dim int
-		cache                                      kernels.DType
+		seqs, tokens, context, heads, kvHeads, dim, latent int
+		cache                                              kernels.DType
 	}{
-		{8, 512, 512, 16, 16, 64, kernels.F32},
-		{8, 512, 512, 32, 8, 128, kernels.F32},
-		{8, 512, 512, 32, 8, 128, kernels.BF16},
-		{64, 1, 512, 16, 16, 64, kernels.F32},
-		{64, 1, 512, 32, 8, 128, kernels.F32},
-		{64, 1, 512, 32, 8, 128, kernels.BF16},
-		{1, 1, 8192, 32, 8, 128, kernels.BF16},
+		{8, 512, 512, 16, 16, 64, 0, kernels.F32},
+		{8, 512, 512, 32, 8, 128, 0, kernels.F32},
+		{8, 512, 512, 32, 8, 128, 0, kernels.BF16},
+		{64, 1, 512, 16, 16, 64, 0, kernels.F32},
+		{64, 1, 512, 32, 8, 128, 0, kernels.F32},
+		{64, 1, 512, 32, 8, 128, 0, kernels.BF16},
+		{1, 1, 8192, 32, 8, 128, 0, kernels.BF16},
+		{2, 128, 128, 16, 1, 576, 512, kernels.BF16}, // DeepSeek's
+		{16, 1, 512, 16, 1, 576, 512, kernels.BF16},
+		{4, 1, 512, 128, 1, 576, 512, kernels.BF16},
 	} {
 		b.Run(fmt.Sprintf("%dx%d of %d, %d heads of %d over %d, %v", c.seqs, c.tokens, c.context, c.heads, c.dim, c.kvHeads, c.cache), func(b *testing.B) {
 			const block = 16
 			k := newBench(b)
 			blocks := c.context / block
-			cache, err := k.dev.NewCache(kernels.CacheSpec{DType: c.cache, Layers: 1, Blocks: c.seqs * blocks, BlockTokens: block, KVHeads: c.kvHeads, HeadDim: c.dim})
+			cache, err := k.dev.NewCache(kernels.CacheSpec{DType: c.cache, Layers: 1, Blocks: c.seqs * blocks, BlockTokens: block, KVHeads: c.kvHeads, HeadDim: c.dim, Latent: c.latent})
 			if err != nil {
 				b.Fatal(err)
 			}
 			defer cache.Free()
 			all := c.seqs * c.context
 			kv := k.floats(all, c.kvHeads*c.dim)
-			k.stream.Store(cache, 0, kv, kv, kv, kernels.Batch{Tokens: all, Slot: k.ints(all, func(i int) int { return i })}, kernels.StoreSpec{})
+			values, spec := kv, cache.Spec()
+			if c.latent > 0 {
+				values = kernels.Tensor{}
+			}
+			k.stream.Store(cache, 0, kv, kv, values, kernels.Batch{Tokens: all, Slot: k.ints(all, func(i int) int { return i })}, kernels.StoreSpec{})
 			n := c.seqs * c.tokens
-			q, out := k.floats(n, c.heads*c.dim), k.floats(n, c.heads*c.dim)
+			q, out := k.floats(n, c.heads*c.dim), k.floats(n, c.heads*spec.Values())
 			table := k.tensor(kernels.I32, c.seqs, blocks)
 			for i, order := 0, k.rng.Perm(c.seqs*blocks); i < len(order); i++ {
 				vector[int32](table)[i] = int32(order[i])
@@ -81,10 +88,10 @@ func BenchmarkAttention(b *testing.B) {
 			batch := kernels.Batch{Tokens: n, Seqs: c.seqs, Blocks: table, MaxContext: c.context,
 				Position: k.ints(n, func(i int) int { return c.context - c.tokens + i%c.tokens }),
 				Start:    k.ints(c.seqs+1, func(i int) int { return i * c.tokens })}
-			spec := kernels.AttentionSpec{Heads: c.heads, KVHeads: c.kvHeads, HeadDim: c.dim, Scale: 0.1, Causal: true}
+			how := kernels.AttentionSpec{Heads: c.heads, KVHeads: c.kvHeads, HeadDim: c.dim, Scale: 0.1, Causal: true}
 			seen := float64(n) * (float64(c.context) - float64(c.tokens-1)/2) // pairs of a token and a position
-			bytes := 2 * float64(all*c.kvHeads*c.dim*c.cache.Size())
-			benchCeilings(b, k.dev, kernels.F32, 4*seen*float64(c.heads*c.dim), bytes, func() { k.stream.Attention(out, q, cache, 0, batch, spec) })
+			flops := 2 * seen * float64(c.heads*(c.dim+spec.Values()))
+			benchCeilings(b, k.dev, kernels.F32, flops, float64(spec.Bytes()), func() { k.stream.Attention(out, q, cache, 0, batch, how) })
 		})
 	}
 }
