@@ -29,6 +29,8 @@ type AllToAll interface {
 	// Combine begins the reverse of Dispatch: send holds a row for each that Dispatch has received, in that order, and recv
 	// gets one for each that it has sent, in that order. rowBytes may differ.
 	Combine(ctx context.Context, recv, send []byte, rowBytes int) error
+	// Ready tells, without waiting, whether Counted, or Finish, would go on at once: what this rank waits for first has come.
+	Ready() bool
 	// Finish waits until the rows of the Dispatch or Combine that was begun are there, and its own have left.
 	Finish(ctx context.Context) error
 	// Traffic returns what this rank has sent since the AllToAll was made.
@@ -173,6 +175,9 @@ func (c *tally) hop(ctx context.Context, recv []byte, recvs []int, send []byte, 
 	}
 	return c.group.BeginAllToAllV(ctx, send, c.sends, recv, c.recvs)
 }
+
+// Ready tells whether the hop under way is through.
+func (c *tally) Ready() bool { return c.group.TestAllToAllV() }
 
 // Finish waits for the hop under way.
 func (c *tally) Finish(ctx context.Context) error { return c.group.EndAllToAllV(ctx) }

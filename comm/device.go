@@ -28,6 +28,9 @@ func (d *DeviceAllToAll) DispatchRows(s kernels.Stream, recv, send kernels.Tenso
 	return d.move(s, recv, send, true)
 }
 
+// Ready is false: the host does not see when rows have come, and has nothing to wait for.
+func (d *DeviceAllToAll) Ready() bool { return false }
+
 // CombineRows is Combine of contiguous tensors, as an op of s.
 func (d *DeviceAllToAll) CombineRows(s kernels.Stream, recv, send kernels.Tensor) error {
 	return d.move(s, recv, send, false)

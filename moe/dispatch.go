@@ -54,8 +54,7 @@ type exchangeBuffers struct {
 
 // exchange is experts over ranks: rows go to their experts' ranks, are computed there in expert order, and come back
 // to the slots they left, which r tells. All counts are exact; a rank without tokens takes part with none. While counts and
-// rows travel this rank computes what needs no other: its dense branch, and its experts for its own tokens. What waits for a
-// rank with more to do then waits less.
+// rows travel this rank computes what needs no other (spare). What waits for a rank with more to do then waits less.
 func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.Tensor, r *kernels.Routing, dense *branch, w *Workspace) error {
 	w.enter(Dispatch)
 	b := &w.exchange
@@ -73,20 +72,14 @@ func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.T
 	if err := dense.room(b); err != nil {
 		return err
 	}
+	spare := l.spare(ctx, s, out, x, r, dense, w)
 	leave, err := own.leaving(b, out)
 	if err != nil {
 		return err
 	}
-	compute := func() error { return own.compute(s, l, out, x, r, w) }
 	rows, err := l.Exchange.count(ctx, w, func() error {
 		own.gather(s, leave, x, r)
-		if dense == nil {
-			return compute()
-		}
-		if own.kept() > 0 {
-			dense.up(s)
-		}
-		return nil
+		return spare.beside(l.Exchange.Rows, 2)
 	})
 	if err != nil {
 		return err
@@ -98,13 +91,10 @@ func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.T
 		return err
 	}
 	err = l.Exchange.move(ctx, s, recv, leave, w, Dispatch, func() error {
-		if own.kept() == 0 {
-			dense.up(s)
-		}
-		if err := compute(); err != nil {
+		if err := b.arrived.write(b, s); err != nil {
 			return err
 		}
-		return b.arrived.write(b, s)
+		return spare.beside(l.Exchange.Rows, 1)
 	})
 	if err != nil {
 		return err
@@ -124,12 +114,7 @@ func (l *Layer) exchange(ctx context.Context, s kernels.Stream, out, x kernels.T
 	}
 	w.enter(Combine)
 	s.Select(recv, result, b.arrived.inverse.ColRange(0, received), 1) // back in the order of arrival
-	err = l.Exchange.move(ctx, s, leave, recv, w, Combine, func() error {
-		if dense == nil {
-			return compute()
-		}
-		return dense.down(ctx, s, b.dense)
-	})
+	err = l.Exchange.move(ctx, s, leave, recv, w, Combine, spare.rest)
 	own.scatter(s, out, leave)
 	return err
 }

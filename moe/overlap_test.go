@@ -18,10 +18,12 @@ import (
 // not a number, what it writes is gone or sent.
 type travelling struct {
 	comm.AllToAll
+	patience         int  // pieces of spare work that are done in each wait
 	late             bool // the rows are those that lie in send at Finish, not those at the begin
 	begin            func(ctx context.Context, recv, send []byte, rowBytes int) error
 	recv, send, rows []byte // what send held
 	rowBytes         int
+	asked            int
 }
 
 func (v *travelling) Dispatch(_ context.Context, recv, send []byte, rowBytes int) error {
@@ -47,6 +49,17 @@ func (v *travelling) poison(b []byte) {
 	}
 }
 
+// Ready is true once a wait's share of spare work is done.
+func (v *travelling) Ready() bool {
+	v.asked++
+	return v.asked > v.patience
+}
+
+func (v *travelling) Counted(ctx context.Context) ([][]int, error) {
+	v.asked = 0
+	return v.AllToAll.Counted(ctx)
+}
+
 func (v *travelling) Finish(ctx context.Context) error {
 	if len(bytes.TrimLeft(v.recv, "\xff")) > 0 {
 		return errors.New("somebody has written where rows are to arrive")
@@ -56,6 +69,7 @@ func (v *travelling) Finish(ctx context.Context) error {
 	} else if !bytes.Equal(v.send, v.rows) {
 		return errors.New("somebody has written over rows that leave")
 	}
+	v.asked = 0
 	if err := v.begin(ctx, v.recv, v.send, v.rowBytes); err != nil {
 		return err
 	}
@@ -63,7 +77,7 @@ func (v *travelling) Finish(ctx context.Context) error {
 }
 
 // TestBranchLeavesTravellingRowsAlone: a residual layer computes its dense branch while rows travel, and any layer its
-// experts for its own tokens, and neither reads nor writes them: its results have the bits that they have on one rank without an exchange.
+// experts for its own tokens, as many pieces of these in each wait as it lasts, differently on each rank, and neither reads nor writes them: its results have the bits that they have on one rank without an exchange.
 func TestBranchLeavesTravellingRowsAlone(t *testing.T) {
 	layers, rng := pyramid(false), rand.New(rand.NewPCG(3, 5))
 	x := random(rng, 61, layers[0].hidden(), 1)
@@ -74,8 +88,8 @@ func TestBranchLeavesTravellingRowsAlone(t *testing.T) {
 	}
 	want := m.forward(m.workspace(x.rows, layers...), x, whole...)
 	for _, tokens := range [][]int{{61}, {30, 31}, {0, 61}, {20, 0, 37, 4}} {
-		for n := range 4 {
-			late, apart := n%2 > 0, n/2
+		for n := range 16 {
+			late, apart, patience := n%2 > 0, n/2%2, n/4
 			parts, wants := cut(x, tokens), cut(want, tokens)
 			err := mpi.Run(len(tokens), func(world mpi.World) error {
 				r, m := world.Rank(), newMachine(t, 1)
@@ -86,7 +100,7 @@ func TestBranchLeavesTravellingRowsAlone(t *testing.T) {
 					if err != nil {
 						return err
 					}
-					l := m.layer(d, &moe.Exchange{Rank: r, Ranks: len(tokens), Rows: &travelling{AllToAll: comm.NewFlat(group), late: late}, Apart: apart})
+					l := m.layer(d, &moe.Exchange{Rank: r, Ranks: len(tokens), Rows: &travelling{AllToAll: comm.NewFlat(group), late: late, patience: (patience + r) % 4}, Apart: apart})
 					out := m.tensor(matrix{parts[r].rows, x.cols, make([]float32, len(parts[r].v))})
 					if err := l.Forward(t.Context(), m.stream, out, in, w); err != nil {
 						return err
@@ -99,7 +113,7 @@ func TestBranchLeavesTravellingRowsAlone(t *testing.T) {
 				return nil
 			})
 			if err != nil {
-				t.Errorf("tokens %v, late %t, apart from %d rows: %v", tokens, late, apart, err)
+				t.Errorf("tokens %v, late %t, apart from %d rows, %d pieces a wait: %v", tokens, late, apart, patience, err)
 			}
 		}
 	}

@@ -9,8 +9,7 @@ import (
 
 // own is the slots of a rank's tokens whose experts are here, in the order of experts: [from, to) of all its slots. Where
 // they are kept they take no part in the exchange: their experts read the tokens and write the slots where these are, at
-// any time while counts and rows of the others travel. What a rank does meanwhile it does not spend waiting for a rank that
-// is later; the price is that weights are read twice, for own rows and for those that arrive.
+// any time while counts and rows of the others travel (spare); the price is that weights are read twice, for own rows and for those that arrive.
 type own struct {
 	from, to int
 	sent     int   // all slots

@@ -44,12 +44,12 @@ func (b *branch) room(e *exchangeBuffers) error {
 }
 
 // gaps is in how many parts own rows are computed: while counts, rows and results travel or, where the branch's halves
-// take the first and the last of these, while rows do.
+// come before and after them, in two.
 func (b *branch) gaps() int {
 	if b == nil {
 		return 3
 	}
-	return 1
+	return 2
 }
 
 // up computes the coefficients' logits and the inside of the MLP. Experts that are all here use its memory.

@@ -18,6 +18,7 @@ type transport interface {
 	allToAll(ctx context.Context, send, recv []byte) error
 	// beginAllToAllV begins an exchange and returns what waits for its end.
 	beginAllToAllV(ctx context.Context, send []byte, sendCounts []int64, recv []byte, recvCounts []int64) (end func(context.Context) error, err error)
+	testAllToAllV() bool // of the exchange under way
 	send(ctx context.Context, to, tag int, b []byte) error
 	recv(ctx context.Context, from, tag int, b []byte) error
 	split(ctx context.Context, color, key int) (child transport, rank, size int, err error) // nil where color < 0
@@ -167,6 +168,8 @@ func (c *communicator) BeginAllToAllV(ctx context.Context, send []byte, sendCoun
 	c.end, err = c.transport.beginAllToAllV(ctx, send, sendCounts, recv, recvCounts)
 	return c.fault(op, err)
 }
+
+func (c *communicator) TestAllToAllV() bool { return c.end == nil || c.transport.testAllToAllV() }
 
 func (c *communicator) EndAllToAllV(ctx context.Context) error {
 	const op = "all-to-all"

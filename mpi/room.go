@@ -155,6 +155,7 @@ func (s *seat) begin(p post, copies func(posts []post) error) (end func(context.
 	if err != nil {
 		return nil, err
 	}
+	s.open = open
 	return func(ctx context.Context) error { return s.finish(ctx, open, copies) }, nil
 }
 

@@ -9,6 +9,7 @@ import (
 type seat struct {
 	room *room
 	rank int
+	open <-chan struct{} // of the exchange begun last: closed when every rank has come
 }
 
 func (s *seat) barrier(ctx context.Context) error {
@@ -111,6 +112,16 @@ func (s *seat) beginAllToAllV(_ context.Context, send []byte, sendCounts []int64
 		}
 		return nil
 	})
+}
+
+func (s *seat) testAllToAllV() bool {
+	select {
+	case <-s.open:
+	case <-s.room.fate.dead:
+	default:
+		return false
+	}
+	return true
 }
 
 func (s *seat) split(ctx context.Context, color, key int) (child transport, rank, size int, err error) {

@@ -45,6 +45,9 @@ type World interface {
 	// BeginAllToAllV is AllToAllV that waits for no other rank: bytes, and counts, are its own until EndAllToAllV, which
 	// waits, has returned. Between the two this World makes no other collective call; others may.
 	BeginAllToAllV(ctx context.Context, send []byte, sendCounts []int64, recv []byte, recvCounts []int64) error
+	// TestAllToAllV tells, without waiting, whether all that EndAllToAllV waits for has come, or none is under way. It helps
+	// bytes along that a library moves in its calls only. What went wrong is EndAllToAllV's to tell.
+	TestAllToAllV() bool
 	// EndAllToAllV waits for what BeginAllToAllV has begun.
 	EndAllToAllV(ctx context.Context) error
 

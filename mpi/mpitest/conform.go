@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"time"
 
 	"github.com/dsbatch/dsbatch/mpi"
@@ -211,6 +212,7 @@ func conformBeginAllToAllV(ctx context.Context, w mpi.World, r *rand.Rand) error
 	if err != nil {
 		return err
 	}
+	tested := r.IntN(2) == 0 // to its end, or not at all
 	err = allToAllV(w, r, func(send []byte, sendCounts []int64, recv []byte, recvCounts []int64) error {
 		if err := w.BeginAllToAllV(ctx, send, sendCounts, recv, recvCounts); err != nil {
 			return err
@@ -220,6 +222,12 @@ func conformBeginAllToAllV(ctx context.Context, w mpi.World, r *rand.Rand) error
 		}
 		if err := conformAllToAll(ctx, other, r); err != nil {
 			return err
+		}
+		for tested && !w.TestAllToAllV() {
+			runtime.Gosched()
+		}
+		if tested && !w.TestAllToAllV() {
+			return errors.New("an all-to-all that was through is not")
 		}
 		return w.EndAllToAllV(ctx)
 	})
