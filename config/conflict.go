@@ -15,6 +15,7 @@ func (j *Job) conflicts() []error {
 	c.wrongTask()
 	c.oneOf("a row has one prompt", "prompt-column", "ids-column", "messages-column")
 	c.both("stride", "continuation-column", "windows are for scoring whole documents")
+	c.both("ids-column", "continuation-column", "prompt and continuation are encoded together, as texts")
 	for _, flag := range []string{"chat-template", "chat-template-kwargs", "now"} {
 		if j.Given(flag) && j.MessagesColumn == "" {
 			c.refuse("--%s is for chats, and no column of them is named; add --messages-column, or leave it out", flag)

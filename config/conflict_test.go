@@ -13,6 +13,7 @@ func TestConflicts(t *testing.T) {
 		{"prompt-column=a ids-column=b messages-column=c", "--prompt-column and --ids-column and --messages-column are given, but a row has one prompt; keep one of them", "messages-column=c"},
 		{"task=score temperature=1", "--temperature means something to task generate only, and the task is score; leave it out, or change --task", "task=score"},
 		{"continuation-column=c", "--continuation-column means something to task score only, and the task is generate; leave it out, or change --task", "continuation-column=c task=score"},
+		{"task=score continuation-column=c ids-column=i", "--ids-column does not go with --continuation-column: prompt and continuation are encoded together, as texts; leave one of them out", "task=score continuation-column=c messages-column=m"},
 		{"task=score continuation-column=c stride=5", "--stride does not go with --continuation-column: windows are for scoring whole documents; leave one of them out", "task=score stride=5"},
 		{"capacity-factor=2", "--capacity-factor has no effect as no token is dropped; add --drop-tokens, or leave it out", "capacity-factor=2 drop-tokens=true"},
 		{"ranks=8 dp=2 tp=2", "--ranks 8 is not dp 2 × tp 2 × pp 1 = 4; leave --dp out, or make them equal", "ranks=8 tp=2"},

@@ -240,6 +240,9 @@ func (e *Engine) readTokenizer() error {
 		if e.job.IDsColumn == "" && e.job.Output != "" { // a caller in Go may only look
 			return fmt.Errorf("%w: %s has no tokenizer (tokenizer.json, vocab.txt, tokenizer.model, or vocab.json and merges.txt); put one there, or give token ids with --ids-column", ErrRefused, folder)
 		}
+		if len(e.job.Stop) > 0 {
+			return fmt.Errorf("%w: --stop: %s has no tokenizer that would turn tokens into texts; put one there, or leave --stop out", ErrRefused, folder)
+		}
 	case err != nil:
 		return fmt.Errorf("%w: the tokenizer cannot be used: %w", ErrRefused, err)
 	default:

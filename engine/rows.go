@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/io/dataset"
@@ -155,6 +156,10 @@ func (e *Engine) sampling(o dataset.Overrides) (s sampling, newTokens int, err e
 		err = fmt.Errorf("top_p is %v; it must be above 0 and at most 1 (off)", s.topP)
 	case s.topK < 0:
 		err = fmt.Errorf("top_k is %d; it must be 0 (off) or above", s.topK)
+	case slices.Contains(s.stop, ""):
+		err = fmt.Errorf("stop has an empty text, which every output ends with at once; give null or an empty list where there is none")
+	case len(s.stop) > 0 && e.tokenizer == nil:
+		err = fmt.Errorf("stop is a text, and the model has no tokenizer that would turn tokens into texts; give null")
 	}
 	return s, newTokens, err
 }

@@ -23,6 +23,7 @@ func TestBadRowsAreSetAside(t *testing.T) {
 		{`{"prompt": null}`, "null"},
 		{`{"other": 1}`, "missing"},
 		{`{"prompt": ""}`, "no token"},
+		{`{"prompt": "It was", "stop": ["the", ""]}`, "stop has an empty text"},
 		{`{"prompt": "` + strings.Repeat("and he said unto them ", 400) + `"}`, "512"},
 		{"{\"prompt\": \"caf\xe9 au lait\"}", "UTF-8"},
 		{`{"prompt": 17}`, "prompt"},
@@ -36,7 +37,7 @@ func TestBadRowsAreSetAside(t *testing.T) {
 	args := []string{"--input", write(t, "rows.jsonl", text), "--temperature", "0", "--top-k", "1", "--limit", "100"}
 	e := dsbatch(t, job(output, args...)...).want(t, badRows)
 	t.Log(e.stderr)
-	if !strings.Contains(e.stderr, "7 of them set aside") || !strings.Contains(e.stderr, "bad-rows.parquet") {
+	if !strings.Contains(e.stderr, "8 of them set aside") || !strings.Contains(e.stderr, "bad-rows.parquet") {
 		t.Error("it does not say how many rows were set aside, and where their reasons are")
 	}
 	if !strings.Contains(e.stderr, "the first (row 1): prompt is null") {

@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -284,5 +285,32 @@ func TestForeignClassRunsNothing(t *testing.T) {
 	refused(t, badConfig, []string{"ckpt", "inspect", folder}, "posix", "system")
 	if _, err := os.Stat(proof); err == nil {
 		t.Error("the command was run")
+	}
+}
+
+// TestStopsWithoutTokenizer: stop strings are texts, so that a model without a tokenizer has none: the job's are refused, and a
+// row with its own is set aside.
+func TestStopsWithoutTokenizer(t *testing.T) {
+	model := t.TempDir()
+	entries, err := os.ReadDir(bundled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		from, err := filepath.Abs(filepath.Join(bundled, entry.Name()))
+		if err == nil && !strings.HasPrefix(entry.Name(), "tokenizer") {
+			err = os.Symlink(from, filepath.Join(model, entry.Name()))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	rows := write(t, "ids.jsonl", `{"ids": [5, 6]}`+"\n"+`{"ids": [7], "stop": "a"}`+"\n")
+	output := filepath.Join(t.TempDir(), "out")
+	args := job(output, "--model", model, "--input", rows, "--ids-column", "ids")
+	refused(t, badConfig, append(args, "--stop", "a"), "--stop", "no tokenizer")
+	dsbatch(t, args...).want(t, badRows)
+	if got := head(t, output); got[0]["error"] != nil || !strings.Contains(fmt.Sprint(got[1]["error"]), "no tokenizer") {
+		t.Errorf("%v", got)
 	}
 }
