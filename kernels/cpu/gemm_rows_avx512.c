@@ -9,7 +9,9 @@
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
-enum { BLOCK = 16 }; /* units of a row in one register */
+#define EACH_ROW _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++)
+enum { BLOCK = 16 };  /* units of a row in one register */
+enum { ABREAST = 4 }; /* rows that are read at once: each is on pages of its own, which begin slowly */
 
 /* to[j·rows + r] = from[r][j] for n <= 16 units of each row: 4 × 4 at a time where they are whole. */
 INLINE void interleave(uint32_t *to, const uint32_t (*from)[BLOCK], int rows, int64_t n) {
@@ -74,14 +76,15 @@ INLINE __m512i quantize(const float *x, int64_t n, __m512 inverse) {
     return q;
 }
 
-/* The largest magnitude of n floats, by their bits: a NaN is above infinity. */
-INLINE uint32_t magnitude_bits(const float *x, int64_t n) {
-    __m512i most = _mm512_setzero_si512();
+/* The largest magnitude of n floats of each row, by their bits: a NaN is above infinity. */
+INLINE void magnitude_bits(uint32_t *most, const float *const *x, const int rows, int64_t n) {
+    __m512i m[ABREAST];
     const __m512i mask = _mm512_set1_epi32(0x7fffffff);
+    EACH_ROW m[r] = _mm512_setzero_si512();
     for (int64_t p = 0; p < n; p += 16) {
-        most = _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(load_first(x + p, n - p)), mask));
+        EACH_ROW m[r] = _mm512_max_epu32(m[r], _mm512_and_si512(_mm512_castps_si512(load_first(x[r] + p, n - p)), mask));
     }
-    return _mm512_reduce_max_epu32(most);
+    EACH_ROW most[r] = _mm512_reduce_max_epu32(m[r]);
 }
 
 TARGET void gemm_rows_u8_avx512(void *packed, const float *const *x, int rows, const gemm_depth *d) {
@@ -90,7 +93,9 @@ TARGET void gemm_rows_u8_avx512(void *packed, const float *const *x, int rows, c
     const int64_t units = d->padded / 4;
     float inverse[GEMM_MAX_TILE], *const scale = (float *)((char *)packed + d->groups * d->padded * rows);
     for (int r = 0; r < rows; r++) {
-        inverse[r] = gemm_quantum(magnitude_bits(x[r], d->groups * d->group), &scale[r]);
+        uint32_t most;
+        magnitude_bits(&most, x + r, 1, d->groups * d->group);
+        inverse[r] = gemm_quantum(most, &scale[r]);
     }
     uint32_t *to = packed;
     for (int64_t g = 0; g < d->groups; g++, to += units * rows) {
@@ -109,23 +114,34 @@ TARGET void gemm_rows_u8_avx512(void *packed, const float *const *x, int rows, c
 enum { TILE_STEP = GEMM_MAX_TILE * 64 };
 
 TARGET void gemm_rows_bf16_amx(void *packed, const float *const *x, int rows, const gemm_depth *d) {
-    for (int r = 0; r < rows; r++) {
-        char *to = (char *)packed + 64 * r;
+    for (int first = 0; first < rows; first += ABREAST) {
+        const int end = rows - first < ABREAST ? rows : first + ABREAST;
+        char *to = packed;
         for (int64_t p = 0; p < d->padded; p += 32, to += TILE_STEP) {
-            const __m512 a = load_first(x[r] + p, d->group - p), b = load_first(x[r] + p + 16, d->group - p - 16);
-            _mm512_store_si512(to, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+            for (int r = first; r < end; r++) {
+                const __m512 a = load_first(x[r] + p, d->group - p), b = load_first(x[r] + p + 16, d->group - p - 16);
+                _mm512_store_si512(to + 64 * r, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+            }
         }
     }
 }
 
 TARGET void gemm_rows_s8_amx(void *packed, const float *const *x, int rows, const gemm_depth *d) {
     float *const scale = (float *)((char *)packed + d->groups * d->padded * GEMM_MAX_TILE);
-    for (int r = 0; r < rows; r++) {
-        const __m512 inverse = _mm512_set1_ps(gemm_quantum(magnitude_bits(x[r], d->groups * d->group), &scale[r]));
-        char *to = (char *)packed + 64 * r;
+    for (int first = 0; first < rows; first += ABREAST) {
+        const int n = rows - first < ABREAST ? rows - first : ABREAST;
+        const float *from[ABREAST];
+        uint32_t most[ABREAST];
+        __m512 inverse[ABREAST];
+        for (int r = 0; r < ABREAST; r++) from[r] = x[first + (r < n ? r : 0)];
+        magnitude_bits(most, from, ABREAST, d->groups * d->group);
+        for (int r = 0; r < n; r++) inverse[r] = _mm512_set1_ps(gemm_quantum(most[r], &scale[first + r]));
+        char *to = (char *)packed + 64 * first;
         for (int64_t g = 0; g < d->groups; g++) {
             for (int64_t p = 0; p < d->padded; p += 64, to += TILE_STEP) {
-                _mm512_store_si512(to, quantize(x[r] + g * d->group + p, d->group - p, inverse));
+                for (int r = 0; r < n; r++) {
+                    _mm512_store_si512(to + 64 * r, quantize(from[r] + g * d->group + p, d->group - p, inverse[r]));
+                }
             }
         }
     }
