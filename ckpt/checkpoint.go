@@ -7,7 +7,7 @@
 //	safetensors.go  one file: header and bytes; save.go writes one, folder.go a whole checkpoint
 //	torch.go        one file of torch.save, and its form before PyTorch 1.6 (torchlegacy.go)
 //	huggingface.go  a folder: config.json and either of these, single or sharded with an index; stacked.go and mxfp4.go for the
-//	                experts of gpt-oss
+//	                experts of gpt-oss, fp8.go for DeepSeek's weights
 //	deepspeed.go    a folder of DeepSpeed, its experts a file each
 //	megatron.go     a folder of Megatron, a file a tensor- and pipeline-parallel rank
 //	canonical.go    a folder of either as safetensors with a model.json

@@ -177,8 +177,8 @@ func (d deepSeek) sizeOr(key string, absent int) int {
 	return absent
 }
 
-// real is a number of the config, or absent where there is none.
-func real(config map[string]any, key string, absent float64) float64 {
+// numberOr is a number of the config, or absent where there is none.
+func numberOr(config map[string]any, key string, absent float64) float64 {
 	if v, ok := config[key].(float64); ok {
 		return v
 	}
@@ -307,7 +307,7 @@ func (d deepSeek) attention(h [][]float64, at string) [][]float64 {
 	}
 	both, scale := d.linear(d.rms(latent, at+"kv_a_layernorm"), at+"kv_b_proj"), 1/math.Sqrt(float64(plain+turned))
 	if yarn, ok := d.config["rope_scaling"].(map[string]any); ok {
-		m := 0.1*real(yarn, "mscale_all_dim", 0)*math.Log(real(yarn, "factor", 1)) + 1
+		m := 0.1*numberOr(yarn, "mscale_all_dim", 0)*math.Log(numberOr(yarn, "factor", 1)) + 1
 		scale *= m * m
 	}
 	out := make([][]float64, len(h))
@@ -348,14 +348,14 @@ func (d deepSeek) turn(x []float64, position int) {
 	for i := range len(x) / 2 {
 		frequency := math.Pow(theta, -2*float64(i)/float64(len(x)))
 		if stretched {
-			factor, window := real(yarn, "factor", 1), real(yarn, "original_max_position_embeddings", 0)
+			factor, window := numberOr(yarn, "factor", 1), numberOr(yarn, "original_max_position_embeddings", 0)
 			pair := func(turns float64) float64 {
 				return float64(len(x)) * math.Log(window/(turns*2*math.Pi)) / (2 * math.Log(theta))
 			}
-			low, high := max(math.Floor(pair(real(yarn, "beta_fast", 32))), 0), min(math.Ceil(pair(real(yarn, "beta_slow", 1))), float64(len(x)-1))
+			low, high := max(math.Floor(pair(numberOr(yarn, "beta_fast", 32))), 0), min(math.Ceil(pair(numberOr(yarn, "beta_slow", 1))), float64(len(x)-1))
 			slow := min(max((float64(i)-low)/(high-low), 0), 1)
 			frequency *= slow/factor + 1 - slow
-			scale := func(key string) float64 { return 0.1*real(yarn, key, 0)*math.Log(factor) + 1 }
+			scale := func(key string) float64 { return 0.1*numberOr(yarn, key, 0)*math.Log(factor) + 1 }
 			magnitude = scale("mscale") / scale("mscale_all_dim")
 		}
 		a, b := 2*i, 2*i+1
@@ -414,7 +414,7 @@ func (d deepSeek) chosen(logits, bias []float64) map[int]float64 {
 		weights[e] = scores[e]
 		total += scores[e]
 	}
-	renormalise, scale := d.flag("norm_topk_prob") && len(weights) > 1, real(d.config, "routed_scaling_factor", 1)
+	renormalise, scale := d.flag("norm_topk_prob") && len(weights) > 1, numberOr(d.config, "routed_scaling_factor", 1)
 	if renormalise && d.config["scoring_func"] == "softmax" {
 		scale = 1
 	}

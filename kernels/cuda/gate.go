@@ -22,7 +22,7 @@ func (s *Stream) Gate(r kernels.Routing, logits kernels.Tensor, g kernels.Gate) 
 	if a.scale == 0 {
 		a.scale = 1
 	}
-	key, g4 := kernelKey{program{file: "gate.cu"}, "gate"}, grid{x: ceilDiv(logits.Rows, 4), threads: 128}
+	key, launch := kernelKey{program{file: "gate.cu"}, "gate"}, grid{x: ceilDiv(logits.Rows, 4), threads: 128}
 	if g.Experts <= 256 && g.K <= 32 {
 		key.name = "gate_few"
 	}
@@ -31,9 +31,9 @@ func (s *Stream) Gate(r kernels.Routing, logits kernels.Tensor, g kernels.Gate) 
 		if !g.Bias.None() {
 			a.bias = address(g.Bias)
 		}
-		key.name, g4.shared = "gate_limited", 4*(g.Experts+2*int(a.groups))*4 // a warp's scores, its groups' sums and which of them count
+		key.name, launch.shared = "gate_limited", 4*(g.Experts+2*int(a.groups))*4 // a warp's scores, its groups' sums and which of them count
 	}
-	enqueue(s, op, key, g4, &a)
+	enqueue(s, op, key, launch, &a)
 }
 
 func truth(b bool) int32 {
