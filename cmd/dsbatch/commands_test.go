@@ -28,6 +28,10 @@ func TestTokenize(t *testing.T) {
 	if err := json.Unmarshal([]byte(e.stdout), &back); err != nil || back.Text != text {
 		t.Errorf("%q came back as %q (%v)", text, back.Text, err)
 	}
+	e = feed(t, "{\"ids\": [1.5]}\n{\"ids\": [], \"skip_special\": 1}\n", "tokenize", "--decode", "--model", bundled).want(t, done)
+	if want := "{\"error\":\"ids is not a list of token ids\"}\n{\"error\":\"skip_special is not true or false\"}\n"; e.stdout != want {
+		t.Errorf("%s, want %s", e.stdout, want)
+	}
 	refused(t, badConfig, []string{"tokenize", "--model", filepath.Join(goldens, "mixtral")}, "no tokenizer")
 	refused(t, badUsage, []string{"tokenize"}, "--model")
 }

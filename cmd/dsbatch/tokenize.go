@@ -132,6 +132,9 @@ func decodeLine(t *tokenizer.Tokenizer, line []byte) (any, error) {
 	}{t.Decode(ids, skip)}, nil
 }
 
+// lineTypes says what the values of a line are.
+var lineTypes = map[string]string{"text": "a text", "special": "true or false", "ids": "a list of token ids", "skip_special": "true or false"}
+
 // read gives each name's value to its place, where the line has one. What sets a row of dsbatch run aside is an error.
 func read(line []byte, names []string, places ...any) error {
 	values, err := dataset.Values(line, names...)
@@ -143,7 +146,7 @@ func read(line []byte, names []string, places ...any) error {
 			continue
 		}
 		if err := json.Unmarshal(v, places[i]); err != nil {
-			return fmt.Errorf("%s: %w", names[i], err)
+			return fmt.Errorf("%s is not %s", names[i], lineTypes[names[i]])
 		}
 	}
 	return nil
