@@ -118,7 +118,7 @@ func TestNarrowWeightsKeepTheBits(t *testing.T) {
 			{{es: 2, dp: 2, ep: 1}, {es: 2, dp: 4, ep: 2, piece: 4}},
 			{{slices: 4}, {slices: 4, tp: 4}, {slices: 4, tp: 2, es: 2, ep: 1}, {slices: 4, es: 4, dp: 4, ep: 1, piece: 5}},
 		} {
-			for _, name := range []string{"olmoe", "mixtral", "gpt_oss"} {
+			for _, name := range []string{"olmoe", "mixtral", "gpt_oss", "deepseek_v3"} {
 				t.Run(fmt.Sprintf("%s, %v", name, d), func(t *testing.T) {
 					var want [][]float32
 					for _, y := range c {
