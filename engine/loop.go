@@ -253,6 +253,7 @@ func (l *loop) take(f fed) {
 	l.open[c.chunk.Index] = c
 	e.scheduler.turn()
 	l.rowsDone += int64(len(c.rows) - c.left)
+	l.record.AddKept(len(c.rows) - c.left)
 	if c.left == 0 {
 		l.whole(c)
 		return

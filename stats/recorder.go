@@ -168,6 +168,16 @@ func (r *Recorder) AddRows(n int) {
 	r.snap.Rows += int64(n)
 }
 
+// AddKept counts rows that an earlier start has finished in chunks that it left open.
+func (r *Recorder) AddKept(n int) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.snap.Kept += int64(n)
+}
+
 // BadRow is a row that was set aside.
 type BadRow struct {
 	File   string `json:"file"`

@@ -162,6 +162,7 @@ func (r *Report) add(s *Snapshot) {
 	shift := s.Start.Sub(r.Start).Seconds()
 	r.Seconds = max(r.Seconds, shift+s.Seconds)
 	r.Rows.Done += s.Rows
+	r.Rows.Kept += s.Kept
 	for _, b := range s.Bad {
 		b.Examples = slices.Clone(b.Examples)
 		r.Bad = addBad(r.Bad, b)

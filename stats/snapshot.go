@@ -12,7 +12,8 @@ type Snapshot struct {
 	Start   time.Time `json:"start"`
 	Seconds float64   `json:"seconds"` // from Start to the snapshot
 
-	Rows int64     `json:"rows"` // finished by this start of the job, without bad ones
+	Rows int64     `json:"rows"`           // finished by this start of the job, without bad ones
+	Kept int64     `json:"kept,omitempty"` // finished by earlier starts, in chunks that are committed by this one
 	Bad  []BadRows `json:"bad,omitempty"`
 
 	Phases   map[string]float64 `json:"phases"` // seconds
