@@ -60,7 +60,7 @@ template <class T> chunk<T> pack(const float (&v)[8]) {
 inline float add_squares(float sum, const float (&v)[8], float mean, int n) {
 #pragma unroll
     for (int j = 0; j < 8; j++) {
-        const float d = __fsub_rn(v[j], mean);
+        const float d = v[j] - mean;
         if (j < n) sum = __fmaf_rn(d, d, sum);
     }
     return sum;
@@ -70,7 +70,7 @@ inline float norm_scale(float squares, int cols, float eps) { return 1.0f / sqrt
 
 inline void normalise(float (&v)[8], float mean, float scale, const float (&weight)[8], const float (&bias)[8]) {
 #pragma unroll
-    for (int j = 0; j < 8; j++) v[j] = __fmaf_rn(__fmul_rn(__fsub_rn(v[j], mean), scale), weight[j], bias[j]);
+    for (int j = 0; j < 8; j++) v[j] = __fmaf_rn(__fmul_rn(v[j] - mean, scale), weight[j], bias[j]);
 }
 
 // v over a block, to the bits of block_sum, with one meeting: each sum of a row has a part of its own.

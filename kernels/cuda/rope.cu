@@ -16,7 +16,7 @@ struct store_args {
     void* cache;
     int* fault;
     int heads, kv_heads, dim, turned, interleaved, block_tokens, slots, positions, op;
-    int lanes; // of a head's chunks, a power of two
+    int shift; // 2^shift lanes, at least 4, have a head's chunks
     const float *q_weight, *k_weight; // of root-mean-square norms, or none
     float q_eps, k_eps;
 };
@@ -66,41 +66,45 @@ extern "C" __global__ void store(const store_args a) {
 }
 
 #if !defined(LATENT)
-// Where a token goes and what it is turned by.
+// Where a token stands and where it goes.
 struct place {
-    int slot;
-    const float *cos, *sin;
-};
+    int position, slot;
+    i64 at; // of the slot's K in the cache, for head 0
 
-// False where its slot or its position is none that there is, which the host is told.
-inline bool find_place(const store_args& a, i64 t, place& at) {
-    at.slot = a.slot[t];
-    if (at.slot < -1 || at.slot >= a.slots) {
-        if (threadIdx.x == 0) note_fault(a.fault, a.op, at.slot, (int)t);
-        return false;
+    place(const store_args& a, i64 t) : position(a.turned > 0 ? a.position[t] : 0), slot(a.slot[t]) {}
+
+    // False where there is no such slot or position, which the host is told.
+    bool find(const store_args& a) {
+        const bool stored = slot >= -1 && slot < a.slots, turned = a.turned == 0 || (position >= 0 && position < a.positions);
+        if ((!stored || !turned) && threadIdx.x == 0) note_fault(a.fault, a.op, stored ? position : slot, blockIdx.x);
+        const int block = slot / a.block_tokens;
+        at = ((i64)block * a.kv_heads * 2 * a.block_tokens + (slot - block * a.block_tokens)) * a.dim;
+        return stored && turned;
     }
-    if (a.turned == 0) return true;
-    const int position = a.position[t];
-    if (position < 0 || position >= a.positions) {
-        if (threadIdx.x == 0) note_fault(a.fault, a.op, position, (int)t);
-        return false;
-    }
-    at.cos = row_of<float>(a.cos, position), at.sin = row_of<float>(a.sin, position);
-    return true;
-}
+};
 
 // What all heads of a token share, where each thread finds its chunk's: halves of chunks lie apart, for the banks' sake.
 struct by_chunk {
     float4 half[2][32];
 
-    void fill(const float* from, int n, float sign) { // all threads of the block
-        for (int i = threadIdx.x; i < n; i += blockDim.x) ((float*)&half[i / 4 % 2][i / 8])[i % 4] = sign * from[i];
-    }
+    float& operator[](int i) { return ((float*)&half[i / 4 % 2][i / 8])[i % 4]; }
     void read(float (&v)[8], int chunk) const {
         const float4 a = half[0][chunk], b = half[1][chunk];
         v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
     }
 };
+enum { COS, SIN, MINUS_SIN, Q_WEIGHT, K_WEIGHT, TABLES };
+
+// All threads of the block call it. What a thread brings is all on its way before the first of it is there.
+inline void fill(by_chunk* table, const store_args& a, int position, bool norms) {
+    const float *cos = row_of<float>(a.cos, position), *sin = row_of<float>(a.sin, position);
+    for (int i = threadIdx.x; i < a.dim; i += blockDim.x) {
+        const float c = i < a.turned / 2 ? cos[i] : 0, s = i < a.turned / 2 ? sin[i] : 0;
+        const float q = norms && a.q_weight != nullptr ? a.q_weight[i] : 0, k = norms && a.k_weight != nullptr ? a.k_weight[i] : 0;
+        table[COS][i] = c, table[SIN][i] = s, table[MINUS_SIN][i] = -s;
+        if (norms) table[Q_WEIGHT][i] = q, table[K_WEIGHT][i] = k;
+    }
+}
 
 // How the chunk at a place of a head turns. Of a pair (u, w) the lane that has u makes u·cos − w·sin, the one that has w makes
 // u·sin + w·cos.
@@ -109,10 +113,10 @@ struct turning {
     int pair, partner; // chunk of angles, and the lane that has the other half
     bool first, any;   // has u; turns at all
 
-    turning(const store_args& a, const by_chunk (&table)[3], int chunk) { // table: cos, sin, −sin
+    turning(const store_args& a, const by_chunk* table, int chunk) {
         const int pairs = a.turned / 16;
         first = chunk < pairs, any = chunk < 2 * pairs;
-        by_u = &table[first ? 0 : 1], by_w = &table[first ? 2 : 0];
+        by_u = &table[first ? COS : SIN], by_w = &table[first ? MINUS_SIN : COS];
         pair = first ? chunk : chunk - pairs;
         partner = threadIdx.x % 32 + (!any ? 0 : first ? pairs : -pairs);
     }
@@ -134,17 +138,16 @@ struct turning {
     }
 };
 
-inline void fill_angles(const store_args& a, const place& p, by_chunk (&table)[3]) {
-    table[0].fill(p.cos, a.turned / 2, 1), table[1].fill(p.sin, a.turned / 2, 1), table[2].fill(p.sin, a.turned / 2, -1);
-}
-
-// To the cache: kind 0 is K, 1 is V.
-inline void put(const store_args& a, int slot, int head, int kind, int chunk_at, const chunk<A>& c) {
-    const i64 head_size = (i64)a.block_tokens * a.dim;
-    B* to = (B*)a.cache + (((i64)(slot / a.block_tokens) * a.kv_heads + head) * 2 + kind) * head_size + (i64)(slot % a.block_tokens) * a.dim + chunk_at * 8;
+template <class T> void put(T* to, const chunk<T>& c) { store_chunk(to, c, 8, true); }
+template <class T, class U> void put(T* to, const chunk<U>& c) {
     float v[8];
     unpack(v, c);
     store8(to, v, 8);
+}
+
+// To K or V of a head in the cache.
+inline void keep(const store_args& a, const place& p, int head, bool value, int chunk_at, const chunk<A>& c) {
+    put((B*)a.cache + p.at + (i64)(2 * head + value) * a.block_tokens * a.dim + chunk_at * 8, c);
 }
 
 // Rounds what a norm makes of a chunk.
@@ -158,29 +161,27 @@ inline chunk<A> normed(const chunk<A>& c, float scale, const float (&weight)[8])
 
 template <bool NORMS> void store_by_heads(const store_args& a) {
     enum { HELD = 4 };
-    __shared__ by_chunk angles[3], weights[2];
+    __shared__ by_chunk table[TABLES];
     const i64 t = blockIdx.x;
-    const int mine = threadIdx.x % a.lanes, at = mine * 8; // chunk of a head, and its first value
+    const int lanes = 1 << a.shift, mine = threadIdx.x & (lanes - 1), at = mine * 8; // chunk of a head, and its first value
+    place to(a, t);
     A *q = row_of<A>(a.q, t), *k = row_of<A>(a.k, t), *v = row_of<A>(a.v, t);
     const bool whole = aligned(q) && aligned(k) && aligned(v);
-    const int all = a.heads + 2 * a.kv_heads, step = blockDim.x / a.lanes, first = threadIdx.x / a.lanes;
-    const int warp_first = threadIdx.x / 32 * 32 / a.lanes; // head
-    const turning turn(a, angles, mine);
-    place to;
+    const int all = a.heads + 2 * a.kv_heads, step = blockDim.x >> a.shift, first = threadIdx.x >> a.shift;
+    const int warp_first = threadIdx.x / 32 * 32 >> a.shift; // head
+    const turning turn(a, table, mine);
     for (int base = 0; base + warp_first < all; base += HELD * step) {
         chunk<A> x[HELD];
 #pragma unroll
         for (int i = 0; i < HELD; i++) {
             const int h = base + i * step + first, kv = h - a.heads;
-            const A* from = (kv < 0 ? q + h * a.dim : kv < a.kv_heads ? k + kv * a.dim : v + (kv - a.kv_heads) * a.dim) + at;
+            const A* from = (kv < 0 ? q : kv < a.kv_heads ? k : v) + (kv < 0 ? h : kv < a.kv_heads ? kv : kv - a.kv_heads) * a.dim + at;
             if (h < all && at < a.dim) x[i] = load_chunk(from, 8, whole);
             else x[i] = chunk<A>{};
         }
         if (base == 0) { // now that the first loads are on their way
-            if (!find_place(a, t, to)) return;
-            fill_angles(a, to, angles);
-            if (NORMS && a.q_weight != nullptr) weights[0].fill(a.q_weight, a.dim, 1);
-            if (NORMS && a.k_weight != nullptr) weights[1].fill(a.k_weight, a.dim, 1);
+            if (!to.find(a)) return;
+            fill(table, a, to.position, NORMS);
             __syncthreads();
         }
         if constexpr (NORMS) {
@@ -194,17 +195,24 @@ template <bool NORMS> void store_by_heads(const store_args& a) {
             }
 #pragma unroll
             for (int o = 16; o > 0; o >>= 1) {
-                if (o >= a.lanes) continue;
+                if (o >= lanes) continue;
 #pragma unroll
                 for (int i = 0; i < HELD; i++) squares[i] += __shfl_xor_sync(0xffffffffu, squares[i], o);
             }
+            // A scale takes a while, and lanes of a head would make the same four: each makes one, and they look at each other's.
+            const int quarter = threadIdx.x % HELD;
+            float scale = squares[0];
+#pragma unroll
+            for (int i = 1; i < HELD; i++) scale = quarter == i ? squares[i] : scale;
+            scale = norm_scale(scale, a.dim, base + quarter * step + first < a.heads ? a.q_eps : a.k_eps);
 #pragma unroll
             for (int i = 0; i < HELD; i++) {
                 const int kv = base + i * step + first - a.heads;
+                const float of_head = __shfl_sync(0xffffffffu, scale, threadIdx.x % 32 / HELD * HELD + i);
                 if (at >= a.dim || kv >= a.kv_heads || (kv < 0 ? a.q_weight : a.k_weight) == nullptr) continue;
                 float weight[8];
-                weights[kv >= 0].read(weight, mine);
-                x[i] = normed(x[i], norm_scale(squares[i], a.dim, kv < 0 ? a.q_eps : a.k_eps), weight);
+                table[kv < 0 ? Q_WEIGHT : K_WEIGHT].read(weight, mine);
+                x[i] = normed(x[i], of_head, weight);
             }
         }
 #pragma unroll
@@ -215,7 +223,7 @@ template <bool NORMS> void store_by_heads(const store_args& a) {
             if (kv < 0) {
                 if (NORMS || turn.any) store_chunk(q + h * a.dim + at, y, 8, whole);
             } else if (to.slot >= 0) {
-                put(a, to.slot, kv % a.kv_heads, kv >= a.kv_heads, mine, y);
+                keep(a, to, kv < a.kv_heads ? kv : kv - a.kv_heads, kv >= a.kv_heads, mine, y);
             }
         }
     }
@@ -235,8 +243,9 @@ extern "C" __global__ void __launch_bounds__(256, 3) store_normed(const store_ar
 extern "C" __global__ void __launch_bounds__(512) store_rows(const store_args a) {
     after_earlier();
     __shared__ float part[2][32]; // of the sums of q and of k
-    __shared__ by_chunk angles[3];
+    __shared__ by_chunk table[MINUS_SIN + 1];
     const i64 t = blockIdx.x;
+    place to(a, t);
     A *q = row_of<A>(a.q, t), *k = row_of<A>(a.k, t), *v = row_of<A>(a.v, t);
     const bool whole = aligned(q) && aligned(k) && aligned(v);
     const int cols = a.heads * a.dim, chunks = cols / 8;
@@ -254,16 +263,16 @@ extern "C" __global__ void __launch_bounds__(512) store_rows(const store_args a)
         const int c = threadIdx.x + i * blockDim.x, n = (chunks - c) * 8;
         load8(q_weight[i], a.q_weight + c * 8, n), load8(k_weight[i], a.k_weight + c * 8, n);
     }
-    place to; // looked at when the loads are on their way
-    if (!find_place(a, t, to)) return;
-    fill_angles(a, to, angles);
-    const turning turn(a, angles, threadIdx.x % a.lanes);
+    if (!to.find(a)) return; // now that the loads are on their way
+    fill(table, a, to.position, false);
+    const int mine = threadIdx.x & ((1 << a.shift) - 1);
+    const turning turn(a, table, mine);
     float q_squares = 0, k_squares = 0;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         float values[8];
-        unpack(values, xq[i]), q_squares = add_squares(q_squares, values, 0.0f, 8);
-        unpack(values, xk[i]), k_squares = add_squares(k_squares, values, 0.0f, 8);
+        unpack(values, xq[i]), q_squares = add_squares(q_squares, values, 0.0f, 8), forget(xq[i]);
+        unpack(values, xk[i]), k_squares = add_squares(k_squares, values, 0.0f, 8), forget(xk[i]);
     }
     q_squares = warp_sum(q_squares), k_squares = warp_sum(k_squares);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -274,12 +283,12 @@ extern "C" __global__ void __launch_bounds__(512) store_rows(const store_args a)
     const float k_scale = norm_scale(warp_sum(there ? part[1][lane] : 0.0f), cols, a.k_eps);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        const int c = threadIdx.x + i * blockDim.x, head = c / a.lanes;
+        const int c = threadIdx.x + i * blockDim.x, head = c >> a.shift;
         const chunk<A> yq = turn(normed(xq[i], q_scale, q_weight[i]), true), yk = turn(normed(xk[i], k_scale, k_weight[i]), true);
         if (c >= chunks) continue;
         store_chunk(q + c * 8, yq, 8, whole);
         if (to.slot < 0) continue;
-        put(a, to.slot, head, 0, c % a.lanes, yk), put(a, to.slot, head, 1, c % a.lanes, xv[i]);
+        keep(a, to, head, false, mine, yk), keep(a, to, head, true, mine, xv[i]);
     }
 }
 #endif

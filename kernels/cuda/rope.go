@@ -10,7 +10,7 @@ type storeArgs struct {
 	q, k, v, cos, sin                        mat
 	position, slot, cache, fault             handle
 	heads, kvHeads, dim, turned, interleaved int32
-	blockTokens, slots, positions, op, lanes int32
+	blockTokens, slots, positions, op, shift int32
 	qWeight, kWeight                         handle
 	qEps, kEps                               float32
 }
@@ -42,7 +42,7 @@ func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b ke
 	}
 	a := storeArgs{q: matOf(q), k: matOf(k), v: matOf(v), slot: address(b.Slot), cache: c.layer(layer), fault: s.dev.fault.address,
 		heads: int32(q.Cols / dim), kvHeads: int32(c.spec.KVHeads), dim: int32(dim), blockTokens: int32(c.spec.BlockTokens),
-		slots: int32(c.spec.Blocks * c.spec.BlockTokens), op: int32(op), lanes: int32(headLanes(dim))}
+		slots: int32(c.spec.Blocks * c.spec.BlockTokens), op: int32(op), shift: int32(headShift(dim))}
 	if rope := how.Rope; rope != nil {
 		a.cos, a.sin, a.position = matOf(rope.Cos), matOf(rope.Sin), address(b.Position)
 		a.turned, a.positions, a.interleaved = int32(rope.Dim), int32(rope.Cos.Rows), truth(rope.Interleaved)
@@ -64,12 +64,12 @@ const (
 	storeRows   = "store_rows"   // with norms over all heads
 )
 
-// headLanes is the threads that have a head's chunks of 8 values: a power of two.
-func headLanes(dim int) int { return 1 << bits.Len(uint(ceilDiv(dim, 8)-1)) }
+// headShift is the logarithm of the threads that have a head's chunks of 8 values: 4 or more.
+func headShift(dim int) int { return max(2, bits.Len(uint(ceilDiv(dim, 8)-1))) }
 
 // storeKernel is the kernel that does the most of how for such q and k, norms first, and the threads of a block.
 func storeKernel(c kernels.CacheSpec, q, k kernels.Tensor, how kernels.StoreSpec) (name string, threads int) {
-	heads, lanes := q.Cols/c.HeadDim, headLanes(c.HeadDim)
+	heads, lanes := q.Cols/c.HeadDim, 1<<headShift(c.HeadDim)
 	if r := how.Rope; c.Latent > 0 || c.HeadDim%8 != 0 || lanes > 32 || r != nil && (r.Interleaved || r.Dim%16 != 0) {
 		return storeAny, 32 * min(8, heads+2*c.KVHeads)
 	}
