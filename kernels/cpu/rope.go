@@ -60,15 +60,16 @@ func (s *Stream) Store(kv kernels.Cache, layer int, q, k, v kernels.Tensor, b ke
 
 // store does a few rows at a time where they are normed too, so that they are in a cache still when they are rotated.
 func (d *Device) store(a *storeArgs, norms []*normArgs, from, to int) {
-	const few = 8
-	for at := from; len(norms) > 0 && at < to; at += few {
-		for _, n := range norms {
-			d.kernels.norm(n, at, min(at+few, to))
-		}
-		d.kernels.store(a, at, min(at+few, to))
+	rows := to - from
+	if len(norms) > 0 {
+		rows = 8
 	}
-	if len(norms) == 0 {
-		d.kernels.store(a, from, to)
+	for ; from < to; from += rows {
+		next := min(from+rows, to)
+		for _, n := range norms {
+			d.kernels.norm(n, from, next)
+		}
+		d.kernels.store(a, from, next)
 	}
 }
 
