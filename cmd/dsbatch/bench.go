@@ -205,6 +205,16 @@ func benchIOCommand() *cli.Command {
 	}
 }
 
+// counts refuses flags whose number is none to count with.
+func counts(c *cli.Context, flags ...string) error {
+	for _, flag := range flags {
+		if n := c.Int(flag); n < 1 {
+			return usageErrorf("--%s %d is out of range; use a number at least 1", flag, n)
+		}
+	}
+	return nil
+}
+
 func benchCommCommand() *cli.Command {
 	return &cli.Command{
 		Name: "comm", Usage: "the exchange of rows between ranks of this host, beside a plain MPI program",
@@ -216,6 +226,9 @@ func benchCommCommand() *cli.Command {
 		Action: func(c *cli.Context) error {
 			if kind, _ := mpi.Launched(); kind != "" { // started by the bench itself, as one of the ranks
 				return onWorld(&config.Job{}, func(w mpi.World) error { return benchmarks.CommRank(c.Context, w, c.App.Writer) })
+			}
+			if err := counts(c, "ranks", "rounds"); err != nil {
+				return err
 			}
 			self, err := os.Executable()
 			if err != nil {
@@ -246,6 +259,9 @@ func benchScalingCommand() *cli.Command {
 		Action: func(c *cli.Context) error {
 			if (c.String("model") == "") != (c.String("input") == "") {
 				return usageErrorf("--model and --input belong together")
+			}
+			if err := counts(c, "ranks", "rounds"); err != nil {
+				return err
 			}
 			self, err := os.Executable()
 			if err != nil {

@@ -24,6 +24,7 @@ func TestMisspelt(t *testing.T) {
 		{"a command", badUsage, []string{"rnu"}, []string{`"rnu"`, "run?"}},
 		{"a command of a command", badUsage, []string{"ckpt", "inspct"}, []string{`"inspct"`, "inspect?"}},
 		{"a measurement that is to come", badUsage, []string{"bench", "figures"}, []string{"not built yet"}},
+		{"no ranks to measure", badUsage, []string{"bench", "comm", "--ranks", "0"}, []string{"--ranks 0", "at least 1"}},
 		{"what to measure", badUsage, []string{"bench", "kernls"}, []string{`"kernls"`, "kernels?"}},
 		{"a flag of run", badUsage, job(out(), "--temprature", "1"), []string{"--temprature", "--temperature?"}},
 		{"a flag of verify", badUsage, []string{"verify", "x", "--quik"}, []string{"dsbatch verify", "--quick?"}},
