@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/cuda"
 )
 
 // gpuGroups are the ops at the sizes that a GPU meets.
@@ -36,12 +37,54 @@ func (b *bench) gpuLinear(g *Group) {
 		weights := b.cold(c.w, 1, c.out, c.in, false)
 		for _, m := range c.rows {
 			x, y := b.floats(m, c.in), b.floats(m, c.out)
-			b.op(g, fmt.Sprintf("%v %d ← %d, %d rows", c.w, c.out, c.in, m), c.w, 2*float64(m)*float64(c.out)*float64(c.in),
-				b.bytes(weights)+float64(x.Bytes()+y.Bytes()), func(i int) {
-					b.stream.Linear(y, x, weights[i%len(weights)], kernels.Epilogue{})
-				})
+			for _, by := range b.multipliers(weights, y) {
+				b.multiply(by)
+				b.op(g, fmt.Sprintf("%v %d ← %d, %d rows%s", c.w, c.out, c.in, m, by.note), c.w, 2*float64(m)*float64(c.out)*float64(c.in),
+					b.bytes(weights)+float64(x.Bytes()+y.Bytes()), func(i int) {
+						b.stream.Linear(y, x, weights[i%len(weights)], kernels.Epilogue{})
+					})
+			}
+			b.multiply(multiplier{by: cuda.Faster})
 		}
 		b.free()
+	}
+}
+
+// multiplier makes the products of one matrix, note for people.
+type multiplier struct {
+	by   cuda.Multiplier
+	note string
+}
+
+// multipliers are those that could make y, and of two which of them makes it.
+func (b *bench) multipliers(w []kernels.Weights, y kernels.Tensor) []multiplier {
+	d, is := b.device.(*cuda.Device)
+	if !is || b.err != nil {
+		return []multiplier{{}}
+	}
+	d.MultiplyBy(cuda.CuBLASLt)
+	possible := d.MultipliedBy(w[0], y.DType, y.Rows)
+	d.MultiplyBy(cuda.Faster)
+	if possible == cuda.Own {
+		return []multiplier{{}}
+	}
+	taken := d.MultipliedBy(w[0], y.DType, y.Rows)
+	all := []multiplier{{by: cuda.Own}, {by: cuda.CuBLASLt}}
+	for i, m := range all {
+		all[i].note = ", by " + m.by.String()
+		if m.by == cuda.Own {
+			all[i].note = ", by our own kernel"
+		}
+		if m.by == taken {
+			all[i].note += ", as in a job"
+		}
+	}
+	return all
+}
+
+func (b *bench) multiply(m multiplier) {
+	if d, is := b.device.(*cuda.Device); is {
+		d.MultiplyBy(m.by)
 	}
 }
 

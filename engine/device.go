@@ -200,7 +200,11 @@ func (e *Engine) openGPU(rank, gpus int, err error) (kernels.Device, error) {
 		return nil, err
 	}
 	graphs := e.job.Inference.CUDAGraph
-	return cuda.New(cuda.Options{Ordinal: rank % gpus, NoGraphs: graphs != nil && !*graphs})
+	d, err := cuda.New(cuda.Options{Ordinal: rank % gpus, NoGraphs: graphs != nil && !*graphs})
+	if err != nil { // d, as a Device, is not nil
+		return nil, err
+	}
+	return d, nil
 }
 
 // fusedOnGPU refuses plain operations there.

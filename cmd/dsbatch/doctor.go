@@ -20,7 +20,7 @@ import (
 func doctorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "doctor", ArgsUsage: "[OUTPUT]", Usage: "say what this machine offers a job, or how the job on OUTPUT stands, and what to do next",
-		Description: "Without OUTPUT: CPU, GPUs, NVRTC, NCCL, MPI and Slurm, each with the mend for what is missing. Started by mpirun or srun, whether its ranks see each other.\n" +
+		Description: "Without OUTPUT: CPU, GPUs, NVRTC, cuBLASLt, NCCL, MPI and Slurm, each with the mend for what is missing. Started by mpirun or srun, whether its ranks see each other.\n" +
 			"With OUTPUT: what is committed, what each rank of its last start was doing, on which host and since when.",
 		Action: func(c *cli.Context) error {
 			w := c.App.Writer

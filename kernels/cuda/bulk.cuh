@@ -25,6 +25,9 @@ inline void copy_bulk(u32 to, const void* from, int bytes, u32 barrier) {
 // Rows of 16-bit values as the copy engine knows them (driver.h, cuda_box). Lies in a kernel's arguments.
 struct __align__(64) boxes { u64 words[16]; };
 
+// Has the description of boxes come, which the first copy would wait for.
+inline void fetch_boxes(const boxes& b) { asm volatile("prefetch.tensormap [%0];" ::"l"(&b) : "memory"); }
+
 // A box from column and row on to shared memory, swizzled: its rows' 16-byte pieces exchanged by the row's number modulo 8.
 inline void copy_box(u32 to, const boxes& from, int column, int row, u32 barrier) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"

@@ -17,6 +17,7 @@ var sources embed.FS
 type program struct {
 	file   string
 	a, b   kernels.DType
+	rows   bool    // IN_ROWS: 16-bit weights that lie in rows
 	groups bool    // GROUPS: int8 weights whose scales are by group
 	alibi  bool    // ALIBI: attention whose scores fall with distance
 	latent bool    // LATENT: keys hold the values
@@ -32,6 +33,9 @@ func (p program) options(arch string) []string {
 	}
 	if p.b != 0 {
 		o = append(o, "-DB="+sourceType(p.b))
+	}
+	if p.rows {
+		o = append(o, "-DIN_ROWS")
 	}
 	if p.groups {
 		o = append(o, "-DGROUPS")

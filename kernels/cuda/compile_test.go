@@ -48,6 +48,7 @@ func everyProgram() []program {
 				program{file: "gemm.cu", a: a, b: a, limit: 7}, program{file: "gemm.cu", a: a, b: kernels.I8, limit: 7},
 				program{file: "sm90_gemm_i8.cu", a: a, b: kernels.I8, limit: 7},
 				program{file: "sm90_gemm.cu", a: a, b: a}, program{file: "sm90_gemm_tiles.cu", a: a, b: a}, program{file: "gemm.cu", a: a, b: a},
+				program{file: "sm90_gemm.cu", a: a, b: a, rows: true}, program{file: "sm90_gemm_tiles.cu", a: a, b: a, rows: true}, program{file: "trial.cu", a: a},
 				program{file: "gemm.cu", a: a, b: kernels.I8}, program{file: "gemm.cu", a: a, b: kernels.I8, groups: true})
 		}
 	}

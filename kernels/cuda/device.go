@@ -1,6 +1,6 @@
 // Package cuda runs the op set of package kernels on an NVIDIA GPU of compute capability 8.0 or later.
 //
-// Nothing of NVIDIA's is needed to build: the driver and NVRTC are opened at run time (driver.c). The kernels are the
+// Nothing of NVIDIA's is needed to build: the driver, NVRTC and cuBLASLt are opened at run time (driver.c, nvrtc.c, blas.c). The kernels are the
 // .cu files of this folder, embedded, compiled at first use for the card found and cached (compile.go). A Stream
 // records its ops and hands them to the driver in one call when somebody waits; a record that comes again byte for
 // byte is replayed as a CUDA graph (queue.go). All counts of a routing stay on the device.
@@ -66,19 +66,22 @@ type Options struct {
 
 // Device is one GPU. It implements kernels.Device.
 type Device struct {
-	ordinal  int
-	card     card
-	ctx      handle
-	memory   *pool
-	uploads  *uploads
-	programs *programs
-	fault    *faultWord
-	graphs   bool
-	trace    *trace                    // nil: none
-	peaks    map[kernels.DType]float64 // as measured; of none: bytes
-	forced   struct {                  // in tests
+	ordinal    int
+	card       card
+	ctx        handle
+	memory     *pool
+	uploads    *uploads
+	programs   *programs
+	fault      *faultWord
+	graphs     bool
+	trace      *trace                    // nil: none
+	peaks      map[kernels.DType]float64 // as measured; of none: bytes
+	blas       *blas
+	multiplier Multiplier
+	forced     struct { // in tests
 		tiling string // of 16-bit weights, whatever suits; "": what suits
 		width  int    // of the tiles of one that stays; 0: what suits
+		packed bool   // weights that could lie in rows are packed in pieces
 	}
 }
 
@@ -108,6 +111,11 @@ func New(o Options) (*Device, error) {
 	d.memory, d.trace = &pool{ctx: d.ctx, settle: d.uploads.settle}, newTrace(d.ctx)
 	if d.fault, err = newFaultWord(d.ctx); err == nil {
 		d.programs, err = newPrograms(d.ctx, c, o.CacheDir)
+	}
+	if err == nil {
+		if d.blas, err = newBLAS(d); err == nil {
+			d.memory.yield = d.blas.settle
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -139,6 +147,7 @@ func Describe() []string {
 		major, minor := compilerVersion()
 		lines = append(lines, fmt.Sprintf("NVRTC: %d.%d", major, minor))
 	}
+	lines = append(lines, describeBLAS())
 	if err := openNCCL(ncclNames()); err != nil {
 		if n > 1 {
 			lines = append(lines, fmt.Sprintf("NCCL: %v; ranks exchange rows through the host; `pip install nvidia-nccl-cu13` and point %s at its libnccl.so.2", err, ncclVariable))
@@ -191,8 +200,14 @@ func (d *Device) Activations(w kernels.DType) kernels.DType {
 	return w
 }
 
-// Prepare begins to compile, on all cores, what a model with weights of type w needs that come as from.
-func (d *Device) Prepare(w, from kernels.DType) { d.programs.prepare(d.needed(w, from)) }
+// Prepare begins to compile, on all cores, what a model with weights of type w needs that come as
+// from.
+func (d *Device) Prepare(w, from kernels.DType) {
+	d.programs.prepare(d.needed(w, from))
+	if d.Activations(w).Size() == 2 && w.Size() == 2 {
+		d.blas.begin()
+	}
+}
 
 // OnCompile has begin told of each .cu file that is waited for from now on while it is compiled.
 func (d *Device) OnCompile(begin func(file string) (done func())) { d.programs.begin = begin }
@@ -206,6 +221,9 @@ func (d *Device) Close() error {
 		d.trace.close()
 	}
 	errs := []error{d.uploads.settle()}
+	if d.blas != nil {
+		d.blas.close()
+	}
 	if d.programs != nil {
 		errs = append(errs, d.programs.close(d.ctx))
 	}

@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "driver.h"
+#include "blas.h"
 
 #include <dlfcn.h>
 #include <pthread.h>
@@ -383,11 +384,20 @@ static CUresult run_copy(const copy *c, void *stream) {
     return cuMemcpy2DAsync(&m, stream);
 }
 
+static int run_record(const record *r, void *stream) {
+    switch (r->kind) {
+    case record_launch: return run_launch((const launch *)r, stream);
+    case record_copy: return run_copy((const copy *)r, stream);
+    }
+    int status = blas_multiply((const product *)r, stream);
+    return status == 0 ? 0 : blas_failed + status;
+}
+
 int cuda_run(handle ctx, handle stream, const void *queue, uint64_t size, uint32_t *op) {
     TRY(enter(ctx));
     for (uint64_t at = 0; at < size;) {
         const record *r = (const record *)((const char *)queue + at);
-        CUresult e = r->kind == record_launch ? run_launch((const launch *)r, P(stream)) : run_copy((const copy *)r, P(stream));
+        int e = run_record(r, P(stream));
         if (e != 0) {
             *op = r->op;
             return e;

@@ -57,7 +57,7 @@ int cuda_event_record(handle ctx, handle event, handle stream);
 int cuda_event_elapsed(handle ctx, handle from, handle to, float *ms); /* waits for to */
 
 /* A queue is records one after the other, each a multiple of 8 bytes. A launch's arguments, one struct, follow it. */
-enum { record_launch = 1, record_copy = 2 };
+enum { record_launch = 1, record_copy = 2, record_product = 3 };
 typedef struct {
     uint32_t kind, size; /* of the record, with what follows it */
     uint32_t op;         /* which op asked for it: for messages */
@@ -74,7 +74,20 @@ typedef struct {
     uint32_t dst_host, src_host;                            /* whether the address is the host's */
 } copy;
 
-/* Enqueues all records; *op is that of the failed one. */
+/* y [rows, out] = x [rows, in] · wᵀ, w [out, in], by cuBLASLt (blas.h). */
+typedef struct {
+    record head;
+    handle library;
+    uint64_t algorithm[8];                /* one of blas_choose's */
+    uint64_t y, x, w, room;               /* addresses; room: what the algorithm may write besides */
+    int64_t y_stride, x_stride, w_stride; /* elements */
+    uint64_t room_bytes;
+    int32_t rows, out, in;
+    int32_t type, y_type; /* blas_f32 … */
+    int32_t pad;
+} product;
+
+/* Enqueues all records; *op is that of the failed one. A code from blas_failed on is one of cuBLASLt's, so much larger. */
 int cuda_run(handle ctx, handle stream, const void *queue, uint64_t size, uint32_t *op);
 /* Makes a graph of the records and replays it. */
 int cuda_graph(handle ctx, handle stream, const void *queue, uint64_t size, handle *graph, uint32_t *op);

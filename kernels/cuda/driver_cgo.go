@@ -9,7 +9,7 @@ package cuda
 // #cgo noescape cuda_graph
 // #cgo nocallback cuda_graph
 // #include <stdlib.h>
-// #include "driver.h"
+// #include "blas.h"
 import "C"
 
 import (
@@ -40,8 +40,11 @@ func openCompiler(names []string) error {
 
 // result turns a code of the driver into an error that names the call.
 func result(code C.int, call string) error {
-	if code == 0 {
+	switch {
+	case code == 0:
 		return nil
+	case code > C.blas_failed: // a record of a queue
+		return blasResult(code-C.blas_failed, "cublasLtMatmul")
 	}
 	return &callError{call: call, code: int(code), meaning: C.GoString(C.cuda_meaning(code))}
 }

@@ -57,3 +57,9 @@ func ncclLeave(_, _ handle) error                                            { r
 func ncclAbort(_, _ handle) error                                            { return errNoCgo }
 
 func boxesOf(handle, handle, int, int, int, int) (m [16]uint64, err error) { return m, errNoCgo }
+
+func openBLAS([]string) error                                                 { return errNoCgo }
+func blasVersion() int                                                        { return 0 }
+func blasCreate(handle) (handle, error)                                       { return 0, errNoCgo }
+func blasChoose(handle, *productRecord, bool, int) (all []algorithm, e error) { return nil, errNoCgo }
+func blasCheck(handle, *productRecord) error                                  { return errNoCgo }

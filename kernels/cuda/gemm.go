@@ -162,6 +162,18 @@ type tilesArgs struct {
 	_        [4]uint64 // x makes the whole a multiple of 64 bytes
 }
 
+// rowsArgs and rowsTilesArgs are those of sm90_gemm.cu and sm90_gemm_tiles.cu where weights lie in rows.
+type rowsArgs struct {
+	w [16]uint64
+	gemmArgs
+	_ [6]uint64 // w makes the whole a multiple of 64 bytes
+}
+
+type rowsTilesArgs struct {
+	w [16]uint64
+	tilesArgs
+}
+
 // gemmStays enqueues stayingTiling.
 func (s *Stream) gemmStays(op opNumber, p program, w *weights, y, x kernels.Tensor, e kernels.Epilogue, experts int, a tilesArgs) {
 	const (
@@ -189,7 +201,12 @@ func (s *Stream) gemmStays(op opNumber, p program, w *weights, y, x kernels.Tens
 	}
 	p.file = sm90StayingFile
 	n := ceilDiv(w.paddedRows, t.rows) * tiles(y.Rows, int(a.most), experts)
-	enqueue(s, op, kernelKey{p, t.name}, grid{x: min(n, s.dev.card.processors), threads: t.threads, shared: t.shared}, &a)
+	g := grid{x: min(n, s.dev.card.processors), threads: t.threads, shared: t.shared}
+	if w.inRows {
+		enqueue(s, op, kernelKey{p, t.name}, g, &rowsTilesArgs{w.boxes, a})
+		return
+	}
+	enqueue(s, op, kernelKey{p, t.name}, g, &a)
 }
 
 // alignedRows tells whether all rows of x begin at multiples of so many bytes.
@@ -239,9 +256,16 @@ var sm90Int8Tilings = [...]tiling{
 }
 
 func (s *Stream) gemm(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Epilogue, a gemmArgs) {
-	if y.Rows == 0 || w.out == 0 {
-		return
+	switch {
+	case y.Rows == 0 || w.out == 0:
+	case w.inRows && op == opLinear && s.multiplied(op, w, y, x, e):
+	default:
+		s.gemmOwn(op, w, y, x, e, a)
 	}
+}
+
+// gemmOwn is gemm by our own kernels, of rows of y of which there are some.
+func (s *Stream) gemmOwn(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Epilogue, a gemmArgs) {
 	a.x, a.y, a.w, a.fault = matOf(x), matOf(y), w.data.address, s.dev.fault.address
 	if w.bias != nil {
 		a.bias = w.bias.address
@@ -270,13 +294,18 @@ func (s *Stream) gemm(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Ep
 	}
 	p, choice := s.dev.gemmFor(x.DType, w.dtype, w.group)
 	p.limit = limitOf(e)
+	p.rows = w.inRows
 	if p.file == sm90File && a.aligned == 1 && s.stays(w, s.expected(a.offsets, y.Rows), experts) {
 		s.gemmStays(op, p, w, y, x, e, experts, tilesArgs{gemmArgs: a})
 		return
 	}
 	t := s.tilingFor(choice, w, s.expected(a.offsets, y.Rows))
-	enqueue(s, op, kernelKey{p, t.name}, grid{x: ceilDiv(w.paddedRows, t.rows), y: tiles(y.Rows, t.tokens, experts),
-		threads: t.threads, shared: t.shared}, &a)
+	g := grid{x: ceilDiv(w.paddedRows, t.rows), y: tiles(y.Rows, t.tokens, experts), threads: t.threads, shared: t.shared}
+	if w.inRows {
+		enqueue(s, op, kernelKey{p, t.name}, g, &rowsArgs{w: w.boxes, gemmArgs: a})
+		return
+	}
+	enqueue(s, op, kernelKey{p, t.name}, g, &a)
 }
 
 // limitOf is a clamped SwiGLU's limit, which products have compiled in; 0: they end otherwise.

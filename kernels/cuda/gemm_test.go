@@ -37,6 +37,11 @@ func tilingCases() []tilingCase {
 		{slots: many, in: 256, out: 1024},
 		{rows: 4000, in: 2048, out: 2048},
 		{rows: 1000, in: 320, out: 3000, gated: true},
+		{rows: 1, in: 1032, out: 200},
+		{rows: 70, in: 8, out: 8, add: true},
+		{rows: 300, in: 136, out: 328, f32: true},
+		{slots: []int{300}, in: 200, out: 136},
+		{slots: []int{300}, in: 200, out: 136, div: 2},
 	}
 	for _, rows := range []int{1, 63, 64, 65, 130, 192, 193, 256, 257, 513} {
 		cases = append(cases, tilingCase{rows: rows, in: 1032, out: 200, bias: true, f32: rows%2 > 0, add: rows%4 == 0})
@@ -47,6 +52,8 @@ func tilingCases() []tilingCase {
 // TestTilings: every kernel of 16-bit weights gives the same bits, again and again, however rows are cut into tiles.
 func TestTilings(t *testing.T) {
 	d := open(t, Options{NoGraphs: true})
+	d.MultiplyBy(Own)
+	d.blas.least = 0
 	file, all := d.gemmFor(kernels.BF16, kernels.BF16, 0)
 	if file.file == sm90File {
 		all = append(all[:len(all):len(all)], stayingTiling)
@@ -54,18 +61,21 @@ func TestTilings(t *testing.T) {
 	for i, c := range tilingCases() {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			var want []byte
-			for _, tiling := range all {
-				d.forced.tiling = tiling.name
-				for _, width := range []int{64, 128, 192, 0} { // 0: as they come; kernels that do not stay run again
-					if d.forced.width = width; width > tiling.tokens {
-						continue
-					}
-					got := c.run(t, d, kernels.BF16) // optest has the other type
-					if want == nil {
-						want = got
-					}
-					if !bytes.Equal(got, want) {
-						t.Errorf("%+v: %s, at most %d tokens a tile, gives other bits than %s", c, tiling.name, width, all[0].name)
+			for _, packed := range []bool{true, false} { // or in rows, where they may lie so
+				d.forced.packed = packed
+				for _, tiling := range all {
+					d.forced.tiling = tiling.name
+					for _, width := range []int{64, 128, 192, 0} { // 0: as they come; kernels that do not stay run again
+						if d.forced.width = width; width > tiling.tokens {
+							continue
+						}
+						got := c.run(t, d, kernels.BF16) // optest has the other type
+						if want == nil {
+							want = got
+						}
+						if !bytes.Equal(got, want) {
+							t.Errorf("%+v: %s, at most %d tokens a tile, packed %v, gives other bits than %s", c, tiling.name, width, packed, all[0].name)
+						}
 					}
 				}
 			}

@@ -21,6 +21,7 @@ const (
 // microseconds for, and large ones from the driver itself.
 type pool struct {
 	ctx    handle
+	yield  func()       // called where memory does not suffice: what was taken for a while is given back
 	settle func() error // called before memory is given back: what is on its way to it arrives
 	slabs  []handle
 	left   int64 // bytes of the last slab not given out yet
@@ -67,11 +68,21 @@ func (p *pool) allocate(what string, size int64) (*memory, error) {
 		}
 		return &memory{pool: p, address: a, size: size, class: class}, nil
 	}
-	a, err := memAlloc(p.ctx, size)
+	a, err := p.take(size)
 	if err != nil {
 		return nil, p.explain(what, size, err)
 	}
 	return &memory{pool: p, address: a, size: size, class: -1}, nil
+}
+
+// take is the driver's memory.
+func (p *pool) take(size int64) (handle, error) {
+	a, err := memAlloc(p.ctx, size)
+	if errors.Is(err, ErrMemory) && p.yield != nil {
+		p.yield()
+		a, err = memAlloc(p.ctx, size)
+	}
+	return a, err
 }
 
 func (p *pool) piece(class int) (handle, error) {
@@ -82,7 +93,7 @@ func (p *pool) piece(class int) (handle, error) {
 	}
 	size := int64(1) << class
 	if p.left < size {
-		slab, err := memAlloc(p.ctx, slabSize)
+		slab, err := p.take(slabSize)
 		if err != nil {
 			return 0, err
 		}
@@ -114,7 +125,7 @@ func (p *pool) close() error {
 // Memory is the free and the total memory of the GPU in bytes.
 func (d *Device) Memory() (free, total int64) {
 	_ = d.uploads.settle() // which takes memory; the next op tells its error
-	free, total, err := memoryInfo(d.ctx)
+	free, total, err := d.blas.memory()
 	if err != nil {
 		return 0, d.card.memory
 	}

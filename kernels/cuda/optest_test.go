@@ -32,6 +32,15 @@ func TestOps(t *testing.T) {
 	if d.card.arch() != "sm_90a" {
 		return
 	}
+	for _, by := range []Multiplier{Own, CuBLASLt} { // wherever it can, not only where it is faster
+		t.Run(by.String(), func(t *testing.T) {
+			if hasBLAS(t, d) {
+				d.MultiplyBy(by)
+				defer d.MultiplyBy(Faster)
+				optest.Run(t, d, tolerances, "Linear", "Grouped")
+			}
+		})
+	}
 	t.Run("OlderCards", func(t *testing.T) {
 		d := open(t, Options{})
 		d.card.major, d.card.minor = 8, 0

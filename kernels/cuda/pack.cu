@@ -13,6 +13,7 @@ struct pack_args {
     int gated, row0; // gated: row0 is 0 for gate, 1 for up
     int padded_in, padded_rows, group;
     int first_row, first_in;
+    int in_rows, pad; // 16 bits: as a matrix [rows, padded in], not in pieces
 };
 
 // Rows and inputs are those of the source, but where they are named so.
@@ -31,6 +32,7 @@ template <int SIZE> int packed_row(const pack_args& a, int row) {
 // Where the inputs k, k+1 of a packed row lie, in elements: 64 rows by 16 inputs are 1024 elements; of 16 bits in pieces
 // of 8 rows × 8 inputs, as ldmatrix and wgmma want them; int8 in tiles of 16 rows, each lane's share of m16n8k16 together.
 template <class T> i64 place_of(const pack_args& a, int row, int k) {
+    if (a.in_rows) return (i64)row * a.padded_in + k;
     const i64 at = ((i64)(row / 64) * (a.padded_in / 16) + k / 16) * 1024;
     return at + k % 16 / 8 * 512 + row % 64 * 8 + k % 8;
 }

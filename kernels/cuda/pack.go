@@ -18,6 +18,8 @@ type weights struct {
 	group      int // I8: inputs that share a scale, 0: all of a row
 	paddedRows int
 	paddedIn   int
+	inRows     bool       // as a matrix [paddedRows, paddedIn], not in pieces: cuBLASLt may multiply them
+	boxes      [16]uint64 // inRows: the matrix as the copy engine knows it
 	data       *memory
 	bias       *memory // [experts, paddedRows] F32, or none
 	scale      *memory // I8: [experts, groups, paddedRows] F32
@@ -58,9 +60,15 @@ func (w *weights) groups() int {
 // last of them has left the host's memory.
 func (d *Device) Pack(what string, s kernels.WeightSpec) (kernels.Weights, error) {
 	w, err := shapeOf(s)
+	if err == nil {
+		w.inRows = d.blas.suits(w, len(s.Experts[0].Bias) > 0)
+	}
 	var bias []chunk
 	if err == nil {
 		bias, err = d.allocateWeights(what, s, w)
+	}
+	if err == nil && w.inRows {
+		w.boxes, err = boxesOf(d.ctx, w.data.address, w.paddedIn, w.paddedRows, w.paddedIn*w.dtype.Size(), 64)
 	}
 	if err == nil {
 		err = d.packParts(s, w, bias)
@@ -70,6 +78,9 @@ func (d *Device) Pack(what string, s kernels.WeightSpec) (kernels.Weights, error
 			w.Free()
 		}
 		return nil, fmt.Errorf("pack %s: %w", what, err)
+	}
+	if w.inRows {
+		d.blas.ask(w)
 	}
 	return w, nil
 }
@@ -81,15 +92,16 @@ func shapeOf(s kernels.WeightSpec) (*weights, error) {
 		return nil, err
 	}
 	w := &weights{dtype: s.DType, experts: len(s.Experts), gated: s.Gated, out: rows, in: in}
-	packed, tile, pad, depth := rows, 16, 64, 64
-	if w.dtype == kernels.F32 {
-		tile, pad, depth = 4, 4, 4
-	}
+	packed := rows
 	if s.Gated {
+		tile := 16
+		if w.dtype == kernels.F32 {
+			tile = 4
+		}
 		w.out = rows / 2
 		packed = ceilDiv(w.out, tile/2) * tile
 	}
-	w.paddedRows, w.paddedIn = ceilDiv(packed, pad)*pad, ceilDiv(w.in, depth)*depth
+	w.pad(packed)
 	if w.dtype == kernels.I8 && s.Group != 0 && s.Group != w.in {
 		w.group = s.Group
 		if w.group < 0 || w.group%16 != 0 || w.in%w.group != 0 {
@@ -98,6 +110,20 @@ func shapeOf(s kernels.WeightSpec) (*weights, error) {
 	}
 	return w, nil
 }
+
+// pad sets what so many packed rows and the inputs are padded to.
+func (w *weights) pad(packed int) {
+	if w.dtype == kernels.F32 {
+		const pad = 4
+		w.paddedRows, w.paddedIn = ceilDiv(packed, pad)*pad, ceilDiv(w.in, pad)*pad
+		return
+	}
+	const rows = 64
+	w.paddedRows, w.paddedIn = ceilDiv(packed, rows)*rows, paddedInputs(w.in)
+}
+
+// paddedInputs are those of 16-bit and int8 weights: whole stages.
+func paddedInputs(in int) int { return ceilDiv(in, 64) * 64 }
 
 func (w *weights) matrixBytes() int64 {
 	return int64(w.paddedRows) * int64(w.paddedIn) * int64(w.dtype.Size())
@@ -181,6 +207,7 @@ type packArgs struct {
 	gated, row0                 int32
 	paddedIn, paddedRows, group int32
 	firstRow, firstIn           int32
+	inRows, _                   int32
 }
 
 // packParts sends the parts to the GPU in chunks of whole rows, each of which is put in order there by itself.
@@ -190,7 +217,7 @@ func (d *Device) packParts(s kernels.WeightSpec, w *weights, chunks []chunk) err
 		for part, m := range l.Parts {
 			a := packArgs{w: w.data.address + handle(int64(e)*w.matrixBytes()),
 				rows: int32(l.Outputs(part)), in: int32(w.in), transposed: truth(l.Transposed), gated: truth(w.gated), row0: int32(row0),
-				paddedIn: int32(w.paddedIn), paddedRows: int32(w.paddedRows), group: int32(w.group)}
+				paddedIn: int32(w.paddedIn), paddedRows: int32(w.paddedRows), group: int32(w.group), inRows: truth(w.inRows)}
 			if w.gated {
 				a.row0 = int32(part)
 			}

@@ -126,6 +126,13 @@ func (p *programs) module(g program) *module {
 	return m
 }
 
+// ready waits until a program is on the GPU, and tells nobody: for goroutines that the load does not wait for.
+func (p *programs) ready(g program) error {
+	m := p.module(g)
+	<-m.done
+	return m.err
+}
+
 // wait waits until m is on the GPU, and tells of it where it must be compiled.
 func (p *programs) wait(m *module, file string) error {
 	select {
@@ -246,10 +253,13 @@ func (d *Device) needed(w, from kernels.DType) []program {
 			all = append(all, program{file: "sm90_attention.cu", a: act})
 		}
 	}
-	if all[0].file == sm90File {
-		many := all[0]
-		many.file = sm90StayingFile
-		all = append([]program{many}, all...)
+	if few := all[0]; few.file == sm90File {
+		many, fewInRows := few, few
+		many.file, fewInRows.rows = sm90StayingFile, true
+		manyInRows := many
+		manyInRows.rows = true
+		all = append([]program{many, manyInRows, few, fewInRows}, all[1:]...)
+		all = append(all, program{file: "trial.cu", a: act})
 	}
 	all = append(all, program{file: "sample.cu"}, program{file: "norm.cu", a: act}, program{file: "gate.cu"},
 		program{file: "pack.cu", a: w, b: from}, program{file: "combine.cu", a: act}, program{file: "rope.cu", a: act, b: act},

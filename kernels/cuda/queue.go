@@ -30,9 +30,23 @@ type copyRecord struct {
 	dstHost, srcHost                            uint32
 }
 
+// productRecord is y [rows, out] = x [rows, in] · wᵀ by cuBLASLt.
+type productRecord struct {
+	record
+	library                   handle
+	algorithm                 [8]uint64
+	y, x, w, room             handle
+	yStride, xStride, wStride int64 // elements
+	roomBytes                 uint64
+	rows, out, in             int32
+	dtype, yType              int32 // as blasType tells
+	_                         int32
+}
+
 const (
-	kindLaunch = 1
-	kindCopy   = 2
+	kindLaunch  = 1
+	kindCopy    = 2
+	kindProduct = 3
 )
 
 // bytesOf is the memory of a struct without pointers.

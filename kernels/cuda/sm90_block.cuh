@@ -11,6 +11,9 @@ template <int WARPGROUPS, int BLOCKS, int TOKENS, int STAGES>
 struct sm90_block : gemm_block<WARPGROUPS * BLOCKS, TOKENS, STAGES, WARPGROUPS * 128> {
     using block = gemm_block<WARPGROUPS * BLOCKS, TOKENS, STAGES, WARPGROUPS * 128>;
     using block::a, block::shared;
+#ifdef IN_ROWS
+    const boxes* rows; // of weights that are not packed
+#endif
     enum { ahead = STAGES - 2, barriers = STAGES * block::stage_bytes }; // the latter's place in shared memory
 
     sm90_block(const gemm_args& a, char* shared) : block(a, shared) {}
@@ -23,12 +26,19 @@ struct sm90_block : gemm_block<WARPGROUPS * BLOCKS, TOKENS, STAGES, WARPGROUPS *
         const int left = (a.padded_rows - block::first_row()) / 64, n = min(left, WARPGROUPS * BLOCKS);
         expect(arrival(step), n * block::weight_bytes);
         for (int b = 0; b < n; b++) // of rows beyond, what lies there stays: nobody reads their sums
+#ifdef IN_ROWS
+            copy_box(stage_at(step) + b * block::weight_bytes, *rows, step * depth, block::first_row() + b * 64, arrival(step));
+#else
             copy_bulk(stage_at(step) + b * block::weight_bytes, block::w + ((i64)b * block::steps() + step) * block::weight_bytes,
                       block::weight_bytes, arrival(step));
+#endif
     }
 
     // Waits for what was launched before, and has the first stages on their way; false where the block has nothing to do.
     bool begin() {
+#ifdef IN_ROWS
+        if (threadIdx.x == 0) fetch_boxes(*rows);
+#endif
         const bool ragged = a.offsets != nullptr; // else the block's weights follow from nothing that was computed
         if (ragged) after_earlier();
         const int steps = block::find() ? block::steps() : 0;

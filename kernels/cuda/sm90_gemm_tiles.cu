@@ -1,6 +1,6 @@
 // The matrix product of sm90_gemm.cu for many tokens: blocks that stay, each with a warpgroup that only loads and two that
 // only multiply, so that loads never wait for sums to be finished, nor products for loads to be asked for.
-// Shapes  as in gemm.cu; rows of x are aligned to 16 bytes.
+// Shapes  as in gemm.cu; rows of x are aligned to 16 bytes. IN_ROWS as in sm90_gemm.cu.
 // Order   as in sm90_gemm.cu: the same bits.
 // Tiles   256 packed rows by at most a.most tokens, 64, 128 or 192: what a stage brings from L2 serves 110 products a byte, where
 //         256 × 128 has 85. An expert's last tile has 64 or 128 where these do. Of an expert come 8 tiles of rows for all
@@ -17,6 +17,9 @@
 #include "wgmma.cuh"
 
 struct tiles_args {
+#ifdef IN_ROWS
+    boxes w; // one matrix, 64 inputs by 64 rows
+#endif
     boxes x; // 64 inputs by 64 rows, where they are not gathered
     gemm_args g;
     int* tasks; // tiles taken beyond each block's first, blocks that have ended; both 0 before and after
@@ -86,6 +89,9 @@ template <int BLOCKS, int TOKENS, int STAGES> struct product {
     }
 
     void run() {
+#ifdef IN_ROWS
+        if (threadIdx.x == 0) fetch_boxes(all.w), fetch_boxes(all.x);
+#endif
         const bool ragged = a.offsets != nullptr; // else the first weights follow from nothing that was computed
         if (ragged) after_earlier();
         if (threadIdx.x == 0) {
@@ -121,7 +127,12 @@ template <int BLOCKS, int TOKENS, int STAGES> struct product {
             const int tokens = gathered() ? 0 : (t.rows + 63) / 64 * 64;
             expect(barrier, min(a.padded_rows / 64 - t.block, (int)blocks) * block_bytes + tokens * depth * 2);
         }
-        if (w != nullptr) copy_bulk(at + stage * stage_bytes + warp * block_bytes, w + (i64)step * block_bytes, block_bytes, barrier);
+        if (w == nullptr) return;
+#ifdef IN_ROWS
+        copy_box(at + stage * stage_bytes + warp * block_bytes, all.w, step * depth, (t.block + warp) * 64, barrier);
+#else
+        copy_bulk(at + stage * stage_bytes + warp * block_bytes, w + (i64)step * block_bytes, block_bytes, barrier);
+#endif
     }
 
     // How far the row of x for a tile's row lies from the first, in pieces of 16 bytes.
@@ -235,7 +246,7 @@ template <int BLOCKS, int TOKENS, int STAGES> struct product {
         for (int k16 = 0; k16 < depth / 16; k16++)
 #pragma unroll
             for (int b = 0; b < BLOCKS; b++)
-                wgmma<A, N>::run(!FIRST || k16 > 0, c[b], plain_operand(weights + b * block_bytes + k16 * 2048), swizzled_operand(tokens + k16 * 32));
+                wgmma<A, N>::run(!FIRST || k16 > 0, c[b], weights_operand(weights + b * block_bytes, k16), swizzled_operand(tokens + k16 * 32));
         wgmma_commit();
     }
 

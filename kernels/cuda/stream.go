@@ -30,6 +30,7 @@ type Stream struct {
 
 	partials *memory // of attention over long contexts; nil until one comes
 	tasks    *memory // counters for kernels whose blocks share out what is to be done; nil until one comes
+	room     *memory // of cuBLASLt's products; nil until one comes
 }
 
 var _ kernels.Stream = (*Stream)(nil)
@@ -85,7 +86,7 @@ func (s *Stream) Close() error {
 			errs = append(errs, graphFree(s.dev.ctx, r.graph))
 		}
 	}
-	for _, m := range []*memory{s.partials, s.tasks} {
+	for _, m := range []*memory{s.partials, s.tasks, s.room} {
 		if m != nil {
 			m.Free()
 		}

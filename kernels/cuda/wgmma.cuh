@@ -24,6 +24,15 @@ template <int N> void wgmma_hold(float (&c)[N][4]) {
 // modulo 8, from an address that is a multiple of 1024.
 inline u64 plain_operand(u32 address) { return (u64)(address >> 4 & 0x3fff) | (u64)(1024 >> 4) << 16 | (u64)(128 >> 4) << 32; }
 inline u64 swizzled_operand(u32 address) { return (u64)(address >> 4 & 0x3fff) | 1ull << 16 | (u64)(1024 >> 4) << 32 | 1ull << 62; }
+// 16 inputs of 64 rows of weights of a stage: packed in pieces (pack.cu), or, IN_ROWS, in rows in memory too, which the copy
+// engine swizzles on their way.
+inline u64 weights_operand(u32 address, int k16) {
+#ifdef IN_ROWS
+    return swizzled_operand(address + k16 * 32);
+#else
+    return plain_operand(address + k16 * 2048);
+#endif
+}
 // Its N adjacent in swizzled rows of 64, halves bytes from one 64 to the next.
 inline u64 wide_operand(u32 address, u32 halves) {
     return (u64)(address >> 4 & 0x3fff) | (u64)(halves >> 4) << 16 | (u64)(1024 >> 4) << 32 | 1ull << 62;

@@ -111,8 +111,10 @@ func invariantLinear(k *kit) error {
 			{in: 515, parts: []int{70}, bias: true, act: kernels.GELUTanh},
 			{in: 256, parts: []int{96, 96}, gated: true, act: kernels.SiLU},
 			{in: 160, parts: []int{40, 40}, gated: true, bias: true, act: kernels.ClampedSwiGLU, limit: 1},
+			{in: 768, parts: []int{72}},
 		} {
 			c.dtype, c.source = d, kernels.F32
+			k.aligned = !c.bias && !c.gated
 			w, _ := k.pack(c, 1)
 			act := k.dev.Activations(d)
 			const n = 71

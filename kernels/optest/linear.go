@@ -79,6 +79,20 @@ func testLinear(k *kit) {
 				k.linear(c)
 			}
 		}
+		k.aligned = true // what libraries and copy engines take
+		for _, c := range []linearCase{
+			{rows: 1, in: 256, parts: []int{64}},
+			{rows: 7, in: 64, parts: []int{16, 8, 8}, f32: true},
+			{rows: 70, in: 520, parts: []int{200}},
+			{rows: 130, in: 136, parts: []int{8}, transposed: true},
+			{rows: 33, in: 256, parts: []int{72}, add: true},
+			{rows: 40, in: 128, parts: []int{24, 40}, bias: true, act: kernels.ReLU},
+			{rows: 300, in: 96, parts: []int{136}, act: kernels.SiLU},
+		} {
+			c.dtype, c.source = d, kernels.F32
+			k.linear(c)
+		}
+		k.aligned = false
 	}
 }
 

@@ -7,6 +7,7 @@ package optest
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/kernels"
@@ -33,8 +34,9 @@ func (t Tolerances) of(d kernels.DType) float64 {
 	return t.F32
 }
 
-// Run runs all cases on dev. Subtests have the names of the ops.
-func Run(t *testing.T, dev kernels.Device, tol Tolerances) {
+// Run runs the cases of some ops on dev, or of all. Subtests have the names of the ops.
+func Run(t *testing.T, dev kernels.Device, tol Tolerances, ops ...string) {
+	wanted := func(op string) bool { return len(ops) == 0 || slices.Contains(ops, op) }
 	for _, c := range []struct {
 		name string
 		test func(*kit)
@@ -62,9 +64,14 @@ func Run(t *testing.T, dev kernels.Device, tol Tolerances) {
 		{"Sample", testSample},
 		{"Errors", testErrors},
 	} {
-		t.Run(c.name, func(t *testing.T) { c.test(newKit(t, dev, tol, c.name)) })
+		if wanted(c.name) {
+			t.Run(c.name, func(t *testing.T) { c.test(newKit(t, dev, tol, c.name)) })
+		}
 	}
 	for _, c := range invariants {
+		if !wanted(c.name) {
+			continue
+		}
 		t.Run("Invariant/"+c.name, func(t *testing.T) {
 			if err := c.check(newKit(t, dev, tol, c.name)); err != nil {
 				t.Error(err)
