@@ -14,18 +14,17 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// folder gives where a family's files lie: in testdata, or unpacked from its archive.
+// folder gives where a family's files lie, unpacked from their archive.
 func folder(t testing.TB, family string) string {
 	t.Helper()
-	dir := filepath.Join("testdata", family)
-	if _, err := os.Stat(dir); err == nil {
-		return dir
-	}
 	files, err := packed()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir = t.TempDir()
+	if files[family] == nil {
+		t.Fatalf("testdata/packed.tar.zst has no folder %s", family)
+	}
+	dir := t.TempDir()
 	for name, content := range files[family] {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
@@ -36,9 +35,13 @@ func folder(t testing.TB, family string) string {
 
 func readWhole(t testing.TB, family, name string) []byte {
 	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(folder(t, family), name))
+	files, err := packed()
 	if err != nil {
 		t.Fatal(err)
+	}
+	raw, ok := files[family][name]
+	if !ok {
+		t.Fatalf("testdata/packed.tar.zst has no %s/%s", family, name)
 	}
 	return raw
 }
