@@ -124,14 +124,19 @@ func (e *Exchange) count(ctx context.Context, w *Workspace, meanwhile func() err
 	if err := e.Rows.Count(ctx, w.exchange.sendRows); err != nil {
 		return nil, fmt.Errorf("counts of the exchange: %w", err)
 	}
+	through := false
 	defer func() { // as in move
-		w.enter(Dispatch)
+		if through {
+			w.enter(Dispatch)
+		}
 		counted, end := e.Rows.Counted(ctx)
 		if rows = counted; end != nil && err == nil {
 			err = fmt.Errorf("counts of the exchange: %w", end)
 		}
 	}()
-	return nil, meanwhile()
+	err = meanwhile()
+	through = true
+	return nil, err
 }
 
 // move is a section of the layer, Dispatch or Combine: rows go from device to device where the exchange can, else through
@@ -155,15 +160,20 @@ func (e *Exchange) move(ctx context.Context, s kernels.Stream, recv, send kernel
 	if onDevices {
 		return meanwhile()
 	}
+	through := false
 	defer func() { // whatever comes, a panic too: other ranks may use the rows until then
-		w.enter(section)
+		if through { // a panic is told of with the section that it came from
+			w.enter(section)
+		}
 		end := e.Rows.Finish(ctx)
 		staging.End(s)
 		if end != nil && err == nil {
 			err = fmt.Errorf("%s: %w", section, end)
 		}
 	}()
-	return meanwhile()
+	err = meanwhile()
+	through = true
+	return err
 }
 
 // arrived runs the local experts, whole, over arriving rows; result is in the order of experts.

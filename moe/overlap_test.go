@@ -76,6 +76,43 @@ func (v *travelling) Finish(ctx context.Context) error {
 	return v.AllToAll.Finish(ctx)
 }
 
+// TestPanicWhileRowsTravel: a rank that breaks in what it computes while it waits is told of with the section that it broke in,
+// not with the one that it waited in.
+func TestPanicWhileRowsTravel(t *testing.T) {
+	layers, rng := pyramid(false)[:1], rand.New(rand.NewPCG(3, 6))
+	x := random(rng, 61, layers[0].hidden(), 1)
+	parts := cut(x, []int{30, 31})
+	for broken := range 3 { // sections of experts that rank 1 comes through
+		var last string
+		err := mpi.Run(2, func(world mpi.World) (err error) {
+			r, m := world.Rank(), newMachine(t, 1)
+			w, in := m.workspace(61, layers...), m.tensor(parts[r])
+			l := m.layer(layers[0], &moe.Exchange{Rank: r, Ranks: 2, Rows: &travelling{AllToAll: comm.NewFlat(world), patience: 3}, Apart: 1})
+			out := m.tensor(matrix{parts[r].rows, x.cols, make([]float32, len(parts[r].v))})
+			w.Begin(0)
+			if r == 1 {
+				left := broken
+				w.Enter = func(section string) {
+					if last = section; section == moe.Experts {
+						if left--; left < 0 {
+							panic("broken")
+						}
+					}
+				}
+				defer func() {
+					if p := recover(); p != nil {
+						err = fmt.Errorf("%v", p)
+					}
+				}()
+			}
+			return l.Forward(t.Context(), m.stream, out, in, w)
+		})
+		if err == nil || last != moe.Experts {
+			t.Errorf("a rank that broke in section %d of experts is said to be in %q (%v)", broken, last, err)
+		}
+	}
+}
+
 // TestBranchLeavesTravellingRowsAlone: a residual layer computes its dense branch while rows travel, and any layer its
 // experts for its own tokens, as many pieces of these in each wait as it lasts, differently on each rank, and neither reads nor writes them: its results have the bits that they have on one rank without an exchange.
 func TestBranchLeavesTravellingRowsAlone(t *testing.T) {

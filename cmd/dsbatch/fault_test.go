@@ -99,7 +99,7 @@ func TestBrokenRanks(t *testing.T) {
 		}
 	}
 	e := waitForStuck().want(t, failed)
-	if !regexp.MustCompile(`^dsbatch: rank 0 \(\S+\) is stuck: no progress for .+, in phase read, chunk \d+; .*start the same command again\n$`).MatchString(e.stderr) {
+	if !regexp.MustCompile(`^(\S+ INF .+\n)*dsbatch: rank 0 \(\S+\) is stuck: no progress for .+, in phase read, chunk \d+; .*start the same command again\n$`).MatchString(e.stderr) {
 		t.Errorf("a job of one rank, stuck in a read, ends with\n%s", e.stderr)
 	}
 	dsbatch(t, job(stuck, work...)...).want(t, done)
