@@ -58,7 +58,9 @@ func ncclAbort(_, _ handle) error                                            { r
 
 func boxesOf(handle, handle, int, int, int, int) (m [16]uint64, err error) { return m, errNoCgo }
 
-func openBLAS([]string) error                                                 { return errNoCgo }
+func openBLAS([]string) error {
+	return fmt.Errorf("%w: this dsbatch was built with CGO_ENABLED=0; build it with cgo", ErrBLAS)
+}
 func blasVersion() int                                                        { return 0 }
 func blasCreate(handle) (handle, error)                                       { return 0, errNoCgo }
 func blasChoose(handle, *productRecord, bool, int) (all []algorithm, e error) { return nil, errNoCgo }
