@@ -243,8 +243,8 @@ func (d deepSeek) logits(ids []int32) []float32 {
 	}
 	for layer := range d.number("num_hidden_layers") {
 		at := fmt.Sprintf("model.layers.%d.", layer)
-		x = added(x, d.attention(d.rms(x, at+"input_layernorm"), at+"self_attn."))
-		h := d.rms(x, at+"post_attention_layernorm")
+		x = added(x, d.attention(d.rmsNorm(x, at+"input_layernorm", 1e-6), at+"self_attn."))
+		h := d.rmsNorm(x, at+"post_attention_layernorm", 1e-6)
 		if !d.experts(layer) {
 			x = added(x, d.gated(h, at+"mlp."))
 			continue
@@ -261,21 +261,7 @@ func (d deepSeek) logits(ids []int32) []float32 {
 			}
 		}
 	}
-	return flat(d.linear(d.rms(x, "model.norm"), "lm_head"))
-}
-
-func (d deepSeek) rms(x [][]float64, module string) [][]float64 {
-	weight, y := d.row(module+".weight", 0), make([][]float64, len(x))
-	for t, row := range x {
-		var square float64
-		for _, v := range row {
-			square += v * v / float64(len(row))
-		}
-		for i, v := range row {
-			y[t] = append(y[t], v/math.Sqrt(square+1e-6)*weight[i])
-		}
-	}
-	return y
+	return flat(d.linear(d.rmsNorm(x, "model.norm", 1e-6), "lm_head"))
 }
 
 func (d deepSeek) gated(x [][]float64, at string) [][]float64 {
@@ -292,7 +278,7 @@ func (d deepSeek) attention(h [][]float64, at string) [][]float64 {
 	heads, plain, turned, value, kv := d.number("num_attention_heads"), d.number("qk_nope_head_dim"), d.number("qk_rope_head_dim"), d.number("v_head_dim"), d.number("kv_lora_rank")
 	var q [][]float64
 	if d.sizeOr("q_lora_rank", 0) > 0 {
-		q = d.linear(d.rms(d.linear(h, at+"q_a_proj"), at+"q_a_layernorm"), at+"q_b_proj")
+		q = d.linear(d.rmsNorm(d.linear(h, at+"q_a_proj"), at+"q_a_layernorm", 1e-6), at+"q_b_proj")
 	} else {
 		q = d.linear(h, at+"q_proj")
 	}
@@ -305,7 +291,7 @@ func (d deepSeek) attention(h [][]float64, at string) [][]float64 {
 			d.turn(one[plain:], t)
 		}
 	}
-	both, scale := d.linear(d.rms(latent, at+"kv_a_layernorm"), at+"kv_b_proj"), 1/math.Sqrt(float64(plain+turned))
+	both, scale := d.linear(d.rmsNorm(latent, at+"kv_a_layernorm", 1e-6), at+"kv_b_proj"), 1/math.Sqrt(float64(plain+turned))
 	if yarn, ok := d.config["rope_scaling"].(map[string]any); ok {
 		m := 0.1*numberOr(yarn, "mscale_all_dim", 0)*math.Log(numberOr(yarn, "factor", 1)) + 1
 		scale *= m * m

@@ -350,6 +350,9 @@ func byHeads(qkv [][]float64, heads int) (q, k, v [][]float64) {
 	return q, k, v
 }
 
+// The random models have 6 heads of 8, which is no power of two.
+const randomHeads, randomHidden = 6, 48
+
 // randomModule puts a linear op of out × in, or a norm of out where in is 0, and its bias into x.
 func (all tensors) randomModule(name string, out, in int, bias bool) {
 	if all.random(name+".weight", out, max(in, 1)); in == 0 {
@@ -366,89 +369,4 @@ func (all tensors) flatten(name string) {
 	y := all[name]
 	y.Shape = y.Shape[:1]
 	all[name] = y
-}
-
-// The random models have 6 heads of 8, which is no power of two.
-const randomHeads, randomHidden = 6, 48
-
-func randomBLOOM(c map[string]any, x tensors) {
-	clear(c)
-	clear(x)
-	for key, value := range map[string]any{"architectures": []any{"BloomForCausalLM"}, "model_type": "bloom", "hidden_size": randomHidden, "n_head": randomHeads,
-		"n_layer": 3, "vocab_size": 160, "seq_length": 128} {
-		c[key] = value
-	}
-	x.random("transformer.word_embeddings.weight", 160, randomHidden)
-	x.randomModule("transformer.word_embeddings_layernorm", randomHidden, 0, true)
-	for layer := range 3 {
-		at := fmt.Sprintf("transformer.h.%d.", layer)
-		x.randomModule(at+"input_layernorm", randomHidden, 0, true)
-		x.randomModule(at+"self_attention.query_key_value", 3*randomHidden, randomHidden, true)
-		x.randomModule(at+"self_attention.dense", randomHidden, randomHidden, true)
-		x.randomModule(at+"post_attention_layernorm", randomHidden, 0, true)
-		x.randomModule(at+"mlp.dense_h_to_4h", 4*randomHidden, randomHidden, true)
-		x.randomModule(at+"mlp.dense_4h_to_h", randomHidden, 4*randomHidden, true)
-	}
-	x.randomModule("transformer.ln_f", randomHidden, 0, true)
-}
-
-func (d definition) bloom(ids []int32) []float32 {
-	x := make([][]float64, len(ids))
-	for t, id := range ids {
-		x[t] = d.row("transformer.word_embeddings.weight", int(id))
-	}
-	x = d.norm(x, "transformer.word_embeddings_layernorm")
-	how := attention{scale: 1 / math.Sqrt(randomHidden/randomHeads), slopes: []float64{1. / 4, 1. / 16, 1. / 64, 1. / 256, 1. / 2, 1. / 8}}
-	for layer := range 3 {
-		at := fmt.Sprintf("transformer.h.%d.", layer)
-		q, k, v := byHeads(d.linear(d.norm(x, at+"input_layernorm"), at+"self_attention.query_key_value"), randomHeads)
-		x = added(x, d.linear(how.of(q, k, v, randomHeads), at+"self_attention.dense"))
-		x = added(x, d.mlp(d.norm(x, at+"post_attention_layernorm"), at+"mlp.dense_h_to_4h", at+"mlp.dense_4h_to_h", "gelu_new"))
-	}
-	return flat(d.linear(d.norm(x, "transformer.ln_f"), "transformer.word_embeddings"))
-}
-
-// randomGPTNeo sees 4 positions in its middle layer.
-func randomGPTNeo(c map[string]any, x tensors) {
-	clear(c)
-	clear(x)
-	for key, value := range map[string]any{"architectures": []any{"GPTNeoForCausalLM"}, "model_type": "gpt_neo", "hidden_size": randomHidden, "num_heads": randomHeads,
-		"num_layers": 3, "vocab_size": 160, "max_position_embeddings": 32, "window_size": 4, "activation_function": "gelu_new",
-		"attention_types": []any{[]any{[]any{"global", "local"}, 1}, []any{[]any{"global"}, 1}}} {
-		c[key] = value
-	}
-	x.random("transformer.wte.weight", 160, randomHidden)
-	x.random("transformer.wpe.weight", 32, randomHidden)
-	for layer := range 3 {
-		at := fmt.Sprintf("transformer.h.%d.", layer)
-		x.randomModule(at+"ln_1", randomHidden, 0, true)
-		for _, one := range []string{"q_proj", "k_proj", "v_proj", "out_proj"} {
-			x.randomModule(at+"attn.attention."+one, randomHidden, randomHidden, one == "out_proj")
-		}
-		x.randomModule(at+"ln_2", randomHidden, 0, true)
-		x.randomModule(at+"mlp.c_fc", 4*randomHidden, randomHidden, true)
-		x.randomModule(at+"mlp.c_proj", randomHidden, 4*randomHidden, true)
-	}
-	x.randomModule("transformer.ln_f", randomHidden, 0, true)
-}
-
-func (d definition) gptNeo(ids []int32) []float32 {
-	x := make([][]float64, len(ids))
-	for t, id := range ids {
-		x[t] = d.row("transformer.wte.weight", int(id))
-		for i, v := range d.row("transformer.wpe.weight", t) {
-			x[t][i] += v
-		}
-	}
-	for layer := range 3 {
-		at, how := fmt.Sprintf("transformer.h.%d.", layer), attention{scale: 1}
-		if layer == 1 {
-			how.window = 4
-		}
-		h := d.norm(x, at+"ln_1")
-		q, k, v := d.linear(h, at+"attn.attention.q_proj"), d.linear(h, at+"attn.attention.k_proj"), d.linear(h, at+"attn.attention.v_proj")
-		x = added(x, d.linear(how.of(q, k, v, randomHeads), at+"attn.attention.out_proj"))
-		x = added(x, d.mlp(d.norm(x, at+"ln_2"), at+"mlp.c_fc", at+"mlp.c_proj", "gelu_new"))
-	}
-	return flat(d.linear(d.norm(x, "transformer.ln_f"), "transformer.wte"))
 }

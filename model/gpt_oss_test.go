@@ -144,7 +144,7 @@ func indexed(x []float64) map[int]float64 {
 	return y
 }
 
-func (d definition) rmsNorm(x [][]float64, module string) [][]float64 {
+func (d definition) rmsNorm(x [][]float64, module string, epsilon float64) [][]float64 {
 	weight, y := d.row(module+".weight", 0), make([][]float64, len(x))
 	for t, row := range x {
 		var square float64
@@ -152,7 +152,7 @@ func (d definition) rmsNorm(x [][]float64, module string) [][]float64 {
 			square += v * v / float64(len(row))
 		}
 		for i, v := range row {
-			y[t] = append(y[t], v/math.Sqrt(square+1e-5)*weight[i])
+			y[t] = append(y[t], v/math.Sqrt(square+epsilon)*weight[i])
 		}
 	}
 	return y
@@ -196,7 +196,7 @@ func (d definition) gptOSS(ids []int32) []float32 {
 		if kinds == nil && layer%2 == 0 || kinds != nil && kinds[layer] == "sliding_attention" {
 			how.window = ossWindow
 		}
-		h := d.rmsNorm(x, at+"input_layernorm")
+		h := d.rmsNorm(x, at+"input_layernorm", 1e-5)
 		q, k, v := d.linear(h, at+"self_attn.q_proj"), d.linear(h, at+"self_attn.k_proj"), d.linear(h, at+"self_attn.v_proj")
 		for t := range h {
 			for _, row := range [][]float64{q[t], k[t]} {
@@ -207,9 +207,9 @@ func (d definition) gptOSS(ids []int32) []float32 {
 			k[t], v[t] = forEachHead(k[t]), forEachHead(v[t])
 		}
 		x = added(x, d.linear(how.of(q, k, v, ossHeads), at+"self_attn.o_proj"))
-		x = added(x, d.experts(at+"mlp.", d.rmsNorm(x, at+"post_attention_layernorm")))
+		x = added(x, d.experts(at+"mlp.", d.rmsNorm(x, at+"post_attention_layernorm", 1e-5)))
 	}
-	return flat(d.linear(d.rmsNorm(x, "model.norm"), "lm_head"))
+	return flat(d.linear(d.rmsNorm(x, "model.norm", 1e-5), "lm_head"))
 }
 
 // forEachHead gives each query head its head of K or V.
