@@ -79,6 +79,13 @@ func plain(name, unit string, value float64) Figure {
 	return Figure{Name: name, Unit: unit, Value: value, Best: value, Worst: value}
 }
 
+// several is a figure that was measured in each round.
+func several(name, unit string, all []float64) (f Figure) {
+	f = Figure{Name: name, Unit: unit}
+	f.Worst, f.Value, f.Best = spread(all)
+	return f
+}
+
 // spread is the least, the median and the most of some numbers.
 func spread(x []float64) (least, median, most float64) {
 	x = slices.Sorted(slices.Values(x))
@@ -138,8 +145,11 @@ func (g *Group) table(w io.Writer) error {
 			extent = number(f.Worst) + " – " + number(f.Best)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s %s\t%s\t%s\t%s\t", f.Name, took, number(f.Value), f.Unit, extent, bound, fraction)
-		if both {
-			fmt.Fprintf(t, "%s GB/s\t", number(f.Bytes/1e9))
+		if moves := ""; both {
+			if f.Bytes > 0 {
+				moves = number(f.Bytes/1e9) + " GB/s"
+			}
+			fmt.Fprintf(t, "%s\t", moves)
 		}
 		fmt.Fprintln(t)
 	}

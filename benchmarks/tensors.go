@@ -113,7 +113,7 @@ func (b *bench) weights(d kernels.DType, experts, out, in int, gated bool) kerne
 
 // cold is weights enough that one used in its turn comes from memory.
 func (b *bench) cold(d kernels.DType, experts, out, in int, gated bool) (all []kernels.Weights) {
-	for total := int64(0); total < coldBytes && b.err == nil; {
+	for total := int64(0); total < coldWeights() && b.err == nil; {
 		w := b.weights(d, experts, out, in, gated)
 		if b.err == nil {
 			all, total = append(all, w), total+w.Bytes()
