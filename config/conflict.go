@@ -16,7 +16,9 @@ func (j *Job) conflicts() []error {
 	c.oneOf("a row has one prompt", "prompt-column", "ids-column", "messages-column")
 	c.both("stride", "continuation-column", "windows are for scoring whole documents")
 	c.both("ids-column", "continuation-column", "prompt and continuation are encoded together, as texts")
-	for _, flag := range []string{"chat-template", "chat-template-kwargs", "now"} {
+	c.both("ids-column", "pair-column", "the tokenizer joins the texts of a pair")
+	c.both("messages-column", "pair-column", "the texts of a pair are a prompt and a second one")
+	for _, flag := range []string{"tools-column", "chat-template", "chat-template-kwargs", "now"} {
 		if j.Given(flag) && j.MessagesColumn == "" {
 			c.refuse("--%s is for chats, and no column of them is named; add --messages-column, or leave it out", flag)
 		}
@@ -34,6 +36,9 @@ func (j *Job) conflicts() []error {
 	}
 	if window := j.Inference.MaxOutTokens; window > 0 && j.Task == Generate && j.MaxNewTokens >= window {
 		c.refuse("--%s %d leaves no room for a prompt in max_out_tokens %d; lower the one or raise the other", "max-new-tokens", j.MaxNewTokens, window)
+	}
+	if j.MinNewTokens > j.MaxNewTokens {
+		c.refuse("--%s %d is more than --max-new-tokens %d; lower the one or raise the other", "min-new-tokens", j.MinNewTokens, j.MaxNewTokens)
 	}
 	return append(c.errs, j.Inference.conflicts()...)
 }

@@ -56,6 +56,7 @@ func TestConflictsWithInference(t *testing.T) {
 		{"device: cpu\ninference: {enable_cuda_graph: true}", "", "job.yaml:1: --device cpu has no CUDA graphs, and enable_cuda_graph is true; leave that out, or use --device cuda"},
 		{"inference: {zero: {offload_param: {device: cpu}}}", "device=cuda", "--device cuda computes with weights in the GPU's memory, and zero.offload_param.device is cpu; leave that out, or use --device cpu"},
 		{"reference: true\ninference: {kernel_inject: true}", "", "job.yaml:1: --reference runs plain operations, and kernel_inject is true; keep one of them"},
+		{"max_new_tokens: 8\nmin_new_tokens: 9", "", "job.yaml:2: --min-new-tokens 9 is more than --max-new-tokens 8; lower the one or raise the other"},
 		{"max_new_tokens: 64\ninference: {max_tokens: 64}", "", "job.yaml:1: --max-new-tokens 64 leaves no room for a prompt in max_out_tokens 64; lower the one or raise the other"},
 		{"tp: 2\ninference:\n  quant: {weight: {q_groups: 4}}", "", "job.yaml:3: quant works with dtype int8 only; add dtype: int8, or leave quant out"},
 	} {

@@ -192,7 +192,7 @@ var fields = append([]field{
 			in.ModelConfig = n.plain().(map[string]any) // what a table gives
 			return nil
 		}},
-	{path: "max_out_tokens", alias: "max_tokens", stated: "1024", example: "2048", bits: true, does: "most tokens of a row, prompt and output together; the model's window where that is less. Not set: the window",
+	{path: "max_out_tokens", alias: "max_tokens", stated: "1024", example: "2048", bits: true, does: "most tokens of a row, prompt and output together; the model's window where that is less, but of BLOOM, whose ALiBi knows no end. Not set: the window",
 		set: func(in *Inference, n node) error { return n.atLeast(1, &in.MaxOutTokens) }},
 	{path: "min_out_tokens", alias: "min_tokens", stated: "1", example: "64", does: "tokens of a row that must fit into memory, or the job is refused with the arithmetic",
 		set: func(in *Inference, n node) error { return n.atLeast(1, &in.MinOutTokens) }},

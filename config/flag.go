@@ -133,7 +133,7 @@ func (f *Flag) setList(j *Job, values []string) error {
 	*p = nil
 	for _, v := range values {
 		if f.commas() {
-			for name := range strings.SplitSeq(v, ",") {
+			for _, name := range splitNames(v) {
 				*p = append(*p, strings.TrimSpace(name))
 			}
 			continue
@@ -144,6 +144,17 @@ func (f *Flag) setList(j *Job, values []string) error {
 		return fmt.Errorf("has an empty entry; leave it out")
 	}
 	return nil
+}
+
+// splitNames cuts at commas, but for those behind a backslash, which belong to a name.
+func splitNames(s string) (names []string) {
+	from := 0
+	for i := range len(s) {
+		if s[i] == ',' && (i == 0 || s[i-1] != '\\') {
+			names, from = append(names, s[from:i]), i+1
+		}
+	}
+	return append(names, s[from:])
 }
 
 // commas tells whether one occurrence may hold several values: column names may, texts and paths may hold commas.

@@ -39,8 +39,8 @@ func TestEveryFieldOfTheJobHasOneFlag(t *testing.T) {
 func TestFlagsOfTheDesign(t *testing.T) {
 	for name := range strings.FieldsSeq(`model tag input output task job ds-config device dtype tp ep es dp pp all-to-all max-batch-tokens
 		max-seqs chunk-rows kv-memory threads ranks stop-before rank-timeout expert-placement limit log-format progress drop-tokens
-		capacity-factor min-capacity drop-policy expert-output-bias fake-nodes prompt-column ids-column messages-column
-		continuation-column id-column carry max-new-tokens temperature top-k top-p min-p repetition-penalty seed stop ignore-eos n
+		capacity-factor min-capacity drop-policy expert-output-bias fake-nodes prompt-column ids-column messages-column tools-column
+		continuation-column pair-column id-column carry max-new-tokens min-new-tokens temperature top-k top-p min-p repetition-penalty seed stop ignore-eos n
 		logprobs output-logits stride pooling reference tp-invariant accept-version`) {
 		if lookup(name) == nil {
 			t.Errorf("no flag --%s", name)
@@ -136,7 +136,7 @@ func TestCommandLine(t *testing.T) {
 		}
 		return values, set.Parse(args)
 	}
-	values, err := parse("--input", "a,b.parquet", "-input", "c*", "--stop", "\n", "--stop", "END,", "--carry", "x, y:z", "--drop-tokens",
+	values, err := parse("--input", "a,b.parquet", "-input", "c*", "--stop", "\n", "--stop", "END,", "--carry", "x, y:z,a\\,b\\:c", "--drop-tokens",
 		"--seed", "18446744073709551615", "--kv-memory=16GiB", "--limit", "all", "--es", "auto", "--output", "out")
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +146,7 @@ func TestCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := New()
-	want.Input, want.Stop, want.Carry = []string{"a,b.parquet", "c*"}, []string{"\n", "END,"}, []string{"x", "y:z"}
+	want.Input, want.Stop, want.Carry = []string{"a,b.parquet", "c*"}, []string{"\n", "END,"}, []string{"x", "y:z", "a\\,b\\:c"}
 	want.DropTokens, want.Seed, want.KVMemory, want.ES, want.Output = true, 1<<64-1, 16<<30, 0, "out"
 	want.given, want.Inference = j.given, j.Inference
 	if !reflect.DeepEqual(j, want) {

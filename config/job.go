@@ -38,14 +38,17 @@ type Job struct {
 	PromptColumn       string // empty where IDsColumn or MessagesColumn is set
 	IDsColumn          string
 	MessagesColumn     string
+	ToolsColumn        string
 	ChatTemplate       string // file; "": the model folder's own
 	ChatTemplateKwargs string // JSON object; "": none
 	Now                string // local time for chat templates; "": when the output was begun
 	ContinuationColumn string
+	PairColumn         string
 	IDColumn           string
 	Carry              []string // "column", "column:name" or "all"
 
 	MaxNewTokens      int
+	MinNewTokens      int
 	Temperature       float64
 	TopK              int
 	TopP              float64

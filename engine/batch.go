@@ -12,6 +12,7 @@ type batch struct {
 	prompts       bool // there are prompt tokens among its tokens
 	scored, drawn int  // rows wanted: to be scored, to draw from; a job has one task, so one of the two is 0
 	ids, position ints
+	table         ints // places in the model's table of positions; empty: the positions
 	slot, seq     ints
 	start, blocks ints        // [seqs+1]; [seqs, blocksFor(context)]
 	rows, target  ints        // places of the wanted rows in the step; what they are scored against
@@ -30,6 +31,7 @@ type batch struct {
 type drawing struct {
 	temperature, topP, minP, penalty, u, topK ints
 	seenStart, seen                           ints // tokens so far, of rows under repetition penalty; seenStart empty: of none
+	ban                                       ints // 1 where an end token may not be drawn yet; empty: nowhere
 }
 
 // row is a position whose logits are wanted: to draw the next token, or (target >= 0) to score it.
@@ -43,10 +45,10 @@ type row struct {
 func (b *batch) tokens() int { return b.position.len() }
 
 // vectors are the parts of a batch that travel, in the order of the message.
-func (b *batch) vectors() [19]*ints {
+func (b *batch) vectors() [21]*ints {
 	d := &b.draws
-	return [...]*ints{&b.ids, &b.position, &b.slot, &b.seq, &b.start, &b.blocks, &b.rows, &b.target, &b.dumps, &b.reads, &b.sums,
-		&d.temperature, &d.topP, &d.minP, &d.penalty, &d.u, &d.topK, &d.seenStart, &d.seen}
+	return [...]*ints{&b.ids, &b.position, &b.table, &b.slot, &b.seq, &b.start, &b.blocks, &b.rows, &b.target, &b.dumps, &b.reads, &b.sums,
+		&d.temperature, &d.topP, &d.minP, &d.penalty, &d.u, &d.topK, &d.seenStart, &d.seen, &d.ban}
 }
 
 // clear empties the batch; its buffers stay.
@@ -117,6 +119,7 @@ func longest(pieces []piece) (most int) {
 // The block table gets the columns that the longest context of the step needs.
 func (b *batch) arrange() {
 	drawn, at, width := b.scratch[:0], 0, blocksFor(b.context)
+	pairs := slices.ContainsFunc(b.pieces, func(p piece) bool { return p.seq.places != nil })
 	for i, p := range b.pieces {
 		b.start.put(at)
 		q := p.seq
@@ -125,6 +128,12 @@ func (b *batch) arrange() {
 		b.read(p, at)
 		for t := p.from; t < p.to; t++ {
 			b.position.put(t)
+			switch {
+			case pairs && p.seq.places != nil:
+				b.table.put(int(p.seq.places[t]))
+			case pairs:
+				b.table.put(t)
+			}
 			b.slot.put(int(q.blocks[t/blockTokens])*blockTokens + t%blockTokens)
 			b.seq.put(i)
 			if q.scoring() && t >= q.scoreFrom-1 && t+1 < len(q.tokens) {
@@ -181,6 +190,7 @@ func (b *batch) read(p piece, at int) {
 // place writes where the wanted rows are, what they are to be scored against and how to be drawn.
 func (b *batch) place() {
 	d := &b.draws
+	bans := slices.ContainsFunc(b.wanted, b.bans)
 	for _, w := range b.wanted {
 		b.rows.put(w.at)
 		if w.target >= 0 {
@@ -193,8 +203,20 @@ func (b *batch) place() {
 		d.minP.float(p.minP)
 		d.penalty.float(p.penalty)
 		d.topK.put(int(p.topK))
+		switch {
+		case bans && b.bans(w):
+			d.ban.put(1)
+		case bans:
+			d.ban.put(0)
+		}
 		d.u.float(draw(p.seed, w.seq.row.number, uint32(w.seq.sample), uint32(b.position.at(w.at)+1)))
 	}
+}
+
+// bans tells whether the token that a row wants may not be an end token, as the sequence has too few yet.
+func (b *batch) bans(w row) bool {
+	p := &w.seq.sampling
+	return p.least > 0 && !p.ignoreEOS && b.position.at(w.at)+1-w.seq.prompt < p.least
 }
 
 // fill writes the pieces' tokens, and those so far of rows under repetition penalty.

@@ -33,6 +33,13 @@ func (e *Engine) direct(ctx context.Context, job *config.Job, in []*dataset.Row,
 	}
 	was := e.job
 	e.job = job
+	if err = e.turnTo(); shared {
+		err = together(world, e.world, err)
+	}
+	if err != nil {
+		e.job = was
+		return nil, err
+	}
 	defer func() {
 		if e.job = was; err != nil { // what is left of the call is none of the next one's
 			e.begin()
@@ -127,6 +134,9 @@ func (e *Engine) sameCall(ctx context.Context, job *config.Job, in []*dataset.Ro
 			continue
 		}
 		traits = append(traits, comm.Trait{Name: name, Value: row.Prompt})
+		if row.HasPair {
+			traits = append(traits, comm.Trait{Name: name + "'s second text", Value: row.Pair})
+		}
 		if row.HasContinuation {
 			traits = append(traits, comm.Trait{Name: name + "'s continuation", Value: row.Continuation})
 		}
@@ -203,6 +213,11 @@ func (e *Engine) allResults(ctx context.Context, mine []Result, n int) ([]Result
 			r := Result{Record: t.Record}
 			if t.HasText {
 				r.Output = &t.Text
+			}
+			for i := range r.Predictions {
+				if p := &r.Predictions[i]; p.Token == nil && e.tokenizer != nil {
+					p.Token = new(string)
+				}
 			}
 			if t.Bad != "" {
 				r.Err = errors.New(t.Bad)

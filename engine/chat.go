@@ -2,9 +2,11 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/dsbatch/dsbatch/config"
@@ -72,7 +74,15 @@ func chatVariables(object string) (out []chat.Variable, err error) {
 
 // render is a row's text.
 func (c *chats) render(column string, in *dataset.Row) (string, error) {
-	text, err := c.templates.RenderWith(c.variables, chat.Chat{Messages: in.Messages, AddGenerationPrompt: c.answer,
+	variables := c.variables
+	if len(in.Tools) > 0 { // they win over the job's, which come before
+		tools, err := json.Marshal(in.Tools)
+		if err != nil {
+			return "", err
+		}
+		variables = append(slices.Clone(variables), chat.Variable{Name: "tools", Value: tools})
+	}
+	text, err := c.templates.RenderWith(variables, chat.Chat{Messages: in.Messages, AddGenerationPrompt: c.answer,
 		Now: c.now})
 	if refusal := (*chat.Error)(nil); errors.As(err, &refusal) && refusal.Raised() {
 		return "", fmt.Errorf("%s: the chat template refuses it: %w", column, err)

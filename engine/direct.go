@@ -11,7 +11,7 @@ import (
 	"github.com/dsbatch/dsbatch/stats"
 )
 
-// Observer is told what the steps of Generate, GenerateIDs and Score do. What is nil is not told.
+// Observer is told what the steps of Generate, Score and the other calls do. What is nil is not told.
 type Observer struct {
 	// Step is called after each step. Its time runs from the end of the step before, so that the time between steps
 	// counts too.
@@ -36,6 +36,7 @@ type GenerateOptions struct {
 	Seed         uint64
 	Stop         []string
 	IgnoreEOS    bool
+	MinNewTokens int // tokens none of which is an end token or completes a stop string; 0: off
 	// InStep lets ranks that share experts but no layers (tp and pp of 1) run beside each other, each prompts of its own,
 	// without a word between steps: all of them call with as many prompts of the same lengths, and nothing but
 	// MaxNewTokens ends a row. For measuring.
@@ -88,6 +89,7 @@ func (e *Engine) generateJob(o GenerateOptions) *config.Job {
 		job.MaxNewTokens = 128
 	}
 	job.Temperature, job.TopK, job.TopP, job.Seed, job.Stop, job.IgnoreEOS = o.Temperature, o.TopK, o.TopP, o.Seed, o.Stop, o.IgnoreEOS
+	job.MinNewTokens = o.MinNewTokens
 	if job.TopP == 0 {
 		job.TopP = 1
 	}

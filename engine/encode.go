@@ -10,8 +10,9 @@ import (
 	"github.com/dsbatch/dsbatch/io/results"
 )
 
-// How tokens become one embedding, as --pooling says; the mean is the other one.
+// How tokens become one embedding, as --pooling says.
 const (
+	poolingMean   = "mean"
 	poolingCLS    = "cls"    // the first token's last hidden state
 	poolingLast   = "last"   // the last token's
 	poolingPooler = "pooler" // the first token's, through the model's pooler
@@ -22,14 +23,14 @@ const candidates = 5
 
 // readRow makes the one sequence of a row that is embedded, classified or whose masks are filled.
 func (e *Engine) readRow(row *rowState, in *dataset.Row) error {
-	tokens, err := e.prompt(in)
+	tokens, places, err := e.texts(in)
 	if err != nil {
 		return err
 	}
 	if len(tokens) > e.window {
 		return fmt.Errorf("the text has %d tokens, the window holds %d; shorten it, or set it aside beforehand", len(tokens), e.window)
 	}
-	q := &sequence{row: row, tokens: tokens, prompt: len(tokens), limit: len(tokens), cut: -1, read: e.reading().of,
+	q := &sequence{row: row, tokens: tokens, places: places, prompt: len(tokens), limit: len(tokens), cut: -1, read: e.reading().of,
 		whole: e.shape.Bidirectional, dump: e.job.OutputLogits && e.job.Task != config.Classify}
 	if q.read == readMasks {
 		q.mask, q.sampling = e.mask, sampling{topP: 1, penalty: 1, logprobs: e.candidates()}
@@ -39,6 +40,29 @@ func (e *Engine) readRow(row *rowState, in *dataset.Row) error {
 	}
 	row.seqs = append(row.seqs, q)
 	return nil
+}
+
+// texts are the tokens of a row's text, or of its pair of texts as the tokenizer joins them, and of a pair, where the model
+// tells the two apart by types of tokens, their places in its table of positions.
+func (e *Engine) texts(in *dataset.Row) (tokens, places []int32, err error) {
+	if !in.HasPair {
+		tokens, err = e.prompt(in)
+		return tokens, nil, err
+	}
+	tokens, types, err := e.tokenizer.EncodePair(in.Prompt, in.Pair)
+	if err == nil {
+		err = e.known(tokens)
+	}
+	if err != nil || e.shape.Types == 0 {
+		return tokens, nil, err
+	}
+	for at, kind := range types {
+		if int(kind) >= e.shape.Types {
+			return nil, nil, fmt.Errorf("token %d is of type %d, and the model has types up to %d; it tells no pairs apart", at, kind, e.shape.Types-1)
+		}
+		places = append(places, e.shape.Place(at, kind))
+	}
+	return tokens, places, nil
 }
 
 // candidates is how many tokens are reported for a mask.

@@ -136,7 +136,7 @@ func (e *Engine) load(ctx context.Context) error {
 		}
 		size.blocks = int(blocks[0])
 	}
-	if e.steps, err = newStepper(e.model, size, e.place); err == nil {
+	if e.steps, err = newStepper(e.model, size, e.place, e.eos); err == nil {
 		e.size = size
 		e.begin()
 	}

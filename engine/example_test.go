@@ -64,3 +64,25 @@ func ExampleInitInferenceOver() {
 	// No one who had ever seen| him before, and had
 	// a single man is likelier: true
 }
+
+// Vectors of texts, by any family: here the bundled model's last hidden states, averaged over the tokens of each text.
+func ExampleEngine_Embed() {
+	ctx := context.Background()
+	e, err := engine.InitInference(ctx, "../examples/austen-prmoe", nil, map[string]any{"dtype": "fp32"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	out, err := e.Embed(ctx, []string{"She was very happy.", "And the LORD spake unto Moses"}, "mean")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, r := range out {
+		fmt.Println(r.PromptTokens, len(r.Embedding) == e.Config().Hidden)
+	}
+	if err := e.Close(); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// 5 true
+	// 6 true
+}

@@ -90,8 +90,15 @@ func slicesOf(l *comm.Layout) []int {
 	return slices
 }
 
-// cutCarry takes a carried column's new name off: "a:b" carries a as b.
+// cutCarry takes a carried column's new name off: "a:b" carries a as b. Colons and commas of a name stand behind a backslash.
 func cutCarry(s string) (name, as string) {
-	name, as, _ = strings.Cut(s, ":")
-	return name, as
+	name = s
+	for i := range len(s) {
+		if s[i] == ':' && (i == 0 || s[i-1] != '\\') {
+			name, as = s[:i], s[i+1:]
+			break
+		}
+	}
+	plain := strings.NewReplacer(`\:`, ":", `\,`, ",")
+	return plain.Replace(name), plain.Replace(as)
 }

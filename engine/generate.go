@@ -38,15 +38,26 @@ func (e *Engine) settle(q *sequence) {
 		q.finished = finishStop
 		return
 	}
-	if q.text != nil {
-		if q.cut = q.text.push(id); q.cut >= 0 {
-			q.finished = finishStop
-			return
-		}
-	}
-	if len(q.tokens) >= q.limit {
+	switch {
+	case q.stops():
+		q.finished = finishStop
+	case len(q.tokens) >= q.limit:
 		q.finished = finishLength
 	}
+}
+
+// stops adds the token just drawn to the text that is watched, and tells whether a stop string ends the sequence with it.
+func (q *sequence) stops() bool {
+	id := q.tokens[len(q.tokens)-1]
+	switch {
+	case q.text == nil:
+		return false
+	case len(q.tokens)-q.prompt <= q.sampling.least: // nor has an end token come, they were banned
+		q.text.pass(id)
+		return false
+	}
+	q.cut = q.text.push(id)
+	return q.cut >= 0
 }
 
 // generated is the record of a finished sample.

@@ -34,6 +34,7 @@ type lentRow struct {
 	TopK                             int32
 	Seed                             uint64
 	IgnoreEOS                        bool
+	Least                            int
 	Stop                             []string
 	Logprobs                         int
 }
@@ -195,7 +196,7 @@ func (row *rowState) lent(to int) lentRow {
 	s := &q.sampling
 	return lentRow{To: to, Number: row.number, Tokens: q.tokens, Begin: q.scoreFrom, New: q.limit - q.prompt, Samples: len(row.seqs),
 		Temperature: s.temperature, TopP: s.topP, MinP: s.minP, Penalty: s.penalty, TopK: s.topK, Seed: s.seed,
-		IgnoreEOS: s.ignoreEOS, Stop: s.stop, Logprobs: s.logprobs}
+		IgnoreEOS: s.ignoreEOS, Least: s.least, Stop: s.stop, Logprobs: s.logprobs}
 }
 
 // borrowed makes the row that was lent.
@@ -206,7 +207,7 @@ func (e *Engine) borrowed(r lentRow) (*rowState, error) {
 		err = e.scoring(row, r.Tokens, r.Begin, e.job.Stride)
 	} else {
 		err = e.generation(row, r.Tokens, sampling{temperature: r.Temperature, topP: r.TopP, minP: r.MinP, penalty: r.Penalty,
-			topK: r.TopK, seed: r.Seed, ignoreEOS: r.IgnoreEOS, stop: r.Stop, logprobs: r.Logprobs}, r.New, r.Samples)
+			topK: r.TopK, seed: r.Seed, ignoreEOS: r.IgnoreEOS, least: r.Least, stop: r.Stop, logprobs: r.Logprobs}, r.New, r.Samples)
 	}
 	row.left = len(row.seqs)
 	return row, err
@@ -235,9 +236,8 @@ func (row *rowState) done() doneRow {
 // take ends the sequence with what another rank has computed of it.
 func (q *sequence) take(s doneSequence) {
 	for _, id := range s.Drawn {
-		if q.tokens = append(q.tokens, id); q.text != nil {
-			q.cut = q.text.push(id)
-		}
+		q.tokens = append(q.tokens, id)
+		q.stops()
 	}
 	q.scores, q.greedy, q.logits, q.cumulative, q.logprobs, q.finished = s.Scores, s.Greedy, s.Logits, s.Cumulative, s.Logprobs, s.Finished
 	if n := len(s.Drawn); q.sampling.logprobs >= 0 && n > 0 {

@@ -31,6 +31,9 @@ func (e *Engine) onGPU() bool { return strings.HasPrefix(e.device.Arch(), "cuda/
 // limits settles how long a row may be: max_out_tokens counts prompt and output together, the model's window bounds it.
 func (e *Engine) limits() error {
 	in := &e.job.Inference
+	if e.shape.ALiBi { // no table ends and no angle comes again: memory alone bounds a row
+		e.shape.Window = max(e.shape.Window, in.MaxOutTokens)
+	}
 	e.window, e.minOut = e.shape.Window, max(in.MinOutTokens, 1)
 	if in.MaxOutTokens > 0 {
 		e.window = min(in.MaxOutTokens, e.shape.Window)
@@ -41,6 +44,17 @@ func (e *Engine) limits() error {
 	if e.minOut >= e.window {
 		return fmt.Errorf("%w: min_out_tokens %d leaves no room for a prompt in the window of %d tokens", ErrRefused, e.minOut, e.window)
 	}
+	if err := e.piecesFit(); err != nil {
+		return err
+	}
+	if e.job.Logprobs > e.shape.Tokens {
+		return fmt.Errorf("%w: --logprobs %d, and the model's vocabulary has %d tokens; ask for fewer", ErrRefused, e.job.Logprobs, e.shape.Tokens)
+	}
+	return nil
+}
+
+// piecesFit refuses steps too small for the pieces into which the job may cut a text.
+func (e *Engine) piecesFit() error {
 	least, what := 1, ""
 	switch {
 	case e.shape.Bidirectional:
@@ -51,10 +65,15 @@ func (e *Engine) limits() error {
 	if most := e.job.MaxBatchTokens; most > 0 && most < least {
 		return fmt.Errorf("%w: --max-batch-tokens %d: %s; use %d or more, or leave it out", ErrRefused, most, what, least)
 	}
-	if e.job.Logprobs > e.shape.Tokens {
-		return fmt.Errorf("%w: --logprobs %d, and the model's vocabulary has %d tokens; ask for fewer", ErrRefused, e.job.Logprobs, e.shape.Tokens)
-	}
 	return nil
+}
+
+// reported is how many likeliest tokens the steps of the job report.
+func (e *Engine) reported() int {
+	if e.job.Task == config.FillMask {
+		return e.candidates()
+	}
+	return e.job.Logprobs
 }
 
 // plan sizes steps and KV cache for what memory is left beside the weights, and refuses a plan that cannot work, with
@@ -65,10 +84,7 @@ func (e *Engine) plan() (stepSize, error) {
 	if e.onGPU() {
 		size = gpuSizing
 	}
-	z := stepSize{seqs: cmp.Or(e.job.MaxSeqs, size.seqs), top: e.job.Logprobs, read: e.reading()}
-	if z.read.of == readMasks {
-		z.top = e.candidates()
-	}
+	z := stepSize{seqs: cmp.Or(e.job.MaxSeqs, size.seqs), top: e.reported(), read: e.reading()}
 	z.tokens = max(cmp.Or(e.job.MaxBatchTokens, size.tokens), z.seqs)
 	if e.job.MaxBatchTokens > 0 {
 		z.tokens, z.seqs = e.job.MaxBatchTokens, min(z.seqs, e.job.MaxBatchTokens)

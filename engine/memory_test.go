@@ -7,6 +7,7 @@ import (
 
 	"github.com/dsbatch/dsbatch/config"
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/model"
 	"github.com/dsbatch/dsbatch/mpi"
 )
 
@@ -17,6 +18,20 @@ type scarce struct {
 }
 
 func (d scarce) Memory() (free, total int64) { return d.free, d.free }
+
+// TestWindows: max_out_tokens shortens a window, and lengthens one that nothing but memory bounds.
+func TestWindows(t *testing.T) {
+	for _, c := range []struct {
+		alibi        bool
+		asked, found int
+	}{{false, 0, 64}, {false, 48, 48}, {false, 80, 64}, {true, 0, 64}, {true, 48, 48}, {true, 80, 80}} {
+		e := &Engine{world: mpi.Alone(), job: newJob(t, nil), shape: model.Config{Window: 64, ALiBi: c.alibi, Tokens: 9}}
+		e.job.Inference.MaxOutTokens = c.asked
+		if err := e.limits(); err != nil || e.window != c.found || e.shape.Window < c.found {
+			t.Errorf("%+v: %d of %d, %v", c, e.window, e.shape.Window, err)
+		}
+	}
+}
 
 // TestAnyRowFitsOrNone: whatever memory is free, the plan has room for a row as long as the window, or it is refused with
 // the arithmetic: no row is set aside for what else the machine runs.

@@ -78,6 +78,10 @@ func TestSameBitsHoweverTheJobRuns(t *testing.T) {
 		"generate": func(j *config.Job) { j.Logprobs = 2 },
 		"samples":  func(j *config.Job) { j.N, j.Limit = 3, 6 },
 		"stops":    func(j *config.Job) { j.Stop, j.Limit = []string{"e ", ","}, 12 },
+		"a least length": func(j *config.Job) {
+			j.Stop, j.Limit, j.MinNewTokens, j.MaxNewTokens = []string{"e ", ","}, 12, 5, 10
+			j.Inference.ModelConfig = map[string]any{"eos_token_id": []any{12.0, 260.0, 272.0}}
+		},
 		"score": func(j *config.Job) {
 			j.Task, j.Input, j.ContinuationColumn, j.Temperature, j.TopK = config.Score, []string{passages}, "continuation", 0, 0
 		},

@@ -98,15 +98,20 @@ func (e *Engine) prompt(in *dataset.Row) ([]int32, error) {
 			return nil, err
 		}
 	}
+	return ids, e.known(ids)
+}
+
+// known refuses ids that are none, or beyond the model's vocabulary.
+func (e *Engine) known(ids []int32) error {
 	if len(ids) == 0 {
-		return nil, fmt.Errorf("the prompt gives no token; give it a text")
+		return fmt.Errorf("the prompt gives no token; give it a text")
 	}
 	for i, id := range ids {
 		if id < 0 || int(id) >= e.model.Config.Tokens {
-			return nil, fmt.Errorf("token %d is id %d, and the model's vocabulary ends at %d", i, id, e.model.Config.Tokens-1)
+			return fmt.Errorf("token %d is id %d, and the model's vocabulary ends at %d", i, id, e.model.Config.Tokens-1)
 		}
 	}
-	return ids, nil
+	return nil
 }
 
 // promptText is a row's text, and whether the tokenizer is to add special tokens to it: a chat template writes its own.
@@ -128,9 +133,12 @@ func (e *Engine) sampling(o dataset.Overrides) (s sampling, newTokens int, err e
 	if j.Logprobs > 0 {
 		s.logprobs = j.Logprobs
 	}
-	newTokens = j.MaxNewTokens
+	newTokens, s.least = j.MaxNewTokens, j.MinNewTokens
 	if o.MaxNewTokens != nil {
 		newTokens = int(*o.MaxNewTokens)
+	}
+	if o.MinNewTokens != nil {
+		s.least = int(*o.MinNewTokens)
 	}
 	if o.Temperature != nil {
 		s.temperature = float32(*o.Temperature)
@@ -150,6 +158,10 @@ func (e *Engine) sampling(o dataset.Overrides) (s sampling, newTokens int, err e
 	switch {
 	case newTokens < 1:
 		err = fmt.Errorf("max_new_tokens is %d; it must be at least 1", newTokens)
+	case s.least < 0:
+		err = fmt.Errorf("min_new_tokens is %d; it must be 0 (off) or above", s.least)
+	case s.least > newTokens:
+		err = fmt.Errorf("min_new_tokens is %d, more than the %d that max_new_tokens allows; lower the one or raise the other", s.least, newTokens)
 	case !(s.temperature >= 0):
 		err = fmt.Errorf("temperature is %v; it must be 0 (greedy) or above", s.temperature)
 	case !(s.topP > 0 && s.topP <= 1):

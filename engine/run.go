@@ -188,7 +188,7 @@ func (r *run) openRows(ctx context.Context, gather func(context.Context, []byte)
 
 // columns are the columns of the input that a job uses.
 func columns(j *config.Job) dataset.Columns {
-	c := dataset.Columns{Prompt: j.PromptColumn, IDs: j.IDsColumn, Messages: j.MessagesColumn, Continuation: j.ContinuationColumn, ID: j.IDColumn}
+	c := dataset.Columns{Prompt: j.PromptColumn, IDs: j.IDsColumn, Messages: j.MessagesColumn, Continuation: j.ContinuationColumn, Pair: j.PairColumn, Tools: j.ToolsColumn, ID: j.IDColumn}
 	for _, name := range j.Carry {
 		if name == "all" {
 			c.CarryAll = true

@@ -6,6 +6,7 @@ type sampling struct {
 	topK                             int32
 	seed                             uint64
 	ignoreEOS                        bool
+	least                            int // drawn tokens none of which is an end token or completes a stop string
 	stop                             []string
 	logprobs                         int // most probable tokens to report with each drawn one; -1: none asked for, not even the drawn one's own
 }
@@ -28,6 +29,7 @@ type sequence struct {
 	sample int32
 
 	tokens   []int32 // prompt, then what was drawn
+	places   []int32 // of the tokens of a pair of texts in the table of positions, which knows their types; nil: their positions
 	prompt   int     // tokens of the prompt
 	limit    int     // most tokens, drawn ones included
 	sampling sampling

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dsbatch/dsbatch/kernels"
@@ -22,17 +23,17 @@ type stepper struct {
 	device      time.Duration        // that it had the last step: from when the host had handed it over until it was done
 	beside      time.Duration        // of that, what the host did meanwhile
 
-	ids, position, slot, seq, start, blocks kernels.Tensor
-	in                                      kernels.Tensor // [tokens, hidden] from the stage before
-	rows, hidden, logits                    kernels.Tensor // places of the wanted rows; the rows; their logits
-	target, greedy, logprob                 kernels.Tensor
-	sample                                  kernels.Sampling
-	seen                                    kernels.Tensor
-	widths                                  widths
-	reader                                  reader
-	context                                 kernels.Tensor // bidirectional models: the tokens of each sequence
-	tensors                                 []kernels.Tensor
-	out                                     []byte // hidden states for the next stage
+	ids, position, table, slot, seq, start, blocks kernels.Tensor
+	in                                             kernels.Tensor // [tokens, hidden] from the stage before
+	rows, hidden, logits                           kernels.Tensor // places of the wanted rows; the rows; their logits
+	target, greedy, logprob                        kernels.Tensor
+	sample                                         kernels.Sampling
+	seen                                           kernels.Tensor
+	widths                                         widths
+	reader                                         reader
+	context                                        kernels.Tensor // bidirectional models: the tokens of each sequence
+	tensors                                        []kernels.Tensor
+	out                                            []byte // hidden states for the next stage
 }
 
 // stepSize bounds a step.
@@ -49,21 +50,22 @@ type stepSize struct {
 // bytes is the memory that a stepper of this size takes beside the model's workspace and the cache; in is a hidden state
 // from the stage before, 0: it is the first.
 func (z stepSize) bytes(c *model.Config, in int) int64 {
-	perToken := int64(4*9 + 4*12 + 8*z.top + in)
+	perToken := int64(4*10 + 4*13 + 8*z.top + in)
 	return int64(z.tokens)*perToken + 4*int64(z.seqs)*int64(blocksFor(c.Window)+2) + int64(z.logits)*4*int64(z.read.vocab+c.Width()) +
 		z.read.bytes(z, c)
 }
 
-func newStepper(m *model.Model, z stepSize, p *place) (*stepper, error) {
+// newStepper makes a stepper that bans the end tokens where a batch says so.
+func newStepper(m *model.Model, z stepSize, p *place, ends []int32) (*stepper, error) {
 	st := &stepper{model: m, first: p.first(), last: p.last(), draws: p.draws()}
-	if err := st.allocate(z); err != nil {
+	if err := st.allocate(z, ends); err != nil {
 		st.close()
 		return nil, err
 	}
 	return st, nil
 }
 
-func (st *stepper) allocate(z stepSize) (err error) {
+func (st *stepper) allocate(z stepSize, ends []int32) (err error) {
 	m, d := st.model, st.model.Device()
 	if st.stream, err = d.NewStream(); err != nil {
 		return err
@@ -75,8 +77,7 @@ func (st *stepper) allocate(z stepSize) (err error) {
 		return err
 	}
 	act, s := d.Activations(m.DType), &st.sample
-	st.widths = widths{top: z.top, vocab: z.read.vocab, vector: z.read.vector}
-	s.Vocab, s.Top = m.Config.Tokens, z.top
+	s.Vocab = m.Config.Tokens
 	arriving := 0
 	if !st.first {
 		arriving = m.Config.Hidden
@@ -86,29 +87,65 @@ func (st *stepper) allocate(z stepSize) (err error) {
 		dtype      kernels.DType
 		rows, cols int
 	}{
-		{&st.ids, kernels.I32, 1, z.tokens}, {&st.position, kernels.I32, 1, z.tokens}, {&st.slot, kernels.I32, 1, z.tokens},
+		{&st.ids, kernels.I32, 1, z.tokens}, {&st.position, kernels.I32, 1, z.tokens}, {&st.table, kernels.I32, 1, z.tokens}, {&st.slot, kernels.I32, 1, z.tokens},
 		{&st.seq, kernels.I32, 1, z.tokens}, {&st.start, kernels.I32, 1, z.seqs + 1},
 		{&st.blocks, kernels.I32, z.seqs, blocksFor(m.Config.Window)},
 		{&st.in, act, z.tokens, arriving}, {&st.rows, kernels.I32, 1, z.tokens}, {&st.target, kernels.I32, z.tokens, 1}, {&st.greedy, kernels.I32, z.tokens, 1},
 		{&st.logprob, kernels.F32, z.tokens, 1},
-		{&st.hidden, act, z.logits, m.Config.Width()}, {&st.logits, kernels.F32, z.logits, z.read.vocab}, {&st.context, kernels.I32, 1, z.seqs},
+		{&st.hidden, act, z.logits, m.Config.Width()}, {&st.context, kernels.I32, 1, z.seqs},
 		{&s.Temperature, kernels.F32, z.tokens, 1}, {&s.TopP, kernels.F32, z.tokens, 1}, {&s.MinP, kernels.F32, z.tokens, 1},
 		{&s.Penalty, kernels.F32, z.tokens, 1}, {&s.U, kernels.F32, z.tokens, 1}, {&s.TopK, kernels.I32, z.tokens, 1},
 		{&s.SeenStart, kernels.I32, 1, z.tokens + 1}, {&s.Token, kernels.I32, z.tokens, 1}, {&s.Logprob, kernels.F32, z.tokens, 1},
-		{&s.TopID, kernels.I32, z.tokens, z.top}, {&s.TopLogprob, kernels.F32, z.tokens, z.top},
+		{&s.Ban, kernels.I32, z.tokens, 1}, {&s.Banned, kernels.I32, 1, len(ends)},
 	} {
-		if a.cols == 0 {
-			continue
+		if err := st.alloc(a.to, a.dtype, a.rows, a.cols, z); err != nil {
+			return err
 		}
-		if *a.to, err = d.Alloc("step", a.dtype, a.rows, a.cols); err != nil {
-			return fmt.Errorf("steps of %d tokens, %d sequences: %w", z.tokens, z.seqs, err)
-		}
-		st.tensors = append(st.tensors, *a.to)
 	}
+	if st.draws && len(ends) > 0 {
+		var ids ints
+		ids.row(ends, len(ends))
+		st.stream.Write(s.Banned, ids)
+	}
+	return st.turnTo(z)
+}
+
+// turnTo has the steps give what z reads, logits and so many likeliest tokens of drawn ones included. Nothing is in flight.
+func (st *stepper) turnTo(z stepSize) error {
+	s := &st.sample
+	for _, err := range []error{
+		st.alloc(&st.logits, kernels.F32, z.logits, z.read.vocab, z),
+		st.alloc(&s.TopID, kernels.I32, z.tokens, z.top, z), st.alloc(&s.TopLogprob, kernels.F32, z.tokens, z.top, z),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	st.widths, s.Top = widths{top: z.top, vocab: z.read.vocab, vector: z.read.vector}, z.top
+	st.reader.free()
 	if !st.draws {
 		return nil
 	}
-	return st.reader.allocate(m, z)
+	return st.reader.allocate(st.model, z)
+}
+
+// alloc makes a tensor in the place of one of another width, none where there are no columns.
+func (st *stepper) alloc(to *kernels.Tensor, d kernels.DType, rows, cols int, z stepSize) (err error) {
+	if to.Cols == cols {
+		return nil
+	}
+	if old := to.Mem; old != nil {
+		st.tensors = slices.DeleteFunc(st.tensors, func(t kernels.Tensor) bool { return t.Mem == old })
+		old.Free()
+	}
+	if *to = (kernels.Tensor{}); cols == 0 {
+		return nil
+	}
+	if *to, err = st.model.Device().Alloc("step", d, rows, cols); err != nil {
+		return fmt.Errorf("steps of %d tokens, %d sequences: %w", z.tokens, z.seqs, err)
+	}
+	st.tensors = append(st.tensors, *to)
+	return nil
 }
 
 func (st *stepper) close() {
@@ -236,6 +273,9 @@ func (st *stepper) write(b *batch, in []byte) model.Step {
 		}
 		s.Context = vector(st.context, context)
 	}
+	if b.table.len() > 0 {
+		s.Place = vector(st.table, b.table)
+	}
 	if !st.first {
 		s.In = st.in.RowRange(0, b.tokens())
 		st.stream.Write(s.In, in)
@@ -252,9 +292,9 @@ func (st *stepper) place(b *batch) {
 		from ints
 	}{
 		{st.sample.Temperature, d.temperature}, {st.sample.TopP, d.topP}, {st.sample.MinP, d.minP},
-		{st.sample.Penalty, d.penalty}, {st.sample.TopK, d.topK}, {st.sample.U, d.u},
+		{st.sample.Penalty, d.penalty}, {st.sample.TopK, d.topK}, {st.sample.U, d.u}, {st.sample.Ban, d.ban},
 	} {
-		st.stream.Write(f.to.RowRange(0, b.drawn), f.from)
+		st.stream.Write(f.to.RowRange(0, f.from.len()), f.from)
 	}
 	if len(d.seenStart) > 0 {
 		st.stream.Write(st.sample.SeenStart.ColRange(0, b.drawn+1), d.seenStart)
@@ -300,6 +340,10 @@ func (st *stepper) logitsOf(ctx context.Context, hidden kernels.Tensor, b *batch
 		}
 		if s.Top > 0 {
 			s.TopID, s.TopLogprob = s.TopID.RowRange(a, z), s.TopLogprob.RowRange(a, z)
+		}
+		s.Ban = kernels.Tensor{}
+		if len(b.draws.ban) > 0 && !st.sample.Banned.None() { // else nothing ends a row
+			s.Ban = st.sample.Ban.RowRange(a, z)
 		}
 		s.SeenStart = kernels.Tensor{}
 		if len(b.draws.seenStart) > 0 {

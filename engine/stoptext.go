@@ -12,6 +12,7 @@ type stopText struct {
 	stops   []string
 	longest int
 	text    strings.Builder
+	ignored int // bytes of text in which none counts
 }
 
 // watch returns nil where there is nothing to watch for.
@@ -26,6 +27,12 @@ func watch(t *tokenizer.Tokenizer, stops []string) *stopText {
 	return s
 }
 
+// pass adds a token that ends nothing, whatever stop string it completes.
+func (s *stopText) pass(id int32) {
+	s.text.WriteString(s.stream.Push(id))
+	s.ignored = s.text.Len()
+}
+
 // push adds a token and tells where in the text a stop string begins, the first one; -1: nowhere. What a later token
 // could still change counts: the text that ends with this token has the stop string, and there is no later one then.
 func (s *stopText) push(id int32) int {
@@ -33,8 +40,9 @@ func (s *stopText) push(id int32) int {
 	s.text.WriteString(s.stream.Push(id))
 	text, cut := s.text.String()[from:]+s.stream.Pending(), -1
 	for _, stop := range s.stops {
-		if at := strings.Index(text, stop); at >= 0 && (cut < 0 || from+at < cut) {
-			cut = from + at
+		begin := min(max(0, s.ignored-from-len(stop)+1), len(text))
+		if at := strings.Index(text[begin:], stop); at >= 0 && (cut < 0 || from+begin+at < cut) {
+			cut = from + begin + at
 		}
 	}
 	if end := s.text.Len(); cut > end {

@@ -37,9 +37,15 @@ func TestStopText(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		pieces, stops, text string
-		last                int // the token that ends the row; -1: none
+		pieces, stops, text string // pieces before a | end nothing
+		last                int    // the token that ends the row; -1: none
 	}{
+		{"▁a END b | END ▁a", "END", "aENDb", 3},
+		{"▁a b | a b", "b", "aba", 3},
+		{"▁a END b | END ▁a", "aEND|bEN", "aEND", 3},
+		{"▁a END b | b END", "bE|END|ENDbbENX", "aENDb", 4}, // a longer one makes the text looked at reach back
+		{"▁a END | b END", "NDb|END", "aE", 2},              // begins before, ends behind
+		{"▁a END b |", "END", "", -1},
 		{"▁a b <0x0A> ▁a", "\n", "ab", 2},    // a byte run of which more may come
 		{"▁a <0xC3> <0xA9> b", "é", "a", 2},  // a character in two bytes
 		{"▁a <0xC3> <0xA9> b", "éb", "a", 3}, // across the run's end
@@ -54,12 +60,19 @@ func TestStopText(t *testing.T) {
 	} {
 		s := watch(tokens, strings.Split(c.stops, "|"))
 		last, text := -1, ""
-		for i, piece := range strings.Fields(c.pieces) {
+		early, rest, cut := strings.Cut(c.pieces, "|")
+		if !cut {
+			early, rest = "", early
+		}
+		passed := len(strings.Fields(early))
+		for i, piece := range strings.Fields(early + rest) {
 			id, ok := tokens.ID(piece)
 			if !ok {
 				t.Fatalf("no piece %q", piece)
 			}
-			if cut := s.push(id); cut >= 0 {
+			if i < passed {
+				s.pass(id)
+			} else if cut := s.push(id); cut >= 0 {
 				last, text = i, s.text.String()[:cut]
 				break
 			}

@@ -238,6 +238,8 @@ type Sampling struct {
 	U           Tensor // [rows, 1] the uniform number in [0, 1)
 	SeenStart   Tensor // [1, rows+1] I32: where each row's tokens so far stand in Seen; none when no row has a penalty
 	Seen        Tensor // [1, n] I32
+	Ban         Tensor // [rows, 1] I32; not 0: none of Banned is drawn, which comes last, after the penalty; none: no row bans
+	Banned      Tensor // [1, m] I32: ids of the vocabulary, not all of it
 	Vocab       int    // real ids: columns beyond, padding of the embedding, are never chosen or reported
 	Top         int    // how many most probable tokens to report, 0: none
 

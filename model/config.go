@@ -54,7 +54,7 @@ type Config struct {
 	TiedHead    bool   // the output embedding is the input's
 
 	Bidirectional bool // an encoder: a token sees its whole sequence, which is in one step then
-	Types         int  // rows of the table of token types; 0: there is none. Every token is of the first
+	Types         int  // rows of the table of token types; 0: there is none
 	Head          Head
 	Labels        []string // HeadLabels: what its logits stand for
 

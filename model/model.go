@@ -20,7 +20,7 @@ type Model struct {
 	device     kernels.Device
 	embed      kernels.Tensor  // [vocab, Config.Width], whole; the first stage's
 	widen      kernels.Weights // [hidden, Config.Width] where they differ, else nil; the first stage's
-	positions  kernels.Tensor  // [window, hidden], or none; the first stage's
+	positions  kernels.Tensor  // [types·window, hidden], or none; the first stage's
 	embedNorm  *kernels.Norm   // nil: none; the first stage's
 	layers     []layer         // of the stage
 	norm       kernels.Norm    // the last stage's
@@ -54,6 +54,7 @@ type Step struct {
 	IDs   kernels.Tensor // [1, tokens] I32; read by the first pipeline stage
 	In    kernels.Tensor // [tokens, hidden]: what Forward gave on the stage before; the first one's is none
 	Batch kernels.Batch
+	Place kernels.Tensor // [1, tokens] I32: Config.Place of the tokens; none: their positions, which are those of the first type
 	Cache kernels.Cache
 	// Context [1, seqs] I32 is the tokens of each sequence, all of which are in this step; for bidirectional models.
 	Context kernels.Tensor
@@ -155,7 +156,11 @@ func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Wor
 
 // embedTokens makes the residual stream x of the step's ids; h is room for as much.
 func (m *Model) embedTokens(s kernels.Stream, x, h kernels.Tensor, step Step, w *Workspace) {
-	switch at := step.Batch.Position; {
+	at := step.Batch.Position
+	if !step.Place.None() {
+		at = step.Place
+	}
+	switch {
 	case m.widen == nil:
 		s.Embed(x, step.IDs, m.embed, at, m.positions)
 	default:

@@ -130,6 +130,30 @@ func TestChats(t *testing.T) {
 	}
 }
 
+// TestToolsOfRows: a template is given the tools of the row, and those of the job where the row has none.
+func TestToolsOfRows(t *testing.T) {
+	model := chatModel(t, `{% for tool in tools or [] %}{{ tool.name }}, {% endfor %}{{ messages[0].content }}`)
+	chats := write(t, "chats.jsonl", `{"m": [{"role": "user", "content": "She"}], "t": [{"name": "a house"}, {"name": "a <sea>"}]}
+{"m": [{"role": "user", "content": "He"}], "t": null}
+{"m": [{"role": "user", "content": "It"}], "t": "[{\"name\": \"a word\"}]"}
+{"m": [{"role": "user", "content": "They"}]}`)
+	var ids []string
+	for _, a := range answers(t, []string{`{"text": "a house, a <sea>, She", "special": false}`, `{"text": "nothing, He", "special": false}`,
+		`{"text": "a word, It", "special": false}`, `{"text": "nothing, They", "special": false}`}, "--model", model) {
+		raw, err := json.Marshal(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, string(raw))
+	}
+	folder := t.TempDir()
+	byIDs, byTools := filepath.Join(folder, "ids"), filepath.Join(folder, "tools")
+	dsbatch(t, job(byIDs, "--model", model, "--input", write(t, "ids.jsonl", strings.Join(ids, "\n")), "--ids-column", "ids")...).want(t, done)
+	dsbatch(t, job(byTools, "--model", model, "--input", chats, "--messages-column", "m", "--tools-column", "t",
+		"--chat-template-kwargs", `{"tools": [{"name": "nothing"}]}`)...).want(t, done)
+	sameRows(t, byIDs, byTools)
+}
+
 // TestChatsThatCannotBeRendered are set aside with the reason; the others go on, and are scored without what would begin an
 // answer.
 func TestChatsThatCannotBeRendered(t *testing.T) {

@@ -9,13 +9,15 @@ import (
 )
 
 // Columns names the columns that a job reads. A name that is empty is not used, but for Prompt, which is "prompt" where
-// neither IDs nor Messages is named. The columns max_new_tokens, temperature, top_k, top_p, seed and stop are read
-// wherever they are present.
+// neither IDs nor Messages is named. The columns max_new_tokens, min_new_tokens, temperature, top_k, top_p, seed and
+// stop are read wherever they are present.
 type Columns struct {
 	Prompt       string        // text: utf8, large_utf8, binary with UTF-8 in it, dictionaries and views of these
 	IDs          string        // token ids: a list of integers
 	Messages     string        // chat: a list of structs or maps, or a text that is a JSON array of objects
 	Continuation string        // text to score after the prompt
+	Pair         string        // second text of a pair
+	Tools        string        // of a chat: as Messages, but null or empty where there are none
 	ID           string        // the rows' own id: an integer or a text
 	Carry        []CarryColumn // columns that go through to the output
 	CarryAll     bool          // all columns that have no other use here go through, after those of Carry
@@ -32,7 +34,7 @@ func (c CarryColumn) as() string {
 }
 
 // The per-row columns, in the order of roles.
-var overrideNames = [...]string{"max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop"}
+var overrideNames = [...]string{"max_new_tokens", "min_new_tokens", "temperature", "top_k", "top_p", "seed", "stop"}
 
 // role is what a column is used for.
 type role int
@@ -42,8 +44,11 @@ const (
 	roleIDs
 	roleMessages
 	roleContinuation
+	rolePair
 	roleID
+	roleTools
 	roleMaxNewTokens
+	roleMinNewTokens
 	roleTemperature
 	roleTopK
 	roleTopP
@@ -53,7 +58,7 @@ const (
 )
 
 // roleFlag is how a user names another column for a role.
-var roleFlag = [...]string{"--prompt-column", "--ids-column", "--messages-column", "--continuation-column", "--id-column"}
+var roleFlag = [...]string{"--prompt-column", "--ids-column", "--messages-column", "--continuation-column", "--pair-column", "--id-column", "--tools-column"}
 
 // names lists the column of each role, empty where there is none; set tells whether the user wants it.
 func (c Columns) names() (names [roles]string, err error) {
@@ -70,7 +75,7 @@ func (c Columns) names() (names [roles]string, err error) {
 	if used > 1 {
 		return names, refuse(ErrUsage, "a row has one input: name one of --prompt-column, --ids-column and --messages-column, not %d of them", used)
 	}
-	names[roleContinuation], names[roleID] = c.Continuation, c.ID
+	names[roleContinuation], names[rolePair], names[roleID], names[roleTools] = c.Continuation, c.Pair, c.ID, c.Tools
 	copy(names[roleMaxNewTokens:], overrideNames[:])
 	as := map[string]bool{}
 	for _, carry := range c.Carry {
@@ -88,7 +93,7 @@ func (c Columns) names() (names [roles]string, err error) {
 // kind of values that a role takes, and how to say so.
 func (r role) fits(typ arrow.DataType) (bool, string) {
 	switch r {
-	case rolePrompt, roleContinuation:
+	case rolePrompt, roleContinuation, rolePair:
 		return isText(typ), "a text"
 	case roleIDs:
 		elem := elemType(typ)
@@ -97,6 +102,9 @@ func (r role) fits(typ arrow.DataType) (bool, string) {
 		elem := elemType(typ)
 		return isText(typ) || elem != nil && (elem.ID() == arrow.STRUCT || elem.ID() == arrow.MAP || isText(elem)),
 			"a list of messages, each with a role and content"
+	case roleTools:
+		elem := elemType(typ)
+		return isText(typ) || typ.ID() == arrow.NULL || elem != nil && (elem.ID() == arrow.STRUCT || elem.ID() == arrow.MAP || elem.ID() == arrow.NULL || isText(elem)), "a list of objects"
 	case roleID:
 		return isText(typ) || arrow.IsInteger(typ.ID()), "an integer or a text"
 	case roleStop:

@@ -77,11 +77,11 @@ func TestLines(t *testing.T) {
 
 func TestLineSettings(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.jsonl")
-	writeFile(t, path, []byte(`{"prompt":"a","max_new_tokens":4.0,"temperature":1,"top_k":40,"top_p":0.5,"seed":-9223372036854775808,"stop":["x","\n"]}
+	writeFile(t, path, []byte(`{"prompt":"a","max_new_tokens":4.0,"min_new_tokens":2,"temperature":1,"top_k":40,"top_p":0.5,"seed":-9223372036854775808,"stop":["x","\n"]}
 {"prompt":"b","max_new_tokens":null,"stop":"end"}`))
 	rows := all(t, open(t, Columns{}, path), 10, false)
-	tokens, k, seed, temperature, p := int32(4), int32(40), int64(-1<<63), 1.0, 0.5
-	want := []Overrides{{&tokens, &temperature, &k, &p, &seed, []string{"x", "\n"}}, {Stop: []string{"end"}}}
+	tokens, least, k, seed, temperature, p := int32(4), int32(2), int32(40), int64(-1<<63), 1.0, 0.5
+	want := []Overrides{{&tokens, &least, &temperature, &k, &p, &seed, []string{"x", "\n"}}, {Stop: []string{"end"}}}
 	if diff := cmp.Diff(want, []Overrides{rows[0].Overrides, rows[1].Overrides}); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -102,6 +102,22 @@ func TestMessagesInLines(t *testing.T) {
 	}
 	if len(rows[1].Messages) != 1 || string(rows[1].Messages[0]) != `{"role":"user"}` {
 		t.Errorf("messages in a text: %v %s", rows[1].Err, rows[1].Messages)
+	}
+	tooled := filepath.Join(t.TempDir(), "tools.jsonl")
+	writeFile(t, tooled, []byte(`{"m":[{"role":"user"}],"t":[{"type":"function","function":{"name":"f","n":1.0}}]}
+{"m":[{"role":"user"}],"t":"[{\"b\":1,\"a\":2}]"}
+{"m":[{"role":"user"}],"t":[]}
+{"m":[{"role":"user"}],"t":null}
+{"m":[{"role":"user"}]}
+{"m":[{"role":"user"}],"t":[1]}`))
+	tools := []string{`[{"type":"function","function":{"name":"f","n":1.0}}]`, `[{"b":1,"a":2}]`, "[]", "[]", "[]"}
+	for i, row := range all(t, open(t, Columns{Messages: "m", Tools: "t"}, tooled), 10, false) {
+		switch text := fmt.Sprintf("%s", row.Tools); {
+		case i == len(tools) && (row.Err == nil || !strings.Contains(row.Err.Error(), "t has something other than an object at position 0")):
+			t.Errorf("tools that are none: %v", row.Err)
+		case i < len(tools) && (row.Err != nil || text != tools[i]):
+			t.Errorf("tools of row %d: %s, %v, want %s", i, text, row.Err, tools[i])
+		}
 	}
 	for i, bad := range []string{"empty list", "other than an object", "is null", "not a list"} {
 		if row := rows[i+2]; row.Err == nil || !strings.Contains(row.Err.Error(), bad) {

@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -123,7 +124,7 @@ func (c *jsonlCursor) parse(line []byte, row *Row) error {
 		return err
 	}
 	for r := range roles {
-		if values[r] == nil && r > roleMessages && r < roleMaxNewTokens && c.names[r] != "" {
+		if values[r] == nil && r > roleMessages && r < roleTools && c.names[r] != "" {
 			return fmt.Errorf("%s is missing from the line", c.names[r])
 		}
 	}
@@ -140,6 +141,17 @@ func (c *jsonlCursor) parse(line []byte, row *Row) error {
 			return fmt.Errorf("%s %w", c.names[roleContinuation], err)
 		}
 		row.HasContinuation = true
+	}
+	if v := values[roleTools]; v != nil && v[0] != 'n' {
+		if row.Tools, err = jsonObjects(v); err != nil && !errors.Is(err, errNoMessages) {
+			return fmt.Errorf("%s %w", c.names[roleTools], err)
+		}
+	}
+	if v := values[rolePair]; v != nil {
+		if row.Pair, err = jsonString(v); err != nil {
+			return fmt.Errorf("%s %w", c.names[rolePair], err)
+		}
+		row.HasPair = true
 	}
 	for r := roleMaxNewTokens; r <= roleStop; r++ {
 		if v := values[r]; v != nil && v[0] != 'n' {
@@ -244,20 +256,24 @@ func (c *jsonlCursor) input(values [roles][]byte, row *Row) (err error) {
 	case r == roleIDs:
 		row.IDs, err = jsonIDs(v)
 	default:
-		if v[0] == '"' { // a text that is JSON, as in columns
-			var s string
-			if s, err = jsonString(v); err == nil {
-				v = []byte(s)
-			}
-		}
-		if err == nil {
-			row.Messages, err = messagesJSON(v)
-		}
+		row.Messages, err = jsonObjects(v)
 	}
 	if err != nil {
 		return fmt.Errorf("%s %w", c.names[r], err)
 	}
 	return nil
+}
+
+// jsonObjects are those of a list, or of a text that is one, as in columns.
+func jsonObjects(v []byte) ([]json.RawMessage, error) {
+	if v[0] == '"' {
+		s, err := jsonString(v)
+		if err != nil {
+			return nil, err
+		}
+		v = []byte(s)
+	}
+	return messagesJSON(v)
 }
 
 func jsonIDs(v []byte) (ids []int32, err error) {

@@ -20,8 +20,11 @@ type Row struct {
 	Prompt          string            // valid UTF-8, may be empty
 	IDs             []int32           // at least one, none below 0
 	Messages        []json.RawMessage // at least one; JSON objects with their keys in order and their numbers as written
+	Tools           []json.RawMessage // as Messages; none where the column, its value or the list's content is absent
 	Continuation    string
 	HasContinuation bool // false only without a continuation column
+	Pair            string
+	HasPair         bool // false only without a column of second texts
 	Overrides       Overrides
 	Err             *RowError
 }
@@ -29,6 +32,7 @@ type Row struct {
 // Overrides are the row's own settings; what is nil follows the job's. Only types are checked here, not ranges.
 type Overrides struct {
 	MaxNewTokens *int32
+	MinNewTokens *int32
 	Temperature  *float64
 	TopK         *int32
 	TopP         *float64
@@ -57,6 +61,17 @@ func (b *binding) row(rec arrow.Record, i int, row *Row) (err error) {
 			return fmt.Errorf("%s %w", b.names[roleContinuation], err)
 		}
 		row.HasContinuation = true
+	}
+	if c := b.column(rec, roleTools); c != nil && !c.IsNull(i) {
+		if row.Tools, err = messages(c, i); err != nil && !errors.Is(err, errNoMessages) {
+			return fmt.Errorf("%s %w", b.names[roleTools], err)
+		}
+	}
+	if c := b.column(rec, rolePair); c != nil {
+		if row.Pair, err = text(c, i); err != nil {
+			return fmt.Errorf("%s %w", b.names[rolePair], err)
+		}
+		row.HasPair = true
 	}
 	return b.overrides(rec, i, &row.Overrides)
 }
@@ -278,9 +293,12 @@ func (o *Overrides) setInt(r role, n int64) error {
 		return fmt.Errorf("is %d, which does not fit in 32 bits", n)
 	}
 	x := int32(n)
-	if r == roleTopK {
+	switch r {
+	case roleTopK:
 		o.TopK = &x
-	} else {
+	case roleMinNewTokens:
+		o.MinNewTokens = &x
+	default:
 		o.MaxNewTokens = &x
 	}
 	return nil

@@ -13,6 +13,7 @@ type sampleArgs struct {
 	vocab                               int             // those that may be chosen
 	temperature, topP, minP, penalty, u []float32
 	topK, seenStart, seen               []int32
+	ban, banned                         []int32
 	token, topID                        matrix[int32]
 	logprob, topLogprob                 matrix[float32]
 	top                                 int
@@ -32,6 +33,10 @@ func (s *Stream) Sample(logits kernels.Tensor, p kernels.Sampling) {
 		penalty: column(view[float32](p.Penalty), n), u: column(view[float32](p.U), n),
 		token: view[int32](p.Token), logprob: view[float32](p.Logprob),
 		topID: view[int32](p.TopID), topLogprob: view[float32](p.TopLogprob),
+	}
+	if !p.Ban.None() {
+		a.ban, a.banned = column(view[int32](p.Ban), n), vector[int32](p.Banned)
+		s.checkIndex(op, "banned", a.banned, p.Vocab)
 	}
 	if s.openSeen(op, a, p); s.err == nil {
 		s.rows(n, float64(p.Vocab), func(from, to int) {
@@ -101,6 +106,12 @@ func (k *kernelSet) sampleRow(a *sampleArgs, r *ranking, i int) {
 	r.raw = r.raw[:0]
 	if a.penalty[i] != 1 && a.seenStart != nil {
 		r.penalise(logits, a.seen[a.seenStart[i]:a.seenStart[i+1]], a.penalty[i])
+		best = argmax(logits)
+	}
+	if a.ban != nil && a.ban[i] != 0 {
+		for _, id := range a.banned {
+			logits[id] = float32(math.Inf(-1))
+		}
 		best = argmax(logits)
 	}
 	token := best

@@ -1,21 +1,21 @@
-// One draw for each row of logits: repetition penalty, temperature, top-k, top-p, min-p, then the first token whose
-// cumulative weight in order of falling logits, ties by id, exceeds u.
+// One draw for each row of logits: repetition penalty, banned tokens, temperature, top-k, top-p, min-p, then the first
+// token whose cumulative weight in order of falling logits, ties by id, exceeds u.
 //
 // Nothing is sorted but a few tokens. What the filters keep is always the first tokens of that order, so that a filter is
 // but a smaller sum of weights to draw from. Where a sum ends is looked up in a histogram over the distance from the
 // most probable token, and then among the tokens of one bin, which are gathered and sorted.
 //
-// Shapes  logits [rows, >= vocab] f32; all others [rows, 1] but top_id, top_logprob [rows, top].
+// Shapes  logits [rows, >= vocab] f32; all others [rows, 1] but top_id, top_logprob [rows, top] and lists of ids.
 // Launch  a block of 1024 a row; shared: where rows have a penalty, 16 bytes and (vocab+31)/32 words.
-// Bound   passes over a row, by memory: 1 for the argmax, 3 for a draw, 1 more for each of top-k, top-p and min-p.
+// Bound   passes over a row, by memory: 1 for the argmax, 3 for a draw, 1 more for each of penalty, ban, top-k, top-p and min-p.
 // Checked by optest.Sample.
 #include "histogram.cuh"
 
 struct sample_args {
-    mat logits, temperature, top_k, top_p, min_p, penalty, u, token, logprob, top_id, top_logprob;
-    const int *seen_start, *seen;
+    mat logits, temperature, top_k, top_p, min_p, penalty, u, ban, token, logprob, top_id, top_logprob;
+    const int *seen_start, *seen, *banned;
     int* fault;
-    int vocab, columns, top, op;
+    int vocab, columns, top, op, banned_ids; // of banned, 0: no row bans
 };
 
 enum {
@@ -80,6 +80,13 @@ struct draw {
         const u32 order = key >> 32;
         return __uint_as_float(order & 0x80000000u ? order & 0x7fffffffu : ~order);
     }
+    // The key of the first token of all.
+    u64 first() const {
+        first_of best;
+        each([&](int first, const float (&v)[vocab_group]) { best.meet(first, v, most_of(v), vocab); });
+        return block_max(best.key());
+    }
+
     u32 weight(u64 key, int b) const { return weight_of(distance(logit(key)), b); }
 
     void survey(histogram<bins>& h, bool counted) const {
@@ -285,11 +292,19 @@ extern "C" __global__ void __launch_bounds__(1024) sample(const sample_args a) {
         }
         __syncthreads();
         d.repeated = repeated;
-        first_of best;
-        d.each([&](int first, const float (&v)[vocab_group]) { best.meet(first, v, most_of(v), a.vocab); });
-        token = block_max(best.key());
-        d.top = d.logit(token);
+        token = d.first();
     }
+    if (a.banned_ids > 0 && *row_of<int>(a.ban, row) != 0) {
+        __syncthreads(); // all have read what is overwritten
+        for (int i = threadIdx.x; i < a.banned_ids; i += vocab_threads) {
+            const int id = a.banned[i];
+            if (id < 0 || id >= a.vocab) note_fault(a.fault, a.op, id, i);
+            else row_of<float>(a.logits, row)[id] = -infinity;
+        }
+        __syncthreads();
+        token = d.first();
+    }
+    d.top = d.logit(token);
     const float temperature = *row_of<float>(a.temperature, row);
     if (temperature > 0) {
         d.inverse = fminf(1 / temperature, 3.4028235e38f); // 0 times it is 0

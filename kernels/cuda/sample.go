@@ -3,9 +3,9 @@ package cuda
 import "github.com/dsbatch/dsbatch/kernels"
 
 type sampleArgs struct {
-	logits, temperature, topK, topP, minP, penalty, u, token, logprob, topID, topLogprob mat
-	seenStart, seen, fault                                                               handle
-	vocab, columns, top, op                                                              int32
+	logits, temperature, topK, topP, minP, penalty, u, ban, token, logprob, topID, topLogprob mat
+	seenStart, seen, banned, fault                                                            handle
+	vocab, columns, top, op, bannedIDs                                                        int32
 }
 
 // Sample draws a token for each row of logits.
@@ -24,6 +24,9 @@ func (s *Stream) Sample(logits kernels.Tensor, p kernels.Sampling) {
 		fault: s.dev.fault.address, vocab: int32(p.Vocab), columns: int32(logits.Cols), top: int32(p.Top), op: int32(op)}
 	if p.Top > 0 {
 		a.topID, a.topLogprob = matOf(p.TopID), matOf(p.TopLogprob)
+	}
+	if !p.Ban.None() {
+		a.ban, a.banned, a.bannedIDs = matOf(p.Ban), address(p.Banned), int32(p.Banned.Cols)
 	}
 	shared := 0
 	if !p.SeenStart.None() && !p.Seen.None() {

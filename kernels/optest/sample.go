@@ -15,6 +15,7 @@ type draw struct {
 	temperature, topP, minP, penalty, u float64
 	topK                                int32
 	seen                                []int32
+	banned                              []int32 // the same of all draws of a step that ban
 }
 
 // sampled is what a Sample gave.
@@ -28,7 +29,7 @@ func (k *kit) sample(draws []draw, vocab, padding, top int) sampled {
 	k.Helper()
 	n, width := len(draws), vocab+padding
 	var logits, temperature, topP, minP, penalty, u []float64
-	var topK, seen []int32
+	var topK, seen, ban, banned []int32
 	start := []int32{2} // Seen begins with tokens of nobody
 	seen = append(seen, 0, 0)
 	for _, d := range draws {
@@ -38,15 +39,23 @@ func (k *kit) sample(draws []draw, vocab, padding, top int) sampled {
 		penalty, u, topK = append(penalty, d.penalty), append(u, d.u), append(topK, d.topK)
 		seen = append(seen, d.seen...)
 		start = append(start, int32(len(seen)))
+		ban = append(ban, int32(min(len(d.banned), 1)))
+		if d.banned != nil {
+			banned = d.banned
+		}
 	}
 	column := func(x []float64) kernels.Tensor { return k.floats(kernels.F32, n, 1, x).Tensor }
 	token, logprob := k.output(kernels.I32, n, 1), k.output(kernels.F32, n, 1)
 	topID, topLogprob := k.output(kernels.I32, n, top), k.output(kernels.F32, n, top)
-	k.stream.Sample(k.floats(kernels.F32, n, width, logits).Tensor, kernels.Sampling{
+	s := kernels.Sampling{
 		Temperature: column(temperature), TopP: column(topP), MinP: column(minP), Penalty: column(penalty), U: column(u),
 		TopK: k.ints(n, 1, topK).Tensor, SeenStart: k.vector(start).Tensor, Seen: k.vector(seen).Tensor,
 		Vocab: vocab, Top: top, Token: token.Tensor, Logprob: logprob.Tensor, TopID: topID.Tensor, TopLogprob: topLogprob.Tensor,
-	})
+	}
+	if banned != nil {
+		s.Ban, s.Banned = k.ints(n, 1, ban).Tensor, k.vector(banned).Tensor
+	}
+	k.stream.Sample(k.floats(kernels.F32, n, width, logits).Tensor, s)
 	return sampled{k.intValues(token), k.intValues(topID), k.values(logprob), k.values(topLogprob)}
 }
 
@@ -78,6 +87,7 @@ func testSample(k *kit) {
 			for i := range draws {
 				draws[i] = k.draw(kind, vocab)
 			}
+			k.ban(draws, vocab)
 			k.sampleCase(fmt.Sprintf("sample %s of %d", kind, vocab), draws, vocab, k.rng.IntN(5), min(k.rng.IntN(7), vocab))
 		}
 	}
@@ -103,6 +113,26 @@ func (k *kit) draw(kind string, vocab int) draw {
 		d.seen = k.indices(k.rng.IntN(2*vocab)%500, vocab) // with doubles
 	}
 	return d
+}
+
+// ban has some of the draws ban the likeliest tokens of the first one, and others.
+func (k *kit) ban(draws []draw, vocab int) {
+	if vocab < 3 || k.rng.IntN(3) == 0 {
+		return
+	}
+	ids := append(byFalling(draws[0].logits)[:1+k.rng.IntN(vocab/2)], k.indices(k.rng.IntN(3), vocab)...) // with doubles
+	if len(ids) > 200 {
+		ids = ids[:200]
+	}
+	slices.Sort(ids)
+	if len(slices.Compact(slices.Clone(ids))) == vocab {
+		return
+	}
+	for i := range draws {
+		if k.rng.IntN(2) == 0 {
+			draws[i].banned = ids
+		}
+	}
 }
 
 // sampleCase compares a step's draws with their definition, but for those that rounding may decide.
@@ -170,7 +200,7 @@ func (d draw) byDefinition(near float64) (token int, sure bool) {
 			}
 		}
 	}
-	order := byFalling(logits)
+	order := slices.DeleteFunc(byFalling(logits), func(id int32) bool { return slices.Contains(d.banned, id) })
 	if d.temperature == 0 {
 		return int(order[0]), true
 	}
@@ -263,9 +293,12 @@ func (k *kit) sampleEdges() {
 		"a penalty lowers what is below 0": {func(d *draw) {
 			d.temperature, d.penalty, d.seen, d.logits = 0, 1.5, []int32{1}, []float64{-2, -0.5, -0.7, -2, -2}
 		}, 2},
-		"min-p keeps what is just above": {func(d *draw) { d.minP, d.u, d.logits = 0.05, last, besideMinP(0.0501) }, 3},
-		"min-p drops what is just below": {func(d *draw) { d.minP, d.u, d.logits = 0.05, last, besideMinP(0.0499) }, 1},
-		"a penalty counts a token once":  {func(d *draw) { d.temperature, d.penalty, d.seen = 0, 1.5, []int32{2, 4, 4, 4, 2} }, 2},
+		"min-p keeps what is just above":   {func(d *draw) { d.minP, d.u, d.logits = 0.05, last, besideMinP(0.0501) }, 3},
+		"min-p drops what is just below":   {func(d *draw) { d.minP, d.u, d.logits = 0.05, last, besideMinP(0.0499) }, 1},
+		"a banned token is never drawn":    {func(d *draw) { d.temperature, d.banned = 0, []int32{2, 4} }, 0},
+		"a ban comes before the filters":   {func(d *draw) { d.topK, d.topP, d.u, d.banned = 2, 0.9, last, []int32{2, 4} }, 1},
+		"one that the penalty raised, too": {func(d *draw) { d.temperature, d.penalty, d.seen, d.banned = 0, 0.1, []int32{3}, []int32{3} }, 2},
+		"a penalty counts a token once":    {func(d *draw) { d.temperature, d.penalty, d.seen = 0, 1.5, []int32{2, 4, 4, 4, 2} }, 2},
 	} {
 		d := base
 		d.logits = slices.Clone(base.logits)

@@ -42,7 +42,7 @@ func configureBLOOM(f model.Facts) (model.Config, error) {
 	c := model.Config{
 		Family: "bloom", Layers: f.Int(of("n_layer", "num_hidden_layers")), Hidden: hidden, Heads: heads, KVHeads: heads,
 		HeadDim: hidden / max(heads, 1), FFN: f.IntOr("n_inner", 4*hidden), Vocab: f.Int("vocab_size"), Tokens: f.Int("vocab_size"),
-		Window: f.IntOr("seq_length", 2048), // what BLOOM was trained with: no table bounds it
+		Window: f.IntOr(of("seq_length", "max_position_embeddings"), 2048), // what BLOOM was trained with: no table bounds it
 		Norm:   kernels.LayerNorm, Eps: float32(f.FloatOr("layer_norm_epsilon", 1e-5)), EmbedNorm: true,
 		Act: kernels.GELUTanh, ALiBi: true, Bias: model.Bias{QKV: true, Out: true, MLP: true},
 		TiedHead: f.BoolOr("tie_word_embeddings", true),

@@ -275,6 +275,10 @@ func (r *Rules) Sample(logits kernels.Tensor, p kernels.Sampling) error {
 	c.tensor("min-p", p.MinP, kernels.F32, n, 1)
 	c.tensor("penalty", p.Penalty, kernels.F32, n, 1)
 	c.tensor("u", p.U, kernels.F32, n, 1)
+	if !p.Ban.None() && n > 0 {
+		c.tensor("ban", p.Ban, kernels.I32, n, 1)
+		c.tensor("banned", p.Banned, kernels.I32, 1, Any)
+	}
 	c.tensor("token", p.Token, kernels.I32, n, 1)
 	c.tensor("logprob", p.Logprob, kernels.F32, n, 1)
 	if p.Top > 0 {
