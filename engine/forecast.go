@@ -22,7 +22,7 @@ import (
 // Forecast is what a job would be on so many ranks.
 type Forecast struct {
 	Layout *comm.Layout
-	Config model.Config
+	Config model.Config // without the output head where the job makes no logits
 	DType  kernels.DType
 	Window int
 	Block  []string // what was understood of a block that no policy is for, a line each; nil: the family is known
@@ -153,6 +153,9 @@ func (r *run) foresee(ctx context.Context, e *Engine, f *Forecast) (err error) {
 		return err
 	}
 	f.Layout, f.Config, f.DType, f.Window = e.layout, e.shape, e.dtype, e.window
+	if e.reading().vocab == 0 && e.shape.Vocabulary() {
+		f.Config.Head = model.HeadNone
+	}
 	if e.injected != nil {
 		f.Block = e.injected.Understood
 	}

@@ -21,6 +21,7 @@ func headCommand() *cli.Command {
 		Name: "head", ArgsUsage: "OUTPUT", Usage: "show the first rows of an output, also while its job runs",
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "rows", Aliases: []string{"n"}, Value: 10, Usage: "how many `ROWS`"},
+			&cli.BoolFlag{Name: "bad", Usage: "the rows that were set aside, and why, in place of the first ones"},
 			&cli.BoolFlag{Name: "json", Usage: "one JSON object a line, values whole"},
 		},
 		Action: func(c *cli.Context) error {
@@ -31,12 +32,16 @@ func headCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			rows, err := results.Head(c.Context, dir, c.Int("rows"))
+			read, none := results.Head, "holds no committed row"
+			if c.Bool("bad") {
+				read, none = results.SetAside, "holds no row that was set aside"
+			}
+			rows, err := read(c.Context, dir, c.Int("rows"))
 			if err != nil {
 				return err
 			}
 			if len(rows.Values) == 0 {
-				fmt.Fprintf(c.App.ErrWriter, "dsbatch: %s holds no committed row\n", dir)
+				fmt.Fprintf(c.App.ErrWriter, "dsbatch: %s %s\n", dir, none)
 			}
 			if c.Bool("json") {
 				return headJSON(c.App.Writer, rows)

@@ -98,6 +98,13 @@ func TestCarriedTextThatCannotBeWritten(t *testing.T) {
 	if report, err := os.ReadFile(filepath.Join(output, "stats.json")); err != nil || strings.Count(string(report), "which is to be carried") == 0 {
 		t.Errorf("stats.json does not tell of the row: %v", err)
 	}
+	aside := dsbatch(t, "head", "--bad", output).want(t, done).stdout
+	if want := "row 1  note, which is to be carried, is not valid UTF-8; convert it"; !strings.HasPrefix(aside, want) || !strings.Contains(aside, "\nrow 2  prompt is not valid UTF-8") || strings.Count(aside, "\n") != 2 {
+		t.Errorf("head --bad: %s", aside)
+	}
+	if one := dsbatch(t, "head", "--bad", "--json", "--rows", "1", output).want(t, done).stdout; !strings.HasPrefix(one, `{"error":"note, which`) || !strings.HasSuffix(one, `"row":1}`+"\n") {
+		t.Errorf("head --bad --json --rows 1: %s", one)
+	}
 	rows := head(t, output)
 	if len(rows) != 6 {
 		t.Fatalf("%d rows, want 2 samples of 3", len(rows))

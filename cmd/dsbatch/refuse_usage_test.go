@@ -44,6 +44,10 @@ func TestMisspelt(t *testing.T) {
 // TestMisused gives known words in the wrong way.
 func TestMisused(t *testing.T) {
 	out := func() string { return filepath.Join(t.TempDir(), "out") }
+	dangling := filepath.Join(t.TempDir(), "dangling")
+	if err := os.Symlink("/nowhere/out", dangling); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name   string
 		status int
@@ -60,6 +64,7 @@ func TestMisused(t *testing.T) {
 		{"verify what is not there", noInput, []string{"verify", "/nowhere"}, []string{"/nowhere"}},
 		{"head of what is not there", noInput, []string{"head", "/nowhere"}, []string{"/nowhere: no such folder"}},
 		{"diff with what is not there", noInput, []string{"diff", "/nowhere", "/neither"}, []string{"/nowhere"}},
+		{"an output that is a link to nothing", failed, job(dangling), []string{"dangling is a link to /nowhere/out, which is not there", "remove the link"}},
 		{"a flag without its value", badUsage, []string{"run", "--temperature"}, []string{"--temperature", "value"}},
 		{"a word after a switch", badUsage, job(out(), "--reference", "true"), []string{`"true"`, "=true"}},
 		{"a word for a number", badUsage, job(out(), "--max-new-tokens", "many"), []string{"--max-new-tokens", `"many"`, "number"}},

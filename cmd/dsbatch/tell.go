@@ -12,7 +12,7 @@ import (
 func tell(w io.Writer, job *config.Job, s results.Summary) {
 	fmt.Fprintf(w, "dsbatch: %d %s committed in %d %s under %s", s.Rows, plural("row", s.Rows), s.Chunks, plural("part", s.Chunks), job.Output)
 	if s.Bad > 0 {
-		fmt.Fprintf(w, "; %d of them set aside, with their reasons in %s/_dsbatch/bad-rows.parquet", s.Bad, job.Output)
+		fmt.Fprintf(w, "; %d of them set aside, with their reasons in %s/_dsbatch/bad-rows.parquet (dsbatch head --bad shows them)", s.Bad, job.Output)
 		if first := s.FirstBad; first != nil {
 			fmt.Fprintf(w, ", the first (row %d): %s", first.Row, clip(oneLine.Replace(first.Error), 300))
 		}

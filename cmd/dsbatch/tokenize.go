@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -22,7 +23,8 @@ func tokenizeCommand() *cli.Command {
 		Name: "tokenize", Usage: "turn texts into token ids, or back, or chats into texts, a JSON object a line",
 		Description: "Reads JSON Lines from standard input.\n" +
 			"{\"text\": \"…\", \"special\": true} gives {\"ids\": [...]}; with --decode\n" +
-			"{\"ids\": [...], \"skip_special\": false} gives {\"text\": \"…\"}; with --chat {\"messages\": [{\"role\": \"user\",\n" +
+			"{\"ids\": [...], \"skip_special\": false} gives {\"text\": \"…\"}, and \"unknown\": [...] where ids are none\n" +
+			"of the vocabulary and left out; with --chat {\"messages\": [{\"role\": \"user\",\n" +
 			"\"content\": \"…\"}], \"add_generation_prompt\": true, \"tools\": […], \"continue_final_message\": false,\n" +
 			"\"now\": \"2025-07-06T14:05:09\"} and any other variables of the chat template give {\"text\": \"…\"}. A line that cannot be used gives {\"error\": \"…\"},\n" +
 			"as would set a row of dsbatch run aside: half of a surrogate pair (\\ud800), bytes that are not UTF-8, a key twice.",
@@ -127,9 +129,16 @@ func decodeLine(t *tokenizer.Tokenizer, line []byte) (any, error) {
 	if err := read(line, []string{"ids", "skip_special"}, &ids, &skip); err != nil {
 		return nil, err
 	}
+	var unknown []int32
+	for _, id := range ids {
+		if _, known := t.Token(id); !known && !slices.Contains(unknown, id) {
+			unknown = append(unknown, id)
+		}
+	}
 	return struct {
-		Text string `json:"text"`
-	}{t.Decode(ids, skip)}, nil
+		Text    string  `json:"text"`
+		Unknown []int32 `json:"unknown,omitempty"`
+	}{t.Decode(ids, skip), unknown}, nil
 }
 
 // lineTypes says what the values of a line are.

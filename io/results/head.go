@@ -17,11 +17,7 @@ type Rows struct {
 
 // Head reads the first n records of the output dir, from the parts that are committed so far.
 func Head(ctx context.Context, dir string, n int) (Rows, error) {
-	job, err := readJob(disk{}, dir)
-	if err != nil {
-		return Rows{}, err
-	}
-	l, err := readLedger(ctx, disk{}, dir, job.Chunks, job.Samples, func(string) {})
+	l, err := look(ctx, dir)
 	if err != nil {
 		return Rows{}, err
 	}
@@ -46,6 +42,50 @@ func Head(ctx context.Context, dir string, n int) (Rows, error) {
 		}
 	}
 	return rows, nil
+}
+
+// SetAside gives the first n bad rows of the output dir with their reasons, those with an id column by their id, too; of the
+// chunks that are committed so far.
+func SetAside(ctx context.Context, dir string, n int) (Rows, error) {
+	l, err := look(ctx, dir)
+	if err != nil {
+		return Rows{}, err
+	}
+	var bad []BadRow
+	named := false
+	for _, line := range l.lines {
+		if line == nil || len(bad) >= n {
+			continue
+		}
+		rows, err := line.badRows(disk{})
+		if err != nil {
+			return Rows{}, err
+		}
+		for _, b := range rows[:min(len(rows), n-len(bad))] {
+			bad, named = append(bad, b), named || b.ID != nil
+		}
+	}
+	rows := Rows{Columns: []string{"row", "error"}}
+	if named {
+		rows.Columns = []string{"row", "id", "error"}
+	}
+	for _, b := range bad {
+		values := []any{b.Row, b.Error}
+		if named {
+			values = []any{b.Row, b.ID, b.Error}
+		}
+		rows.Values = append(rows.Values, values)
+	}
+	return rows, nil
+}
+
+// look reads what is committed in dir.
+func look(ctx context.Context, dir string) (ledger, error) {
+	job, err := readJob(disk{}, dir)
+	if err != nil {
+		return ledger{}, err
+	}
+	return readLedger(ctx, disk{}, dir, job.Chunks, job.Samples, func(string) {})
 }
 
 func (r *Rows) add(batch arrow.RecordBatch, n int) {

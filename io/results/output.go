@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -44,6 +45,11 @@ func Create(ctx context.Context, dir string, fp Fingerprint, layout Layout, chun
 		return nil, err
 	} else if out.finished {
 		return out, nil
+	}
+	if to, err := os.Readlink(filepath.Clean(dir)); err == nil {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%s is a link to %s, which is not there; make that folder, or remove the link", dir, to)
+		}
 	}
 	if err := out.prepare(); errors.Is(err, fs.ErrNotExist) { // which is said of inputs otherwise, and means another status
 		return nil, fmt.Errorf("cannot make %s: %v; give a folder that can be made with --output", dir, err) //nolint:errorlint // see above

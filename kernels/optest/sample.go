@@ -120,7 +120,7 @@ func (k *kit) ban(draws []draw, vocab int) {
 	if vocab < 3 || k.rng.IntN(3) == 0 {
 		return
 	}
-	ids := append(byFalling(draws[0].logits)[:1+k.rng.IntN(vocab/2)], k.indices(k.rng.IntN(3), vocab)...) // with doubles
+	ids := slices.Concat(byFalling(draws[0].logits)[:1+k.rng.IntN(vocab/2)], k.indices(k.rng.IntN(3), vocab)) // with doubles
 	if len(ids) > 200 {
 		ids = ids[:200]
 	}
