@@ -17,6 +17,8 @@ func (j *Job) conflicts() []error {
 	c.both("stride", "continuation-column", "windows are for scoring whole documents")
 	c.both("ids-column", "continuation-column", "prompt and continuation are encoded together, as texts")
 	c.both("ids-column", "pair-column", "the tokenizer joins the texts of a pair")
+	c.both("ids-column", "truncate", "ids are used as they are")
+	c.both("messages-column", "truncate", "half a chat is none")
 	c.both("messages-column", "pair-column", "the texts of a pair are a prompt and a second one")
 	for _, flag := range []string{"tools-column", "chat-template", "chat-template-kwargs", "now"} {
 		if j.Given(flag) && j.MessagesColumn == "" {

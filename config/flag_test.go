@@ -41,7 +41,7 @@ func TestFlagsOfTheDesign(t *testing.T) {
 		max-seqs chunk-rows kv-memory threads ranks stop-before rank-timeout expert-placement limit log-format progress drop-tokens
 		capacity-factor min-capacity drop-policy expert-output-bias fake-nodes prompt-column ids-column messages-column tools-column
 		continuation-column pair-column id-column carry max-new-tokens min-new-tokens temperature top-k top-p min-p repetition-penalty seed stop ignore-eos n
-		logprobs output-logits stride pooling reference tp-invariant accept-version`) {
+		logprobs output-logits stride pooling truncate reference tp-invariant accept-version`) {
 		if lookup(name) == nil {
 			t.Errorf("no flag --%s", name)
 		}

@@ -87,6 +87,8 @@ var Flags = []Flag{
 		Help: "score documents longer than the window in windows `N` tokens apart", field: func(j *Job) any { return &j.Stride }},
 	{Name: "pooling", Category: taskFlags, Default: "mean", Choices: []string{"cls", "mean", "last", "pooler"}, Bits: true, Tasks: []Task{Embed},
 		Help: "`HOW` tokens become one embedding", field: func(j *Job) any { return &j.Pooling }},
+	{Name: "truncate", Category: taskFlags, Default: "false", Bits: true, Tasks: []Task{Embed, Classify, FillMask},
+		Help: "leave out the ends of texts that are longer than the window, in place of setting them aside", field: func(j *Job) any { return &j.Truncate }},
 
 	{Name: "device", Category: layout, Default: "auto", Choices: []string{"auto", "cpu", "cuda"}, Meant: map[string]string{"gpu": "cuda"}, Bits: true,
 		Help: "`DEVICE` that computes, auto being cuda where a GPU is found", field: func(j *Job) any { return &j.Device }},

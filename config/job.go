@@ -63,6 +63,7 @@ type Job struct {
 	OutputLogits bool
 	Stride       int
 	Pooling      string
+	Truncate     bool
 
 	Device          string // auto, cpu, cuda
 	DType           DType

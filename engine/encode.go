@@ -28,7 +28,7 @@ func (e *Engine) readRow(row *rowState, in *dataset.Row) error {
 		return err
 	}
 	if len(tokens) > e.window {
-		return fmt.Errorf("the text has %d tokens, the window holds %d; shorten it, or set it aside beforehand", len(tokens), e.window)
+		return fmt.Errorf("the text has %d tokens, the window holds %d; shorten it, as --truncate does with texts, or set it aside beforehand", len(tokens), e.window)
 	}
 	q := &sequence{row: row, tokens: tokens, places: places, prompt: len(tokens), limit: len(tokens), cut: -1, read: e.reading().of,
 		whole: e.shape.Bidirectional, dump: e.job.OutputLogits && e.job.Task != config.Classify}
@@ -45,15 +45,22 @@ func (e *Engine) readRow(row *rowState, in *dataset.Row) error {
 // texts are the tokens of a row's text, or of its pair of texts as the tokenizer joins them, and of a pair, where the model
 // tells the two apart by types of tokens, their places in its table of positions.
 func (e *Engine) texts(in *dataset.Row) (tokens, places []int32, err error) {
-	if !in.HasPair {
+	var types []int32
+	switch {
+	case e.job.Truncate && in.HasPair:
+		tokens, types, err = e.tokenizer.EncodeWithin(e.window, in.Prompt, in.Pair)
+	case e.job.Truncate:
+		tokens, types, err = e.tokenizer.EncodeWithin(e.window, in.Prompt)
+	case in.HasPair:
+		tokens, types, err = e.tokenizer.EncodePair(in.Prompt, in.Pair)
+	default:
 		tokens, err = e.prompt(in)
 		return tokens, nil, err
 	}
-	tokens, types, err := e.tokenizer.EncodePair(in.Prompt, in.Pair)
 	if err == nil {
 		err = e.known(tokens)
 	}
-	if err != nil || e.shape.Types == 0 {
+	if err != nil || e.shape.Types == 0 || !in.HasPair {
 		return tokens, nil, err
 	}
 	for at, kind := range types {

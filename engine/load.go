@@ -254,6 +254,9 @@ func (e *Engine) readTokenizer() error {
 	if err := e.readChats(folder); err != nil {
 		return err
 	}
+	if err := e.tellPooling(folder); err != nil {
+		return err
+	}
 	generation, err := readJSON(filepath.Join(folder, "generation_config.json"))
 	if err != nil {
 		return err

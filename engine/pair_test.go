@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math"
 	"os"
@@ -173,6 +174,49 @@ func TestPairsWithoutTypes(t *testing.T) {
 		want := outcomeOf(t, 1, classifier(g, idRows(t, ids)))[0]["embedding"]
 		if got, same := column[[]float32](t, row["embedding"]), column[[]float32](t, want); fmt.Sprint(got) != fmt.Sprint(same) {
 			t.Errorf("pair %d: %v, its ids %v", i, got, same)
+		}
+	}
+}
+
+// TestTruncate: texts that the window does not hold are read as their first tokens between the special ones; without
+// --truncate they are set aside, and told how to be had.
+func TestTruncate(t *testing.T) {
+	dir := wordModel(t, "bert-classify")
+	short := pairJob(t, dir)
+	short.Truncate, short.Inference.MaxOutTokens = true, 6
+	logits := func(j *config.Job, row int) []float32 { return column[[]float32](t, outcomeOf(t, 1, j)[row]["logits"]) }
+	ids := func(ids ...int32) *config.Job { return encoderJob(t, retyped(t, 4), config.Classify, idRows(t, ids)) }
+	nearTo(t, "a pair, both of which give", logits(short, 0), logits(ids(2, 7, 8, 3, 9, 3), 0), 1e-5)
+	single := encoderJob(t, dir, config.Classify, writeLines(t, `{"prompt": "w7 w8 w150 w9"}`+"\n"+`{"prompt": "w7 w8"}`+"\n"))
+	single.PromptColumn, single.IDsColumn, single.Inference.MaxOutTokens = "prompt", "", 4
+	truncated := *single
+	truncated.Truncate, truncated.Output = true, filepath.Join(t.TempDir(), "out")
+	nearTo(t, "a text", logits(&truncated, 0), logits(ids(2, 7, 8, 3), 0), 1e-5)
+	whole, err := runRanks(t, 1, single, RunOptions{})
+	if err != nil || whole.Bad != 1 || !strings.Contains(whole.FirstBad.Error, "--truncate") {
+		t.Errorf("without --truncate: %+v, %v", whole, err)
+	}
+}
+
+// TestPoolingOfTheFolder is told of where a job pools in another way.
+func TestPoolingOfTheFolder(t *testing.T) {
+	dir := wordModel(t, "bert-embed")
+	if err := os.Mkdir(filepath.Join(dir, "1_Pooling"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	text := `{"word_embedding_dimension": 32, "pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false, "pooling_mode_max_tokens": false}`
+	if err := os.WriteFile(filepath.Join(dir, "1_Pooling", "config.json"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	was := slog.Default()
+	defer slog.SetDefault(was)
+	for pooling, told := range map[string]bool{"mean": true, "cls": false, "last": true} {
+		var log strings.Builder
+		slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+		j := encoderJob(t, dir, config.Embed, idRows(t, []int32{2, 9, 3}))
+		j.Pooling = pooling
+		if _, err := runRanks(t, 1, j, RunOptions{}); err != nil || strings.Contains(log.String(), "there=cls --pooling="+pooling) != told {
+			t.Errorf("%s: %s, %v", pooling, log.String(), err)
 		}
 	}
 }

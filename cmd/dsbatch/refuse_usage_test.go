@@ -65,6 +65,7 @@ func TestMisused(t *testing.T) {
 		{"head of what is not there", noInput, []string{"head", "/nowhere"}, []string{"/nowhere: no such folder"}},
 		{"diff with what is not there", noInput, []string{"diff", "/nowhere", "/neither"}, []string{"/nowhere"}},
 		{"an output that is a link to nothing", failed, job(dangling), []string{"dangling is a link to /nowhere/out, which is not there", "remove the link"}},
+		{"an output behind a link to nothing", failed, job(filepath.Join(dangling, "a", "b")), []string{"dangling is a link to /nowhere/out, which is not there", "remove the link"}},
 		{"a flag without its value", badUsage, []string{"run", "--temperature"}, []string{"--temperature", "value"}},
 		{"a word after a switch", badUsage, job(out(), "--reference", "true"), []string{`"true"`, "=true"}},
 		{"a word for a number", badUsage, job(out(), "--max-new-tokens", "many"), []string{"--max-new-tokens", `"many"`, "number"}},

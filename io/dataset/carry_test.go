@@ -71,3 +71,13 @@ func TestCarryOverFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestColonInAName: who forgets the backslash is told of it.
+func TestColonInAName(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.jsonl")
+	writeFile(t, path, []byte(`{"prompt":"a","time:utc":"b"}`))
+	_, err := Open(t.Context(), []string{path}, Columns{Carry: []CarryColumn{{"time", "utc"}}})
+	if err == nil || !strings.Contains(err.Error(), `a colon of a name stands behind a backslash: time\:utc`) {
+		t.Error(err)
+	}
+}

@@ -201,7 +201,13 @@ func missingColumn(path, name string, cols []column, flag string) error {
 	for i, c := range cols {
 		names[i] = c.Name
 	}
-	return refuse(ErrColumn, "%s: no column %q; it has %s%s; name one with %s", path, name, listed(names), meant(name, names), flag)
+	hint := meant(name, names)
+	for _, n := range names {
+		if flag == "--carry" && strings.HasPrefix(n, name+":") {
+			hint = fmt.Sprintf(` (a colon of a name stands behind a backslash: %s)`, strings.ReplaceAll(n, ":", `\:`))
+		}
+	}
+	return refuse(ErrColumn, "%s: no column %q; it has %s%s; name one with %s", path, name, listed(names), hint, flag)
 }
 
 func listed(names []string) string {

@@ -46,10 +46,8 @@ func Create(ctx context.Context, dir string, fp Fingerprint, layout Layout, chun
 	} else if out.finished {
 		return out, nil
 	}
-	if to, err := os.Readlink(filepath.Clean(dir)); err == nil {
-		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s is a link to %s, which is not there; make that folder, or remove the link", dir, to)
-		}
+	if err := dangles(filepath.Clean(dir)); err != nil {
+		return nil, err
 	}
 	if err := out.prepare(); errors.Is(err, fs.ErrNotExist) { // which is said of inputs otherwise, and means another status
 		return nil, fmt.Errorf("cannot make %s: %v; give a folder that can be made with --output", dir, err) //nolint:errorlint // see above
@@ -138,6 +136,19 @@ func (out *Output) refuseForeign() error {
 		}
 	}
 	return nil
+}
+
+// dangles refuses a folder that is, or lies behind, a link to nothing: no folder can be made there.
+func dangles(dir string) error {
+	for at := dir; ; at = filepath.Dir(at) {
+		_, err := os.Stat(at)
+		if to, linked := os.Readlink(at); linked == nil && errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s is a link to %s, which is not there; make that folder, or remove the link", at, to)
+		}
+		if err == nil || at == filepath.Dir(at) {
+			return nil
+		}
+	}
 }
 
 // prepare makes the folders, and sees to it that they survive a power failure. A folder above one that was there before

@@ -39,7 +39,7 @@ func (t *Tokenizer) Encode(text string, special bool) ([]int32, error) {
 	if !special {
 		return t.encode(nil, text)
 	}
-	return t.fill(t.template.single, nil, text)
+	return t.fill(t.template.single, nil, func(ids []int32, _ int) ([]int32, error) { return t.encode(ids, text) })
 }
 
 // Behind is how many special tokens the post-processor puts behind a text.
@@ -54,15 +54,17 @@ func (t *Tokenizer) Behind() (n int) {
 // EncodePair gives the ids of two texts as the post-processor joins them, and the segment (token type, 0 or 1) of
 // each id.
 func (t *Tokenizer) EncodePair(first, second string) (ids, segments []int32, err error) {
-	ids, err = t.fill(t.template.pair, &segments, first, second)
+	texts := [2]string{first, second}
+	ids, err = t.fill(t.template.pair, &segments, func(ids []int32, which int) ([]int32, error) { return t.encode(ids, texts[which]) })
 	return ids, segments, err
 }
 
-func (t *Tokenizer) fill(parts []templatePart, segments *[]int32, texts ...string) (ids []int32, err error) {
+// fill puts special tokens around texts, whose ids add appends.
+func (t *Tokenizer) fill(parts []templatePart, segments *[]int32, add func(ids []int32, which int) ([]int32, error)) (ids []int32, err error) {
 	for _, p := range parts {
 		if p.text < 0 {
 			ids = append(ids, p.special...)
-		} else if ids, err = t.encode(ids, texts[p.text]); err != nil {
+		} else if ids, err = add(ids, p.text); err != nil {
 			return nil, err
 		}
 		for segments != nil && len(*segments) < len(ids) {
