@@ -35,6 +35,47 @@ func (m *meeting) Meet(key []byte, rank, ranks int) (kernels.Peers, error) {
 type meetingPeers struct{ group mpi.World }
 
 func (p meetingPeers) Close() error { return nil }
+func (p meetingPeers) Gather(s kernels.Stream, parts []kernels.Tensor, own kernels.Tensor) {
+	if err := s.Sync(); err != nil {
+		panic(err)
+	}
+	rows := func(t kernels.Tensor, row func(at, size int64)) {
+		for i := range t.Rows {
+			row(t.RowRange(i, i+1).Offset, int64(t.Cols*t.DType.Size()))
+		}
+	}
+	var mine []byte
+	counts, total := []int64(nil), int64(0)
+	rows(own, func(at, size int64) { mine = append(mine, own.Mem.(kernels.HostMemory).Bytes()[at:at+size]...) })
+	for _, t := range parts {
+		counts, total = append(counts, t.Bytes()), total+t.Bytes()
+	}
+	all := make([]byte, total)
+	if err := p.group.AllGatherV(context.Background(), mine, all, counts); err != nil {
+		panic(err)
+	}
+	for _, t := range parts {
+		rows(t, func(at, size int64) { copy(t.Mem.(kernels.HostMemory).Bytes()[at:at+size], all); all = all[size:] })
+	}
+}
+
+func (p meetingPeers) Scatter(s kernels.Stream, recv, send kernels.Tensor, rows []int) {
+	from := make([]int, len(rows))
+	for r := range from {
+		from[r] = rows[p.group.Rank()]
+	}
+	p.Exchange(s, recv, send, from, rows)
+}
+
+func (p meetingPeers) Sum(s kernels.Stream, y, own, room kernels.Tensor, add bool) {
+	parts := make([]kernels.Tensor, p.group.Size())
+	for r := range parts {
+		parts[r] = room.RowRange(r*y.Rows, (r+1)*y.Rows)
+	}
+	p.Gather(s, parts, own)
+	s.Reduce(y, room.RowRange(0, len(parts)*y.Rows), len(parts), add)
+}
+
 func (p meetingPeers) Exchange(s kernels.Stream, recv, send kernels.Tensor, from, to []int) {
 	if err := s.Sync(); err != nil {
 		panic(err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/mpi"
 )
 
@@ -13,7 +14,8 @@ import (
 // the place in the group.
 type Group struct {
 	mpi.World
-	Ranks []int // of the job's world, in the group's order
+	Ranks []int        // of the job's world, in the group's order
+	Team  kernels.Team // of the ranks' devices, where these put slices together; nil: they go through the hosts
 }
 
 // Groups is one rank's place in a layout.

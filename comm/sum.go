@@ -14,10 +14,13 @@ import (
 //
 // The order is the balanced tree of kernels.Stream.Reduce. A rank that holds several slices adds its own first: with a
 // power of two of slices in all, the same number on each rank, the bits do not depend on the number of ranks.
+//
+// Where the ranks' devices are a team they do it among themselves, as ops of the stream; else it goes through the hosts, which wait.
 type Sum struct {
-	group              mpi.World // nil: this rank holds all slices
-	slices             int       // of this rank
-	rows               int       // at once
+	group              mpi.World    // nil: this rank holds all slices
+	team               kernels.Team // of the ranks' devices; nil: partial results go through the hosts
+	slices             int          // of this rank
+	rows               int          // at once
 	cols               int
 	own                kernels.Tensor // [slices·rows, cols] F32
 	all                kernels.Tensor // [ranks·rows, cols] F32, or none where there is one rank
@@ -54,7 +57,7 @@ func SumBytes(group *Group, slices, rows, cols int) int64 {
 func NewSum(d kernels.Device, group *Group, slices, rows, cols int) (*Sum, error) {
 	s := &Sum{slices: slices, cols: cols}
 	if group.size() > 1 {
-		s.group = group.World
+		s.group, s.team = group.World, group.Team
 	}
 	once, own, all, summed := sumTensors(group.size(), slices, rows, cols)
 	s.rows = once
@@ -129,6 +132,10 @@ func (m *Sum) add(ctx context.Context, s kernels.Stream, y kernels.Tensor, add b
 	}
 	all := m.all.RowRange(0, ranks*rows)
 	m.traffic.Gathered(ranks, own.Bytes())
+	if m.team != nil {
+		m.team.Sum(s, y, own, all, add)
+		return nil
+	}
 	err := m.staging.Move(s, all, own, func(to, from []byte) error { return m.group.AllGather(ctx, from, to) })
 	if err != nil {
 		return err
@@ -147,20 +154,30 @@ func (m *Sum) addShared(ctx context.Context, s kernels.Stream, y, own kernels.Te
 	ranks, me := m.group.Size(), m.group.Rank()
 	share := func(r int) (from, to int) { return r * y.Rows / ranks, (r + 1) * y.Rows / ranks }
 	from, to := share(me)
-	all := m.all.RowRange(0, ranks*(to-from))
+	all, mine := m.all.RowRange(0, ranks*(to-from)), y.RowRange(from, to)
 	m.count(own, share, func(int) (int, int) { return from, to })
+	m.traffic.Sent += own.Bytes() - m.toBytes[me]
+	m.traffic.Messages += int64(ranks - 1)
+	m.traffic.Gathered(ranks, mine.Bytes())
+	if m.team != nil {
+		rows, parts := make([]int, ranks), make([]kernels.Tensor, ranks)
+		for r := range parts {
+			from, to := share(r)
+			rows[r], parts[r] = to-from, y.RowRange(from, to)
+		}
+		m.team.Scatter(s, all, own, rows)
+		s.Reduce(mine, all, ranks, add)
+		m.team.Gather(s, parts, mine)
+		return nil
+	}
 	err := m.staging.Move(s, all, own, func(to, from []byte) error {
 		return m.group.AllToAllV(ctx, from, m.toBytes, to, m.fromBytes)
 	})
 	if err != nil {
 		return err
 	}
-	m.traffic.Sent += own.Bytes() - m.toBytes[me]
-	m.traffic.Messages += int64(ranks - 1)
-	mine := y.RowRange(from, to)
 	s.Reduce(mine, all, ranks, add)
 	m.count(y, share, share)
-	m.traffic.Gathered(ranks, mine.Bytes())
 	return m.staging.MoveCopy(s, y, mine, func(to, from []byte) error { return m.group.AllGatherV(ctx, from, to, m.toBytes) })
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/mpi"
@@ -14,43 +15,49 @@ import (
 // alike but for Rank, Ranks and Names, which it fills in. Where one cannot, why tells the reason on all ranks and there is no window
 // on any.
 func OpenWindow(ctx context.Context, group *Group, device kernels.Device, s kernels.WindowSpec) (w kernels.Window, why string, err error) {
-	s.Rank, s.Ranks, s.Names = group.Rank(), group.Size(), nil
-	for _, r := range group.Ranks {
-		s.Names = append(s.Names, fmt.Sprintf("rank %d", r))
-	}
-	var ticket []byte
+	s.Rank, s.Ranks, s.Names = group.Rank(), group.Size(), group.names()
+	var failed error
 	d, able := device.(kernels.WindowDevice)
-	failed := error(nil)
 	if !able {
 		failed = errors.New("a device whose memory others cannot write")
-	} else if w, failed = d.NewWindow(s); failed == nil {
-		ticket = w.Ticket()
 	} else {
-		w = nil
+		w, failed = d.NewWindow(s)
 	}
-	close := func() {
-		if w != nil {
-			err = errors.Join(err, w.Close())
-			w = nil
+	return join(ctx, group, w, failed)
+}
+
+// names of the ranks, for messages.
+func (g *Group) names() (names []string) {
+	for _, r := range g.Ranks {
+		names = append(names, fmt.Sprintf("rank %d", r))
+	}
+	return names
+}
+
+// reachable is memory of a device that other ranks' kernels write.
+type reachable interface {
+	Ticket() []byte
+	Join(tickets [][]byte) error
+	Close() error
+}
+
+// join has the memory of all ranks reach each other, which each has taken or failed to. Where one cannot, all close theirs.
+func join[T reachable](ctx context.Context, group *Group, mine T, failed error) (joined T, why string, err error) {
+	why, err = firstFailure(ctx, group, failed)
+	if why == "" && err == nil {
+		ticket := mine.Ticket()
+		all := make([]byte, len(ticket)*group.Size())
+		if err = group.AllGather(ctx, ticket, all); err == nil {
+			why, err = firstFailure(ctx, group, mine.Join(slices.Collect(slices.Chunk(all, len(ticket)))))
 		}
 	}
-	if why, err = firstFailure(ctx, group, failed); why != "" || err != nil {
-		close()
-		return nil, why, err
+	if why == "" && err == nil {
+		return mine, "", nil
 	}
-	all := make([]byte, len(ticket)*s.Ranks)
-	if err = group.AllGather(ctx, ticket, all); err != nil {
-		close()
-		return nil, "", err
+	if failed == nil {
+		err = errors.Join(err, mine.Close())
 	}
-	tickets := make([][]byte, s.Ranks)
-	for r := range tickets {
-		tickets[r] = all[r*len(ticket) : (r+1)*len(ticket)]
-	}
-	if why, err = firstFailure(ctx, group, w.Join(tickets)); why != "" || err != nil {
-		close()
-	}
-	return w, why, err
+	return joined, why, err
 }
 
 // whyBytes is the room for a reason.

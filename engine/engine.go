@@ -38,6 +38,7 @@ type Engine struct {
 	groups     *comm.Groups
 	peers      map[*comm.Group]kernels.Peers  // of GPUs that have met; nil: rows go through the host
 	windows    map[*comm.Group]kernels.Window // through which the GPUs' kernels send rows; nil ones until load opens them
+	opened     []*comm.Group                  // whose GPUs were asked to put slices together themselves
 	layout     *comm.Layout
 	exchanges  map[int]*moe.Exchange // by the number of experts of the layers
 	placement  map[int][][]int       // by layer, the experts of each rank of an ep group; nil: in order
@@ -204,6 +205,7 @@ func (e *Engine) Close() error {
 		}
 	}
 	e.peers = nil
+	errs = append(errs, e.closeTeams()...)
 	errs = append(errs, e.place.close())
 	if e.groups != nil {
 		errs = append(errs, e.groups.Close())

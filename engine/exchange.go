@@ -29,6 +29,9 @@ func (e *Engine) wayOfRows(ctx context.Context) (o comm.AllToAllOptions, err err
 			return o, err
 		}
 	}
+	if err := e.openTeams(ctx); err != nil {
+		return o, err
+	}
 	return o, e.meet(ctx, o.Algorithm)
 }
 
@@ -72,11 +75,22 @@ func (e *Engine) connect(o comm.AllToAllOptions) error {
 	for i := range e.groups.Experts {
 		g := &e.groups.Experts[i]
 		o.Bytes = typicalTokens * e.shape.Hidden * e.device.Activations(e.dtype).Size()
-		rows, split, err := g.AllToAll(o)
+		way, p := o, e.peers[g.EP]
+		if p != nil && !e.suitsDevices(g) {
+			p = nil
+		}
+		onDevices := p != nil || e.windowed(g)
+		if onDevices {
+			way.Algorithm = comm.Flat
+		}
+		rows, split, err := g.AllToAll(way)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrRefused, err)
 		}
-		if p := e.peers[g.EP]; p != nil && g.Gather.Size() == 1 {
+		if onDevices && e.groups.TP.Size() > 1 && o.Algorithm == comm.Auto {
+			split = e.groups.TP // each of the tp peers sends its share of the tokens, wherever their experts are
+		}
+		if p != nil {
 			rows = comm.NewDeviceAllToAll(g.EP, p)
 		}
 		e.divideCopies(i, rows, o.Nodes)
@@ -88,6 +102,12 @@ func (e *Engine) connect(o comm.AllToAllOptions) error {
 		}
 	}
 	return nil
+}
+
+// suitsDevices tells whether rows of a group's experts can go from GPU to GPU. Where tp peers are in the group each sends its share
+// of their tokens, so none where who is dropped depends on all tokens.
+func (e *Engine) suitsDevices(x *comm.ExpertGroups) bool {
+	return x.EP.Size() > 1 && (x.Gather.Size() == 1 || !e.job.DropTokens)
 }
 
 // apartRows is how many own rows an expert has at least where a CPU computes them apart from those of other ranks: with

@@ -300,7 +300,10 @@ func (e *Engine) unmeasured(context.Context) (o comm.AllToAllOptions, err error)
 	if o.Algorithm, err = comm.ParseAlgorithm(e.job.AllToAll); err != nil {
 		return o, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	if o.Nodes, err = comm.FakeNodes(e.world.Size(), e.job.FakeNodes); err != nil || !e.onGPU() || o.Algorithm != comm.Auto && o.Algorithm != comm.Flat {
+	if o.Nodes, err = comm.FakeNodes(e.world.Size(), e.job.FakeNodes); err == nil && e.onGPU() {
+		e.foreseeTeams(o.Nodes)
+	}
+	if err != nil || !e.onGPU() || o.Algorithm != comm.Auto && o.Algorithm != comm.Flat {
 		return o, err
 	}
 	e.windows = map[*comm.Group]kernels.Window{}

@@ -17,7 +17,7 @@ const windowPatience = 20 * time.Second
 
 // suitsWindow tells whether rows of a group's experts can go through windows: whole experts, each once and in order.
 func (e *Engine) suitsWindow(x *comm.ExpertGroups) bool {
-	return x.EP.Size() > 1 && x.ES.Size() == 1 && x.Gather.Size() == 1 && e.job.ExpertPlacement == ""
+	return e.suitsDevices(x) && x.ES.Size() == 1 && e.job.ExpertPlacement == ""
 }
 
 // reach finds the groups of ranks whose GPUs can write each other's memory. All ranks call it.
@@ -121,7 +121,7 @@ func (e *Engine) fit(ctx context.Context) error {
 	}
 	for i := range e.groups.Experts {
 		x := &e.groups.Experts[i]
-		if p := e.peers[x.EP]; p != nil && x.Gather.Size() == 1 && e.exchanges[x.Experts] != nil {
+		if p := e.peers[x.EP]; p != nil && e.suitsDevices(x) && e.exchanges[x.Experts] != nil {
 			e.exchanges[x.Experts].Rows = comm.NewDeviceAllToAll(x.EP, p)
 		}
 	}

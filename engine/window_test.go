@@ -151,3 +151,53 @@ func TestWindowsThatDoNotFit(t *testing.T) {
 		t.Errorf("digests %v through windows, %v without", wide.Digests, narrow.Digests)
 	}
 }
+
+// TestSameBitsOverBoards: jobs whose slices GPUs put together by themselves, with rows of experts through windows, give the bits of
+// hosts that do it.
+func TestSameBitsOverBoards(t *testing.T) {
+	for name, c := range map[string]struct {
+		ranks   int
+		windows bool
+		set     func(*config.Job)
+	}{
+		"tp 2":                       {2, true, func(j *config.Job) { j.TP = 2 }},
+		"tp 2, one row at a time":    {2, true, func(j *config.Job) { j.TP, j.MaxSeqs = 2, 1 }},
+		"tp 4, ep 2":                 {4, true, func(j *config.Job) { j.TP, j.EP = 4, 2 }},
+		"tp 2, pp 2":                 {4, true, func(j *config.Job) { j.TP, j.PP = 2, 2 }},
+		"tp 2, dp 2, any tp":         {4, true, func(j *config.Job) { j.TP, j.TPInvariant = 2, true }},
+		"es 2":                       {2, false, func(j *config.Job) { j.EP, j.ES = 1, 2 }},
+		"tp 2, asked for together":   {2, false, func(j *config.Job) { j.TP, j.AllToAll = 2, "coordinated" }},
+		"tp 2, dropped by all rows":  {2, false, func(j *config.Job) { j.TP, j.DropTokens, j.CapacityFactor = 2, true, 4 }},
+		"tp 2, asked for each alone": {2, true, func(j *config.Job) { j.TP, j.AllToAll = 2, "flat" }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			job := func() *config.Job {
+				return newJob(t, func(j *config.Job) {
+					j.ChunkRows, j.MaxBatchTokens, j.KVMemory, j.Logprobs, j.Limit = 4, 64, 16<<20, 2, 8
+					c.set(j)
+				})
+			}
+			want, err := runRanks(t, c.ranks, job(), RunOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			house := windowtest.NewHouse()
+			var named, windows atomic.Int32
+			got, err := runRanks(t, c.ranks, job(), RunOptions{
+				wrap: func(d kernels.Device) kernels.Device {
+					return small{house.NewDevice(d, fmt.Sprint("GPU ", named.Add(1)), "cuda/none"), 4 << 30}
+				},
+				connected: func(e *Engine) { windows.Add(int32(len(e.windows))) },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if did := house.Ops(); did < 100 || c.windows != (windows.Load() > 0) {
+				t.Errorf("%d ops over boards, %d windows", did, windows.Load())
+			}
+			if !maps.Equal(got.Digests, want.Digests) {
+				t.Errorf("digests %v, through hosts %v", got.Digests, want.Digests)
+			}
+		})
+	}
+}

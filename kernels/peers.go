@@ -12,12 +12,12 @@ type PeerDevice interface {
 	Meet(key []byte, rank, ranks int) (Peers, error)
 }
 
-// Peers are the devices that have met, as one of them sees them. Close comes before the device's, with no work left.
+// Peers are the devices that have met, as one of them sees them. A peer that does not take part in an op within 20 seconds ends the
+// line, and Sync tells.
 type Peers interface {
+	Team
 	// Exchange is an op of s: send [Σ to, cols] lies by destination, to[r] rows for rank r; recv [Σ from, cols] gets
 	// from[r] rows from each rank r, in their order. What one rank sends must be what the other expects. Both are
-	// contiguous, of one type, in this device's memory. A peer that does not take part within 20 seconds ends the line,
-	// and Sync tells.
+	// contiguous, of one type, in this device's memory.
 	Exchange(s Stream, recv, send Tensor, from, to []int)
-	Close() error
 }

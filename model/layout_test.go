@@ -9,9 +9,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/windowtest"
 	"github.com/dsbatch/dsbatch/model"
 	"github.com/dsbatch/dsbatch/moe"
 	"github.com/dsbatch/dsbatch/mpi"
@@ -27,6 +29,7 @@ type layout struct {
 	piece              int  // tokens of each text in a step; 0: all
 	placed             bool // experts not in order
 	copies             int  // placed: of experts, on each rank, at most
+	boards             bool // slices are put together by the ranks' devices, not through the hosts
 	dtype              kernels.DType
 	wrongOrder         bool // partial results added in another order on each step, as they might arrive
 }
@@ -49,6 +52,9 @@ func (y layout) String() string {
 	if y.coordinated {
 		s += ", coordinated"
 	}
+	if y.boards {
+		s += ", over boards"
+	}
 	if y.placed {
 		s += fmt.Sprintf(", placed, %d copies", y.copies)
 	}
@@ -66,8 +72,9 @@ type outcome struct {
 func (y layout) run(t *testing.T, dir string, texts [][]int32) (outcome, error) {
 	o := outcome{make([][]float32, len(texts)), make([]int64, y.world()), make([]int64, y.world())}
 	var lock sync.Mutex
+	house := windowtest.NewHouse()
 	err := mpi.Run(y.world(), func(w mpi.World) error {
-		q := &layoutRank{layout: y, world: w, texts: texts}
+		q := &layoutRank{layout: y, world: w, texts: texts, house: house}
 		err := q.open(t, dir)
 		lock.Lock()
 		o.read[w.Rank()] = q.read
@@ -98,6 +105,7 @@ type layoutRank struct {
 	groups *comm.Groups
 	texts  [][]int32
 	read   int64
+	house  *windowtest.House
 }
 
 func (q *layoutRank) open(t *testing.T, dir string) error {
@@ -124,6 +132,11 @@ func (q *layoutRank) open(t *testing.T, dir string) error {
 	device, err := openRankDevice(q.world.Rank())
 	if err != nil {
 		return err
+	}
+	if q.boards {
+		if device, err = q.openBoards(t, device); err != nil {
+			return err
+		}
 	}
 	rows := map[int]comm.AllToAll{}
 	o := model.LoadOptions{DType: q.dtype, TP: q.groups.TP, Slices: q.slices, Stage: q.groups.PP.Rank(), Stages: q.groups.PP.Size(),
@@ -160,6 +173,28 @@ func (q *layoutRank) open(t *testing.T, dir string) error {
 		q.read = q.checkpoint.BytesRead()
 	}
 	return err
+}
+
+// openBoards makes teams of the devices of this rank's groups.
+func (q *layoutRank) openBoards(t *testing.T, device kernels.Device) (kernels.Device, error) {
+	if _, own := device.(kernels.BoardDevice); !own {
+		device = q.house.NewDevice(device, fmt.Sprint("GPU ", q.world.Rank()), "")
+	}
+	groups := []*comm.Group{q.groups.TP}
+	for i := range q.groups.Experts {
+		groups = append(groups, q.groups.Experts[i].Share, q.groups.Experts[i].ES)
+	}
+	for _, g := range groups {
+		if g.Size() == 1 || g.Team != nil {
+			continue
+		}
+		team, why, err := comm.OpenTeam(t.Context(), g, device, kernels.BoardSpec{Room: 1 << 16, DType: device.Activations(q.dtype), Patience: time.Minute})
+		if err != nil || why != "" {
+			return device, fmt.Errorf("no boards: %s %w", why, err)
+		}
+		g.Team = team
+	}
+	return device, nil
 }
 
 // place packs the experts of a layer for loads at random; the copies lie on two nodes.

@@ -2,6 +2,7 @@ package model_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/kernels"
@@ -146,4 +147,29 @@ func TestOrderOfArrivalShows(t *testing.T) {
 		}
 	}
 	t.Error("partial results in another order give the same bits: the layouts' tests could not fail")
+}
+
+// TestSameBitsOverBoards: where the ranks' devices put slices together by themselves, logits have the bits, and ranks count the bytes,
+// of the hosts' way: partial results, columns of logits and of q and k, shares of tokens, sliced experts, uneven ones among them.
+func TestSameBitsOverBoards(t *testing.T) {
+	for name, list := range map[string][]layout{
+		"llama":     {{tp: 2}, {tp: 3, piece: 4}, {tp: 8}, {tp: 2, pp: 2}, {tp: 2, slices: 8}, {tp: 4, dp: 2, dtype: kernels.BF16}},
+		"olmoe":     {{tp: 2, ep: 2}, {tp: 4, ep: 1, split: true, piece: 3}, {tp: 2, ep: 2, dp: 2, split: true}},
+		"mixtral":   {{es: 2, dp: 2, ep: 1}, {es: 3, dp: 6, ep: 2, piece: 4}, {tp: 2, es: 4, dp: 2, ep: 1, split: true, slices: 8}},
+		"qwen3_moe": {{tp: 3, ep: 1, split: true, piece: 5}, {tp: 2, ep: 2, coordinated: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, y := range list {
+				want, err := y.run(t, golden(t, name), texts)
+				check(t, err)
+				y.boards = true
+				got, err := y.run(t, golden(t, name), texts)
+				check(t, err)
+				compareBits(t, y, got.logits, want.logits)
+				if !slices.Equal(got.sent, want.sent) || want.sent[0] == 0 {
+					t.Errorf("%v: %v bytes sent, through the hosts %v", y, got.sent, want.sent)
+				}
+			}
+		})
+	}
 }

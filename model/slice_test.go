@@ -58,11 +58,13 @@ func TestTrafficOfSlices(t *testing.T) {
 	for _, text := range texts {
 		tokens += len(text)
 	}
-	o, err := layout{tp: 2}.run(t, filepath.Join("testdata", "golden", "llama"), texts)
-	check(t, err)
-	want := int64(tokens * 4 * (3*2*32 + 160/2)) // layers, hidden, half of the vocabulary
-	if o.sent[0] != want || o.sent[1] != want {
-		t.Errorf("%v bytes sent, want %d", o.sent, want)
+	for _, boards := range []bool{false, true} {
+		o, err := layout{tp: 2, boards: boards}.run(t, filepath.Join("testdata", "golden", "llama"), texts)
+		check(t, err)
+		want := int64(tokens * 4 * (3*2*32 + 160/2)) // layers, hidden, half of the vocabulary
+		if o.sent[0] != want || o.sent[1] != want {
+			t.Errorf("boards %t: %v bytes sent, want %d", boards, o.sent, want)
+		}
 	}
 }
 

@@ -30,7 +30,10 @@ func (m *Model) logits(ctx context.Context, s kernels.Stream, logits, x kernels.
 	}
 	n := x.Rows * m.head.Out()
 	if v.part.None() || v.part.Cols < n {
-		v.free() // Gather has waited for what used it
+		if err := s.Sync(); err != nil { // what uses the smaller one
+			return err
+		}
+		v.free()
 		part, err := m.device.Alloc("logits of this rank", kernels.F32, 1, n)
 		if err != nil {
 			return err

@@ -103,6 +103,15 @@ func (l *Layer) gatherRows(ctx context.Context, s kernels.Stream, recv kernels.T
 	s.Select(sorted, recv, b.arrived.index.ColRange(0, recv.Rows), 1)
 	v.setBytes(recv.Rows, recv.Cols*b.act.Size())
 	w.traffic.Gathered(len(v.rankRows), sorted.Bytes())
+	if team := l.Exchange.Slice.Team; team != nil {
+		parts, at := make([]kernels.Tensor, len(v.rankRows)), 0
+		for r, n := range v.rankRows {
+			parts[r] = all.RowRange(at, at+n)
+			at += n
+		}
+		team.Gather(s, parts, sorted)
+		return all, nil
+	}
 	return all, b.staging.Move(s, all, sorted, func(to, from []byte) error {
 		return l.Exchange.Slice.AllGatherV(ctx, from, to, v.sendBytes)
 	})
@@ -120,6 +129,11 @@ func (l *Layer) returnParts(ctx context.Context, s kernels.Stream, result, byRan
 		if r != l.Exchange.Slice.Rank() {
 			w.traffic.Gathered(2, n)
 		}
+	}
+	if team := l.Exchange.Slice.Team; team != nil {
+		team.Scatter(s, mine, byRank, v.rankRows)
+		s.Reduce(result, mine, ranks, false)
+		return nil
 	}
 	err = b.staging.Move(s, mine, byRank, func(to, from []byte) error {
 		return l.Exchange.Slice.AllToAllV(ctx, from, v.sendBytes, to, v.recvBytes)

@@ -29,11 +29,19 @@ func (l *Layer) gather(ctx context.Context, s kernels.Stream, y, part kernels.Te
 		return nil // on all of them
 	}
 	group, rowBytes := l.Exchange.Split, int64(y.Cols*y.DType.Size())
+	w.traffic.Gathered(group.Size(), part.Bytes())
+	if group.Team != nil {
+		parts := make([]kernels.Tensor, group.Size())
+		for r := range parts {
+			parts[r] = y.RowRange(shareOf(y.Rows, r, group.Size()))
+		}
+		group.Team.Gather(s, parts, part)
+		return nil
+	}
 	counts := make([]int64, group.Size())
 	for r := range counts {
 		from, to := shareOf(y.Rows, r, group.Size())
 		counts[r] = int64(to-from) * rowBytes
 	}
-	w.traffic.Gathered(group.Size(), part.Bytes())
 	return w.exchange.staging.MoveCopy(s, y, part, func(to, from []byte) error { return group.AllGatherV(ctx, from, to, counts) })
 }

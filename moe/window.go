@@ -49,7 +49,12 @@ func (w *Workspace) Arrive(ranks, experts int) error {
 func (l *Layer) windowed(ctx context.Context, s kernels.Stream, x kernels.Tensor, r *kernels.Routing, dense *branch, w *Workspace) (kernels.Tensor, error) {
 	w.enter(Dispatch)
 	a, window, local := &w.arrivals, l.Exchange.Window, l.Up.Experts()
-	rows := l.Exchange.Ranks * w.most * r.K
+	most := w.most
+	if l.split() {
+		n := l.Exchange.Split.Size()
+		most = (most + n - 1) / n
+	}
+	rows := l.Exchange.Ranks * most * r.K
 	offsets, index := a.offsets.RowRange(w.layer, w.layer+1).ColRange(0, local+1), a.index.ColRange(0, rows)
 	window.Send(s, x, *r)
 	dense.up(s)

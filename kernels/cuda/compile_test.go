@@ -20,9 +20,9 @@ import (
 func everyProgram() []program {
 	floats := []kernels.DType{kernels.F32, kernels.BF16, kernels.F16}
 	all := []program{{file: "select.cu"}, {file: "gate.cu"}, {file: "routing.cu"}, {file: "capacity.cu"}, {file: "score.cu"}, {file: "sample.cu"},
-		{file: "window.cu"}}
+		{file: "window.cu"}, {file: "gather.cu"}}
 	for _, a := range floats {
-		all = append(all, program{file: "norm.cu", a: a}, program{file: "combine.cu", a: a}, program{file: "reduce.cu", a: a}, program{file: "tanh.cu", a: a})
+		all = append(all, program{file: "norm.cu", a: a}, program{file: "combine.cu", a: a}, program{file: "reduce.cu", a: a}, program{file: "sum.cu", a: a}, program{file: "tanh.cu", a: a})
 		for _, b := range floats {
 			for _, file := range []string{"copy.cu", "embed.cu", "rope.cu", "attention.cu", "pack.cu"} {
 				all = append(all, program{file: file, a: a, b: b})

@@ -48,13 +48,14 @@ func compileProgram(string, string, map[string]string, []string) ([]byte, string
 	return nil, "", errNoCgo
 }
 
-func openNCCL([]string) error                                                { return errNoCgo }
-func ncclVersion() int                                                       { return 0 }
-func ncclKey() ([]byte, error)                                               { return nil, errNoCgo }
-func ncclJoin(handle, []byte, int, int) (handle, error)                      { return 0, errNoCgo }
-func ncclExchange(_, _, _, _ handle, _ []uint64, _ handle, _ []uint64) error { return errNoCgo }
-func ncclLeave(_, _ handle) error                                            { return errNoCgo }
-func ncclAbort(_, _ handle) error                                            { return errNoCgo }
+func openNCCL([]string) error                                                  { return errNoCgo }
+func ncclVersion() int                                                         { return 0 }
+func ncclKey() ([]byte, error)                                                 { return nil, errNoCgo }
+func ncclJoin(handle, []byte, int, int) (handle, error)                        { return 0, errNoCgo }
+func ncclExchange(_, _, _, _ handle, _ []uint64, _ handle, _ []uint64) error   { return errNoCgo }
+func ncclGather(_, _, _ handle, _ int, _ []handle, _ []uint64, _ handle) error { return errNoCgo }
+func ncclLeave(_, _ handle) error                                              { return errNoCgo }
+func ncclAbort(_, _ handle) error                                              { return errNoCgo }
 
 func boxesOf(handle, handle, int, int, int, int) (m [16]uint64, err error) { return m, errNoCgo }
 

@@ -194,12 +194,21 @@ func address(t kernels.Tensor) handle {
 }
 
 // faultWord is pinned memory into which a kernel writes when it is given an index out of its range, which it then
-// leaves alone: the op's number, the index and where it stood. Or the number of a window, to which a rank did not come.
+// leaves alone: the op's number, the index and where it stood. Or the number of a window or a board, to which a rank did not come.
 type faultWord struct {
 	ctx     handle
 	host    []byte
 	address handle
-	windows []*window
+	waiters []waiter
+}
+
+// waiter is what waits for other ranks: lost is the error of an op to which one did not come.
+type waiter interface{ lost(rank int) error }
+
+// tellOf gives one a number for kernels to write, from 1.
+func (f *faultWord) tellOf(w waiter) int32 {
+	f.waiters = append(f.waiters, w)
+	return int32(len(f.waiters))
 }
 
 const faultBytes = 16
@@ -220,10 +229,10 @@ func (f *faultWord) take() error {
 		return nil
 	}
 	index, at := int32(binary.LittleEndian.Uint32(f.host[4:])), int32(binary.LittleEndian.Uint32(f.host[8:]))
-	window := binary.LittleEndian.Uint32(f.host[12:])
+	waiter := binary.LittleEndian.Uint32(f.host[12:])
 	clear(f.host)
-	if window > 0 {
-		return fmt.Errorf("%s: %w", opName(op), f.windows[window-1].lost(int(index)))
+	if waiter > 0 {
+		return fmt.Errorf("%s: %w", opName(op), f.waiters[waiter-1].lost(int(index)))
 	}
 	return fmt.Errorf("%s: index %d at %d is out of range", opName(op), index, at)
 }

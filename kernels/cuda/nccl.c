@@ -89,6 +89,19 @@ int nccl_exchange(handle ctx, handle stream, handle comm, int ranks, handle recv
     return result != 0 ? result : end;
 }
 
+int nccl_gather(handle ctx, handle stream, handle comm, int ranks, int rank, const handle *recv, const uint64_t *bytes, handle send) {
+    TRY(enter(ctx));
+    TRY(ncclGroupStart());
+    int result = 0;
+    for (int r = 0; r < ranks; r++) {
+        if (r == rank) continue;
+        if (result == 0 && bytes[rank] > 0) result = ncclSend(P(send), bytes[rank], nccl_bytes, r, P(comm), P(stream));
+        if (result == 0 && bytes[r] > 0) result = ncclRecv(P(recv[r]), bytes[r], nccl_bytes, r, P(comm), P(stream));
+    }
+    int end = ncclGroupEnd();
+    return result != 0 ? result : end;
+}
+
 int nccl_leave(handle ctx, handle comm) {
     TRY(enter(ctx));
     return ncclCommDestroy(P(comm));

@@ -17,6 +17,8 @@ int nccl_join(handle ctx, const void *key, int rank, int ranks, handle *comm);
 /* Enqueues: to[r] bytes of send, laid out by rank, to each rank, from[r] bytes from each into recv, likewise. */
 int nccl_exchange(handle ctx, handle stream, handle comm, int ranks, handle recv, const uint64_t *from, handle send,
                   const uint64_t *to);
+/* Enqueues: the bytes of send, bytes[rank] of them, to each other rank, bytes[r] from each into recv[r]. */
+int nccl_gather(handle ctx, handle stream, handle comm, int ranks, int rank, const handle *recv, const uint64_t *bytes, handle send);
 /* Either ends a communicator; after abort its work under way ends too, wherever it waits. */
 int nccl_leave(handle ctx, handle comm);
 int nccl_abort(handle ctx, handle comm);

@@ -4,6 +4,8 @@ package cuda
 
 // #cgo noescape nccl_exchange
 // #cgo nocallback nccl_exchange
+// #cgo noescape nccl_gather
+// #cgo nocallback nccl_gather
 // #include <stdlib.h>
 // #include "nccl.h"
 import "C"
@@ -16,6 +18,9 @@ import (
 
 // openNCCL opens the first library of names that loads, once.
 func openNCCL(names []string) error {
+	if len(names) == 0 {
+		return fmt.Errorf("%w: %s is none", ErrNCCL, ncclVariable)
+	}
 	list := C.CString(strings.Join(names, "\n"))
 	defer C.free(unsafe.Pointer(list))
 	why := make([]C.char, 512)
@@ -60,6 +65,13 @@ func ncclJoin(ctx handle, key []byte, rank, ranks int) (handle, error) {
 func ncclExchange(ctx, stream, comm, recv handle, from []uint64, send handle, to []uint64) error {
 	code := C.nccl_exchange(C.handle(ctx), C.handle(stream), C.handle(comm), C.int(len(to)), C.handle(recv), (*C.uint64_t)(&from[0]),
 		C.handle(send), (*C.uint64_t)(&to[0]))
+	return ncclResult(code, "ncclSend and ncclRecv")
+}
+
+// ncclGather enqueues: bytes[rank] bytes of send to each other rank, bytes[r] from each into recv[r].
+func ncclGather(ctx, stream, comm handle, rank int, recv []handle, bytes []uint64, send handle) error {
+	code := C.nccl_gather(C.handle(ctx), C.handle(stream), C.handle(comm), C.int(len(recv)), C.int(rank), (*C.handle)(unsafe.Pointer(&recv[0])),
+		(*C.uint64_t)(&bytes[0]), C.handle(send))
 	return ncclResult(code, "ncclSend and ncclRecv")
 }
 

@@ -22,7 +22,11 @@ const ncclVariable = "DSBATCH_NCCL"
 // ncclNames are the libraries to try, in order.
 func ncclNames() []string {
 	var names []string
-	if n := os.Getenv(ncclVariable); n != "" {
+	switch n := os.Getenv(ncclVariable); n {
+	case "":
+	case "none":
+		return nil
+	default:
 		names = append(names, n)
 	}
 	names = append(names, "libnccl.so.2", "libnccl.so")
@@ -46,6 +50,8 @@ type peers struct {
 	comm  handle
 	lost  error
 	timer *time.Timer
+
+	room *memory // for what is not in one piece where it goes; nil until something is not
 }
 
 var _ kernels.PeerDevice = (*Device)(nil)
@@ -101,10 +107,7 @@ func (p *peers) greet() error {
 // Exchange implements kernels.Peers: after what the stream holds, outside of its graphs.
 func (p *peers) Exchange(stream kernels.Stream, recv, send kernels.Tensor, from, to []int) {
 	const op = opExchange
-	s, ok := stream.(*Stream)
-	if !ok || s.dev != p.dev {
-		panic(fmt.Sprintf("cuda: peers of %s on a stream of another device", p.dev.Name()))
-	}
+	s := p.on(stream)
 	s.note(rules.Tensor(op.String(), "send", send, send.DType, operands.Any, operands.Any))
 	s.note(rules.Tensor(op.String(), "recv", recv, send.DType, operands.Any, send.Cols))
 	if s.err == nil && (len(from) != p.ranks || len(to) != p.ranks) {
@@ -123,6 +126,21 @@ func (p *peers) Exchange(stream kernels.Stream, recv, send kernels.Tensor, from,
 		s.fail("%s: counts say %d and %d bytes for %v and %v", op, sent, received, send, recv)
 		return
 	}
+	p.call(s, op, func(comm handle) error {
+		return ncclExchange(p.dev.ctx, s.handle, comm, address(recv), fromBytes, address(send), toBytes)
+	})
+}
+
+func (p *peers) on(stream kernels.Stream) *Stream {
+	s, ok := stream.(*Stream)
+	if !ok || s.dev != p.dev {
+		panic(fmt.Sprintf("cuda: peers of %s on a stream of another device", p.dev.Name()))
+	}
+	return s
+}
+
+// call has NCCL do something after what the stream holds.
+func (p *peers) call(s *Stream, op opNumber, do func(comm handle) error) {
 	s.flush()
 	p.mu.Lock()
 	err, comm := p.lost, p.comm
@@ -130,11 +148,108 @@ func (p *peers) Exchange(stream kernels.Stream, recv, send kernels.Tensor, from,
 	if err == nil {
 		s.peers = p
 		p.timer.Reset(patience)
-		err = ncclExchange(p.dev.ctx, s.handle, comm, address(recv), fromBytes, address(send), toBytes)
+		err = do(comm)
 	}
 	if err != nil {
 		s.fail("%s: %w", op, err)
 	}
+}
+
+// Gather implements kernels.Team: each rank sends to each. What goes to rows that are not adjacent lies in room before.
+func (p *peers) Gather(stream kernels.Stream, parts []kernels.Tensor, own kernels.Tensor) {
+	const op = opGather
+	s := p.on(stream)
+	if len(parts) != p.ranks {
+		s.fail("%s: %d parts of %d peers", op, len(parts), p.ranks)
+		return
+	}
+	mine := parts[p.rank]
+	s.note(rules.Tensor(op.String(), "own", own, own.DType, mine.Rows, mine.Cols))
+	var strewn int64 // bytes that come in pieces
+	for r, part := range parts {
+		s.note(rules.Tensor(op.String(), "part", part, own.DType, operands.Any, operands.Any))
+		if !adjacent(part) && r != p.rank {
+			strewn += part.Bytes()
+		}
+	}
+	send := own
+	if !adjacent(own) {
+		strewn += own.Bytes()
+	}
+	room := p.roomFor(s, op, strewn)
+	if s.err != nil {
+		return
+	}
+	take := func(t kernels.Tensor) kernels.Tensor {
+		to := kernels.Tensor{Mem: p.room, Offset: room, DType: t.DType, Rows: t.Rows, Cols: t.Cols, Stride: t.Cols}
+		room += t.Bytes()
+		return to
+	}
+	if !adjacent(own) {
+		send = take(own)
+		s.Copy(send, own)
+	}
+	come, to, bytes := make([]kernels.Tensor, p.ranks), make([]handle, p.ranks), make([]uint64, p.ranks)
+	for r, part := range parts {
+		come[r] = part
+		if !adjacent(part) && r != p.rank {
+			come[r] = take(part)
+		}
+		to[r], bytes[r] = address(come[r]), uint64(part.Bytes())
+	}
+	p.call(s, op, func(comm handle) error {
+		return ncclGather(p.dev.ctx, s.handle, comm, p.rank, to, bytes, address(send))
+	})
+	for r, part := range parts {
+		switch {
+		case r != p.rank && address(come[r]) != address(part):
+			s.Copy(part, come[r])
+		case r == p.rank && address(part) != address(own):
+			s.Copy(part, own)
+		}
+	}
+}
+
+func adjacent(t kernels.Tensor) bool { return t.Rows <= 1 || t.Stride == t.Cols }
+
+// roomFor makes the room large enough, where something comes in pieces, and returns its beginning.
+func (p *peers) roomFor(s *Stream, op opNumber, bytes int64) int64 {
+	if s.err != nil || bytes == 0 || p.room != nil && p.room.size >= bytes {
+		return 0
+	}
+	if p.room != nil {
+		if err := s.Sync(); err != nil { // what uses the smaller one
+			return 0
+		}
+		p.room.Free()
+		p.room = nil
+	}
+	m, err := p.dev.memory.allocate("slices of other ranks on their way", bytes+bytes/4)
+	if err != nil {
+		s.fail("%s: %w", op, err)
+		return 0
+	}
+	p.room = m
+	return 0
+}
+
+// Scatter implements kernels.Team.
+func (p *peers) Scatter(stream kernels.Stream, recv, send kernels.Tensor, rows []int) {
+	from := make([]int, p.ranks)
+	for r := range from {
+		from[r] = rows[p.rank]
+	}
+	p.Exchange(stream, recv, send, from, rows)
+}
+
+// Sum implements kernels.Team: all get the partial results of all, and add them up themselves.
+func (p *peers) Sum(stream kernels.Stream, y, own, room kernels.Tensor, add bool) {
+	parts := make([]kernels.Tensor, p.ranks)
+	for r := range parts {
+		parts[r] = room.RowRange(r*y.Rows, (r+1)*y.Rows)
+	}
+	p.Gather(stream, parts, own)
+	stream.Reduce(y, room.RowRange(0, p.ranks*y.Rows), p.ranks, add)
 }
 
 func byteCounts(rows []int, width uint64) (bytes []uint64, sum uint64) {
@@ -174,6 +289,10 @@ func (p *peers) Close() error {
 	defer p.mu.Unlock()
 	if p.comm == 0 {
 		return nil
+	}
+	if p.room != nil {
+		p.room.Free()
+		p.room = nil
 	}
 	c := p.comm
 	p.comm = 0

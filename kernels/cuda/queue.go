@@ -212,11 +212,14 @@ const (
 	opCollect
 	opPeak
 	opTanh
+	opGather
+	opScatter
+	opSum
 )
 
 var opNames = [...]string{"", "write", "read", "copy", "embed", "norm", "linear", "grouped", "store", "attention",
 	"gate", "drop", "table", "combine", "mix", "add", "reduce", "select", "score", "sample", "pack", "exchange", "send",
-	"arrive", "return", "collect", "peak", "tanh"}
+	"arrive", "return", "collect", "peak", "tanh", "gather", "scatter", "sum"}
 
 func (o opNumber) String() string {
 	if int(o) < len(opNames) {

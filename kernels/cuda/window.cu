@@ -10,7 +10,7 @@
 // Launch  send and return: a block a row, or more rows; the last block that is through tells the other ranks. arrive and
 //         collect: one block, so that nothing waits for multiprocessors that wait. Counts stay on the device.
 // Bound   NVLink. Checked by TestWindows against the host, for ranks of one GPU and of several.
-#include "common.cuh"
+#include "reach.cuh"
 
 // What a rank keeps of its exchanges, for itself.
 struct exchanges {
@@ -36,19 +36,6 @@ struct window {
 };
 
 inline header* header_at(const window& w, int at, int from) { return (header*)(w.peers[at] + (u64)from * w.headers); }
-
-inline void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
-inline void release(u64* p, u64 v) { asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory"); }
-inline u64 acquire(const u64* p) {
-    u64 v;
-    asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
-    return v;
-}
-inline u64 nanoseconds() {
-    u64 t;
-    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
-    return t;
-}
 
 // dst begins at a multiple of 16 bytes.
 template <class T> void copy_row(T* dst, const T* src, int cols) {
@@ -124,14 +111,7 @@ inline bool await(const window& w, bool returned, i64 patience, int op) {
     for (int from = threadIdx.x; from < w.ranks; from += blockDim.x) {
         const header* h = header_at(w, w.rank, from);
         const u64* word = returned ? &h->returned : &h->arrived;
-        const u64 begin = nanoseconds();
-        while (acquire(word) < number) {
-            if ((i64)(nanoseconds() - begin) > patience) {
-                atomicMin(&silent, from);
-                break;
-            }
-            __nanosleep(20);
-        }
+        if (!comes(word, number, patience)) atomicMin(&silent, from);
     }
     __syncthreads();
     const int from = silent;

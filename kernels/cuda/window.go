@@ -1,13 +1,9 @@
 package cuda
 
 import (
-	"bytes"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
-	"sync"
 
 	"github.com/dsbatch/dsbatch/kernels"
 	"github.com/dsbatch/dsbatch/kernels/internal/operands"
@@ -16,13 +12,8 @@ import (
 // window is memory that the kernels of other GPUs write, in other processes by the driver's inter-process handles. It implements
 // kernels.Window.
 type window struct {
-	dev    *Device
-	spec   kernels.WindowSpec
-	own    *memory // what the others write
-	state  kernels.Tensor
-	peers  kernels.Tensor // where their windows lie
-	opened []handle       // by handles of other processes
-	name   int32          // in faults, from 1
+	reachable
+	spec kernels.WindowSpec
 }
 
 var _ kernels.WindowDevice = (*Device)(nil)
@@ -30,45 +21,17 @@ var _ kernels.WindowDevice = (*Device)(nil)
 // exchangesBytes is the size of struct exchanges.
 const exchangesBytes = 24
 
-// A ticket is which process made it, its context, the window's address there, and the driver's handle for other processes.
-const (
-	ticketProcess = 16
-	ticketHandle  = ticketProcess + 16
-	ticketBytes   = ticketHandle + ipcBytes
-	ipcBytes      = 64
-)
-
-// process tells this process from all others.
-var process = sync.OnceValue(func() []byte {
-	b := make([]byte, ticketProcess)
-	_, _ = rand.Read(b) // never fails
-	return b
-})
-
 // NewWindow implements kernels.WindowDevice.
 func (d *Device) NewWindow(s kernels.WindowSpec) (kernels.Window, error) {
 	if s.Ranks < 1 || s.Rank < 0 || s.Rank >= s.Ranks || s.Experts < 1 || s.Rows < 0 || s.Cols < 1 || len(s.Names) != s.Ranks ||
 		int64(s.Ranks)*int64(s.Rows) > math.MaxInt32 || s.DType.Size() < 2 || 4*s.Experts*s.Ranks > d.card.shared/2 {
 		return nil, fmt.Errorf("windows of %d ranks, %d experts, %d rows of %d columns are none", s.Ranks, s.Experts, s.Rows, s.Cols)
 	}
-	const what = "window for rows of other ranks"
-	w := &window{dev: d, spec: s}
-	// Its own allocation, and not beside others' in a page of the driver's: that is what a handle opens to another process.
-	a, err := memAlloc(d.ctx, max(s.Bytes(), 2<<20))
+	r, err := d.newReachable("window for rows of other ranks", s.Bytes(), s.Ranks*s.HeaderBytes(), exchangesBytes, s.Names)
 	if err != nil {
-		return nil, d.memory.explain(what, s.Bytes(), err)
+		return nil, err
 	}
-	w.own = &memory{pool: d.memory, address: a, size: s.Bytes(), class: -1}
-	err = zero(d.ctx, a, int64(s.Ranks*s.HeaderBytes()))
-	if err == nil {
-		w.state, err = d.Alloc(what, kernels.I32, 1, exchangesBytes/4)
-	}
-	if err == nil {
-		err = zero(d.ctx, address(w.state), exchangesBytes)
-	}
-	if err == nil {
-		w.peers, err = d.Alloc(what, kernels.I32, s.Ranks, 2)
-	}
+	w := &window{reachable: r, spec: s}
 	for _, name := range []string{w.sized("send"), "arrive", w.sized("return"), "collect"} {
 		if err == nil { // a kernel that is loaded while others wait for this rank may wait for them
 			_, err = d.programs.kernel(d.ctx, kernelKey{program{file: windowFile}, name})
@@ -77,8 +40,7 @@ func (d *Device) NewWindow(s kernels.WindowSpec) (kernels.Window, error) {
 	if err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
-	d.fault.windows = append(d.fault.windows, w)
-	w.name = int32(len(d.fault.windows))
+	w.name = d.fault.tellOf(w)
 	return w, nil
 }
 
@@ -87,81 +49,9 @@ const windowFile = "window.cu"
 // sized is the name of a kernel that moves elements as they are.
 func (w *window) sized(name string) string { return fmt.Sprint(name, w.spec.DType.Size()) }
 
-// Ticket implements kernels.Window.
-func (w *window) Ticket() []byte {
-	t := bytes.Clone(process())
-	t = binary.LittleEndian.AppendUint64(t, uint64(w.dev.ctx))
-	t = binary.LittleEndian.AppendUint64(t, uint64(w.own.address))
-	h, err := ipcHandle(w.dev.ctx, w.own.address)
-	if err != nil {
-		h = make([]byte, ipcBytes) // those who need it tell
-	}
-	return append(t, h...)
-}
-
-// Join implements kernels.Window.
-func (w *window) Join(tickets [][]byte) error {
-	if len(tickets) != w.spec.Ranks {
-		return fmt.Errorf("%d tickets for windows of %d ranks", len(tickets), w.spec.Ranks)
-	}
-	var table []byte
-	for r, t := range tickets {
-		a, err := w.reach(t)
-		if err != nil {
-			return fmt.Errorf("memory of %s cannot be written from here: %w", w.spec.Names[r], err)
-		}
-		table = binary.LittleEndian.AppendUint64(table, uint64(a))
-	}
-	return w.dev.now(func(s *Stream) { s.Write(w.peers, table) })
-}
-
-// reach is where a ticket's window lies for this GPU.
-func (w *window) reach(ticket []byte) (handle, error) {
-	if len(ticket) != ticketBytes {
-		return 0, fmt.Errorf("a ticket of %d bytes", len(ticket))
-	}
-	ctx := handle(binary.LittleEndian.Uint64(ticket[ticketProcess:]))
-	at := handle(binary.LittleEndian.Uint64(ticket[ticketProcess+8:]))
-	if bytes.Equal(ticket[:ticketProcess], process()) {
-		if ctx == w.dev.ctx {
-			return at, nil
-		}
-		return at, peerAccess(w.dev.ctx, ctx)
-	}
-	h := ticket[ticketHandle:]
-	if bytes.Equal(h, make([]byte, ipcBytes)) {
-		return 0, errors.New("its driver gives memory to no other process")
-	}
-	at, err := ipcOpen(w.dev.ctx, h)
-	if err == nil {
-		w.opened = append(w.opened, at)
-	}
-	return at, err
-}
-
 // lost is the error of an exchange to which a rank did not come.
 func (w *window) lost(rank int) error {
 	return fmt.Errorf("%s took no part in an exchange of rows for %v: its process has ended or hangs", w.spec.Names[rank], w.spec.Patience)
-}
-
-// Close implements kernels.Window.
-func (w *window) Close() error {
-	var errs []error
-	for _, a := range w.opened {
-		errs = append(errs, ipcClose(w.dev.ctx, a))
-	}
-	w.opened = nil
-	for _, t := range []*kernels.Tensor{&w.state, &w.peers} {
-		if !t.None() {
-			t.Mem.Free()
-			*t = kernels.Tensor{}
-		}
-	}
-	if w.own != nil {
-		w.own.Free()
-		w.own = nil
-	}
-	return errors.Join(errs...)
 }
 
 // windowArgs is struct window.
@@ -187,21 +77,6 @@ func (w *window) part(offset int64, rows int) kernels.Tensor {
 		Stride: w.spec.Pitch() / w.spec.DType.Size()}
 }
 
-// on is the stream of an op, or nil where it has failed before.
-func (w *window) on(stream kernels.Stream, op opNumber) *Stream {
-	s, ok := stream.(*Stream)
-	if !ok || s.dev != w.dev {
-		panic(fmt.Sprintf("cuda: a window of %s on a stream of another device", w.dev.Name()))
-	}
-	if s.err == nil && w.own == nil {
-		s.fail("%s: the window is closed", op)
-	}
-	if s.err != nil {
-		return nil
-	}
-	return s
-}
-
 // rowsGrid has a block for each of so many rows, up to what keeps the GPU busy.
 func (w *window) rowsGrid(rows int) grid {
 	const busy = 8 // blocks of a multiprocessor
@@ -219,7 +94,7 @@ type sendArgs struct {
 // Send implements kernels.Window.
 func (w *window) Send(stream kernels.Stream, x kernels.Tensor, r kernels.Routing) {
 	const op = opSend
-	s := w.on(stream, op)
+	s := w.on(stream, "window", op)
 	if s == nil {
 		return
 	}
@@ -252,7 +127,7 @@ type arriveArgs struct {
 func (w *window) Arrive(stream kernels.Stream, offsets, index kernels.Tensor, rows int) kernels.Tensor {
 	const op = opArrive
 	x := w.part(w.args().rows, w.spec.Ranks*w.spec.Rows)
-	s := w.on(stream, op)
+	s := w.on(stream, "window", op)
 	if s == nil {
 		return x
 	}
@@ -282,7 +157,7 @@ type returnArgs struct {
 // Return implements kernels.Window.
 func (w *window) Return(stream kernels.Stream, y, offsets, index kernels.Tensor) {
 	const op = opReturn
-	s := w.on(stream, op)
+	s := w.on(stream, "window", op)
 	if s == nil {
 		return
 	}
@@ -307,7 +182,7 @@ type collectArgs struct {
 func (w *window) Collect(stream kernels.Stream) kernels.Tensor {
 	const op = opCollect
 	out := w.part(w.args().back, w.spec.Rows)
-	if s := w.on(stream, op); s != nil {
+	if s := w.on(stream, "window", op); s != nil {
 		enqueue(s, op, kernelKey{program{file: windowFile}, "collect"}, grid{threads: 128}, &collectArgs{
 			windowArgs: w.args(), patience: int64(w.spec.Patience), op: int32(op)})
 	}

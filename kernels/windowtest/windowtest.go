@@ -1,5 +1,5 @@
-// Package windowtest has a device with windows where there is no GPU: memory of this process, into which the streams of
-// other ranks, goroutines, write. What a layer or an engine does with windows is tested through it.
+// Package windowtest has a device with windows and boards where there is no GPU: memory of this process, into which the streams of
+// other ranks, goroutines, write. What a layer or an engine does with them is tested through it.
 package windowtest
 
 import (
@@ -13,11 +13,13 @@ import (
 	"github.com/dsbatch/dsbatch/kernels"
 )
 
-// House is where the windows of a test are, by the number on their tickets.
+// House is where the windows and boards of a test are, by the number on their tickets.
 type House struct {
 	mu      sync.Mutex
 	changed sync.Cond
 	windows []*window
+	boards  []*board
+	ops     int // of boards
 }
 
 // NewHouse returns an empty one.
