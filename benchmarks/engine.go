@@ -38,10 +38,11 @@ type engineBench struct {
 	dtype   kernels.DType
 	ceiling *ceilings
 	random  *rand.Rand
+	sharing int // ranks that compute the same rows; where there are several, all are given those of all
 }
 
 // Engine measures loading, prefill and decoding of a model. device is the name of what it ran on. All ranks of world call
-// it: each runs as many rows as asked for, in step with the others, and rates are those of all together.
+// it: each replica runs as many rows as asked for, in step with the others, and rates are those of all together.
 func Engine(ctx context.Context, world mpi.World, o EngineOptions) (groups []Group, device string, err error) {
 	if o.Prompt == 0 {
 		o.Prompt = 128
@@ -52,7 +53,12 @@ func Engine(ctx context.Context, world mpi.World, o EngineOptions) (groups []Gro
 	if o.Rounds == 0 {
 		o.Rounds = 3
 	}
-	b := &engineBench{o: o, world: world, random: rand.New(rand.NewPCG(7, uint64(world.Rank())))}
+	b := &engineBench{o: o, world: world, sharing: max(o.Job.TP, 1)}
+	seed := uint64(world.Rank())
+	if b.sharing > 1 {
+		seed = 0
+	}
+	b.random = rand.New(rand.NewPCG(7, seed))
 	var start Group
 	fromFiles := o.Load && o.Weights == nil
 	if fromFiles {
@@ -86,6 +92,9 @@ func Engine(ctx context.Context, world mpi.World, o EngineOptions) (groups []Gro
 	return append(append(groups, b.ceiling.group()), work...), b.engine.Device().Name(), nil
 }
 
+// replicas run rows of their own.
+func (b *engineBench) replicas() int { return max(b.world.Size()/b.sharing, 1) }
+
 func (b *engineBench) open(ctx context.Context) (*engine.Engine, error) {
 	if b.o.Weights == nil {
 		return engine.Open(ctx, b.world, b.o.Job)
@@ -95,7 +104,7 @@ func (b *engineBench) open(ctx context.Context) (*engine.Engine, error) {
 
 // fromMemory is the figures of a start, begun at that time, from weights in memory.
 func (b *engineBench) fromMemory(ctx context.Context, begin time.Time) (Group, error) {
-	if err := firstToken(ctx, b.engine); err != nil {
+	if err := b.firstToken(ctx, b.engine); err != nil {
 		return Group{}, err
 	}
 	token, start := time.Since(begin), b.engine.Start()
@@ -171,7 +180,7 @@ func (b *engineBench) start(ctx context.Context) (loaded, token time.Duration, s
 		return 0, 0, start, err
 	}
 	loaded = time.Since(begin)
-	err = firstToken(ctx, e)
+	err = b.firstToken(ctx, e)
 	token, start = time.Since(begin), e.Start()
 	if closed := e.Close(); err == nil {
 		err = closed
@@ -179,8 +188,8 @@ func (b *engineBench) start(ctx context.Context) (loaded, token time.Duration, s
 	return loaded, token, start, err
 }
 
-func firstToken(ctx context.Context, e *engine.Engine) error {
-	_, err := e.GenerateIDs(ctx, [][]int32{{1}}, engine.GenerateOptions{MaxNewTokens: 1, InStep: true})
+func (b *engineBench) firstToken(ctx context.Context, e *engine.Engine) error {
+	_, err := e.GenerateIDs(ctx, [][]int32{{1}}, engine.GenerateOptions{MaxNewTokens: 1, InStep: b.sharing == 1})
 	return err
 }
 

@@ -18,6 +18,7 @@ type Family string
 const (
 	OLMoE    Family = "olmoe"
 	Qwen3MoE Family = "qwen3_moe"
+	Llama    Family = "llama"     // dense
 	DSMoE    Family = "deepspeed" // GPT with experts in every second layer, as DeepSpeed-MoE's models have them
 )
 
@@ -38,6 +39,7 @@ func Shapes() map[string]Shape {
 	return map[string]Shape{
 		"olmoe-1b-7b":   {Hidden: 2048, Layers: 16, Heads: 16, Experts: 64, Active: 8, FFN: 1024, Vocab: 50304, Window: 4096},
 		"qwen3-30b-a3b": {Family: Qwen3MoE, Hidden: 2048, Layers: 48, Heads: 32, KVHeads: 4, HeadDim: 128, Experts: 128, Active: 8, FFN: 768, Vocab: 151936, Window: 40960},
+		"llama-3-8b":    {Family: Llama, Hidden: 4096, Layers: 32, Heads: 32, KVHeads: 8, HeadDim: 128, FFN: 14336, Vocab: 128256, Window: 8192},
 		"ds-52b":        {Family: DSMoE, Hidden: 2048, Layers: 24, Heads: 16, Experts: 128, Active: 1, FFN: 8192, Vocab: 50304, Window: 2048},
 	}
 }
@@ -72,6 +74,8 @@ func (s Shape) config() (map[string]any, error) {
 	case Qwen3MoE:
 		c["architectures"], c["model_type"] = []string{"Qwen3MoeForCausalLM"}, "qwen3_moe"
 		c["norm_topk_prob"], c["moe_intermediate_size"], c["intermediate_size"] = true, s.FFN, 4*s.Hidden
+	case Llama:
+		c["architectures"], c["model_type"], c["intermediate_size"] = []string{"LlamaForCausalLM"}, "llama", s.FFN
 	case DSMoE:
 		var at, experts []int
 		for l := range s.Layers {
@@ -167,12 +171,20 @@ func (s Shape) tensors() []tensor {
 		}
 		layer("input_layernorm", s.Hidden)
 		layer("post_attention_layernorm", s.Hidden)
-		layer("self_attn.q_norm", qNorm)
-		layer("self_attn.k_norm", kNorm)
+		if s.Family != Llama {
+			layer("self_attn.q_norm", qNorm)
+			layer("self_attn.k_norm", kNorm)
+		}
 		layer("self_attn.q_proj", heads, s.Hidden)
 		layer("self_attn.k_proj", kv, s.Hidden)
 		layer("self_attn.v_proj", kv, s.Hidden)
 		layer("self_attn.o_proj", s.Hidden, heads)
+		if s.Family == Llama {
+			layer("mlp.gate_proj", s.FFN, s.Hidden)
+			layer("mlp.up_proj", s.FFN, s.Hidden)
+			layer("mlp.down_proj", s.Hidden, s.FFN)
+			continue
+		}
 		layer("mlp.gate", s.Experts, s.Hidden)
 		for e := range s.Experts {
 			layer(fmt.Sprintf("mlp.experts.%d.gate_proj", e), s.FFN, s.Hidden)

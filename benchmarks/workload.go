@@ -106,7 +106,7 @@ func (b *engineBench) measure(ctx context.Context, l workload) (figure Figure, f
 		if l.whole {
 			m.took = time.Since(begin)
 		}
-		if m.tokens == 0 {
+		if m.tokens == 0 && (b.sharing == 1 || b.world.Rank() == 0) { // others may follow another's steps
 			return figure, fastest, fmt.Errorf("%s %s: no step had all rows in it; raise --max-seqs or --kv-memory", l.group, l.name)
 		}
 		least, by := m.bound(b.ceiling)
@@ -115,17 +115,17 @@ func (b *engineBench) measure(ctx context.Context, l workload) (figure Figure, f
 			fastest = m
 		}
 	}
-	return rate(l.name, "tokens/s", float64(fastest.tokens*b.world.Size()), all...), fastest, nil
+	return rate(l.name, "tokens/s", float64(fastest.tokens*b.replicas()), all...), fastest, nil
 }
 
 // generate continues random prompts, in step with the other ranks.
 func (b *engineBench) generate(ctx context.Context, rows, tokens, fresh int) error {
-	return firstError(b.engine.GenerateIDs(ctx, b.ids(rows, tokens), engine.GenerateOptions{MaxNewTokens: fresh, IgnoreEOS: true, InStep: true}))
+	return firstError(b.engine.GenerateIDs(ctx, b.ids(rows, tokens), engine.GenerateOptions{MaxNewTokens: fresh, IgnoreEOS: true, InStep: b.sharing == 1}))
 }
 
 // score scores random texts, in step with the other ranks.
 func (b *engineBench) score(ctx context.Context, rows, tokens int) error {
-	return firstError(b.engine.ScoreIDs(ctx, b.ids(rows, tokens), engine.ScoreOptions{InStep: true}))
+	return firstError(b.engine.ScoreIDs(ctx, b.ids(rows, tokens), engine.ScoreOptions{InStep: b.sharing == 1}))
 }
 
 func firstError(results []engine.Result, err error) error {
@@ -137,8 +137,11 @@ func firstError(results []engine.Result, err error) error {
 	return err
 }
 
-// ids are random, [rows][tokens].
+// ids are random, [rows][tokens], of the rows of one replica; of all, where ranks are given those of all.
 func (b *engineBench) ids(rows, tokens int) [][]int32 {
+	if b.sharing > 1 {
+		rows *= b.replicas()
+	}
 	all := make([][]int32, rows)
 	for i := range all {
 		all[i] = make([]int32, tokens)
