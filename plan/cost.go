@@ -18,6 +18,7 @@ type Load struct {
 // Layout is what a rate depends on: how the ranks share the model, and what the rank that holds most has to hold.
 type Layout struct {
 	World, DP  int                // ranks, and replicas of the model among them
+	TP         int                // ranks that hold slices of the same tensors; 0: 1
 	Experts    []comm.ExpertRanks // for each number of experts that a layer has, the ranks that share them
 	Weights    int64              // bytes on a rank
 	KV         int64              // bytes that a rank has for KV
@@ -33,7 +34,7 @@ type Prediction struct {
 	Step             float64 // seconds of a decode step
 	Memory           float64 // seconds of a step to read weights and KV
 	Compute          float64 // seconds of a step to compute
-	Exchange         float64 // seconds of a step to send tokens to their experts and back
+	Exchange         float64 // seconds of a step to send tokens to their experts and back, and to put slices together
 	PromptRate       float64 // prompt tokens a second, all ranks together
 	OutputRate       float64 // output tokens a second, all ranks together
 	Seconds          float64 // of the whole job, loading left out
@@ -45,7 +46,7 @@ var ErrFigures = errors.New("the machine's figures are not known")
 
 // Predict bounds the rate by a roofline. A decode step reads every weight of the rank once (with many rows in flight every
 // expert is some token's) and the KV of its rows, or computes, whichever takes longer; then it exchanges the tokens of each
-// MoE layer twice. Prompts compute and exchange. Nothing overlaps with the exchange.
+// MoE layer twice, and what tp peers hold slices of. Prompts compute and exchange. Nothing overlaps with the exchange.
 //
 // Arithmetic of a token: 2 FLOPs for each active parameter, and 4·heads·dim·layers for each position that it attends to (a
 // product and a sum in q·kᵀ, and in the weighted sum of v; of latent attention as Config.PositionFLOPs has it). A prompt's token attends to half of the prompt on average, an
@@ -66,7 +67,7 @@ func Predict(c *model.Config, l Layout, m Machine, load Load) (Prediction, error
 	perToken := 2*p.ActiveParameters + (load.Prompt+load.Output/2)*c.PositionFLOPs(c.Heads)*float64(c.Layers)
 	p.Memory = (float64(l.Weights) + p.InFlight*(load.Prompt+load.Output/2)*float64(l.TokenKV)) / m.Read
 	p.Compute = p.InFlight * perToken / sharing / flops
-	p.Exchange = exchange(c, l, m, p.InFlight)
+	p.Exchange = exchange(c, l, m, p.InFlight) + together(c, l, m, p.InFlight, p.InFlight)
 	p.Step = max(p.Memory, p.Compute) + p.Exchange
 	if p.Step > 0 {
 		p.OutputRate = float64(l.DP) * p.InFlight / p.Step
@@ -76,7 +77,7 @@ func Predict(c *model.Config, l Layout, m Machine, load Load) (Prediction, error
 		halves = 2
 	}
 	promptFLOPs := 2*p.ActiveParameters + halves/2*load.Prompt*c.PositionFLOPs(c.Heads)*float64(c.Layers)
-	p.PromptRate = 1 / (promptFLOPs/(flops*float64(l.World)) + exchange(c, l, m, 1)/float64(l.DP))
+	p.PromptRate = 1 / (promptFLOPs/(flops*float64(l.World)) + (exchange(c, l, m, 1)+together(c, l, m, 1, 0))/float64(l.DP))
 	p.Seconds = float64(load.Rows) * load.Prompt / p.PromptRate
 	if load.Output > 0 && p.OutputRate > 0 {
 		p.Seconds += float64(load.Rows) * load.Output / p.OutputRate
@@ -86,11 +87,12 @@ func Predict(c *model.Config, l Layout, m Machine, load Load) (Prediction, error
 
 // exchange is the time of sending a replica's tokens to their experts and back, in all MoE layers: of a token's choices
 // all but one in EP leave the rank, over the slower link where the experts do not fit on a node. Where experts are sliced
-// a choice goes on to the other slices, and their partial results come back in float32.
+// a choice goes on to the other slices, and their partial results come back in float32. Of tp peers each sends a share of the tokens.
 func exchange(c *model.Config, l Layout, m Machine, tokens float64) (seconds float64) {
 	if m.Link <= 0 {
 		return 0
 	}
+	tokens /= float64(max(l.TP, 1))
 	for _, x := range c.MoE {
 		i := slices.IndexFunc(l.Experts, func(e comm.ExpertRanks) bool { return e.Experts == x.Gate.Experts })
 		if i < 0 {
@@ -108,6 +110,41 @@ func exchange(c *model.Config, l Layout, m Machine, tokens float64) (seconds flo
 		seconds += bytes*inside/m.Link + bytes*outside/m.Wire + values*float64((es-1)*(l.Activation+4))/toSlices
 	}
 	return seconds
+}
+
+// together is the time in which tp peers put together what each has a slice of, from GPU to GPU: the partial results of attention and
+// of each dense MLP in float32, to each peer or, among more than two, to the one that adds up these tokens and then gives them to all;
+// q and k where a norm looks at all heads; logits of so many rows. How messages wait for each other is not in it.
+func together(c *model.Config, l Layout, m Machine, tokens, rows float64) float64 {
+	link, peers := m.Link, float64(l.TP)
+	if l.TP > m.Node {
+		link = m.Wire
+	}
+	if l.TP < 2 || link <= 0 {
+		return 0
+	}
+	act := float64(l.Activation)
+	ofValue := 4.0
+	if l.TP > 2 {
+		ofValue = min(ofValue, (4+act)/peers)
+	}
+	var bytes float64 // to each of the others
+	for _, x := range c.MoE {
+		bytes += tokens * ofValue * float64(c.Hidden)
+		if x.Gate.Experts == 0 || x.Branch() > 0 {
+			bytes += tokens * ofValue * float64(c.Hidden)
+		}
+		if x.Gate.Experts > 0 { // the experts' results of each peer's share of the tokens
+			bytes += tokens * act * float64(c.Hidden) / peers
+		}
+		if c.QKNorm == model.QKNormFull {
+			bytes += tokens * act * float64((c.Heads+c.KVHeads)*c.HeadDim) / peers
+		}
+	}
+	if c.Vocabulary() {
+		bytes += rows * 4 * float64(c.Vocab) / peers
+	}
+	return bytes * (peers - 1) / link
 }
 
 // Active is the parameters that a token is multiplied with: attention, the dense or chosen experts' MLPs, and the head.

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -96,6 +97,17 @@ func TestPredict(t *testing.T) {
 	}
 	near("exchange of slices", p2.Exchange, p.Exchange+10*2*4*(4+4)/10) // each choice there, its float32 partial result back
 	l.Experts[0].ES = 1
+
+	// Of 10 rows: partial results of 2 attentions and an MLP, 4 values of 4 bytes; a share of the experts' results; logits of 10.
+	for tp, want := range map[int]float64{2: 10 * (3*4*4 + 4*4/2.0 + 4*10/2.0) / 100, 4: 3 * 10 * (3*4*2 + 4*4/4.0 + 4*10/4.0) / 10} {
+		l.TP = tp
+		cut, err := Predict(c, l, m, Load{Rows: 1e6, Prompt: 100, Output: 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		near(fmt.Sprint("exchange of tp ", tp), cut.Exchange, p.Exchange/float64(tp)+want)
+	}
+	l.TP = 0
 
 	if slower, err := Predict(c, l, Machine{Read: 1000, FLOPs: map[kernels.DType]float64{kernels.F32: 1}}, Load{Rows: 10, Prompt: 100, Output: 20}); err != nil ||
 		slower.Step != slower.Compute || slower.Compute <= slower.Memory {

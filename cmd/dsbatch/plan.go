@@ -160,7 +160,7 @@ func predict(c *cli.Context, job *config.Job, hosts engine.Hosts, x *engine.Fore
 
 // planLayout is what a prediction needs of a forecast, and the rank with the most weights.
 func planLayout(x *engine.Forecast, machine plan.Machine) (plan.Layout, engine.RankForecast) {
-	l := plan.Layout{World: len(x.Ranks), DP: x.Layout.DP, Experts: x.Layout.Experts, DType: x.DType, Activation: 2}
+	l := plan.Layout{World: len(x.Ranks), DP: x.Layout.DP, TP: x.Layout.TP, Experts: x.Layout.Experts, DType: x.DType, Activation: 2}
 	if !machine.GPU || x.DType == kernels.F32 {
 		l.Activation = 4
 	}

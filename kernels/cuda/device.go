@@ -179,11 +179,11 @@ func describeWays(n int) string {
 	for a := range n {
 		for b := range n {
 			if yes, err := reaches(a, b); a != b && (!yes || err != nil) {
-				return fmt.Sprintf("kernels of GPU %d cannot use memory of GPU %d, as over NVLink they could; with experts over both NCCL sends the rows, and hosts wait inside steps", a, b)
+				return fmt.Sprintf("kernels of GPU %d cannot use memory of GPU %d, as over NVLink they could; with experts or tp over both NCCL sends rows and slices, and hosts wait inside steps", a, b)
 			}
 		}
 	}
-	return "kernels of each can use the others' memory, and send rows of experts themselves"
+	return "kernels of each can use the others' memory, and send rows of experts and slices of tp themselves"
 }
 
 // Name is "cuda:0 NVIDIA H100 80GB HBM3".
