@@ -59,7 +59,7 @@ func (f *Flag) tasks() string {
 	if len(names) == 1 {
 		return " (task " + names[0] + ")"
 	}
-	return " (tasks " + strings.Join(names, " and ") + ")"
+	return " (tasks " + strings.Join(names[:len(names)-1], ", ") + " and " + names[len(names)-1] + ")"
 }
 
 // Key is the flag's name in a job file.

@@ -105,6 +105,10 @@ func TestRunWithByteFallback(t *testing.T) {
 func TestTokenizeVocabText(t *testing.T) {
 	folder := filepath.Dir(write(t, "vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhe\n##llo\nhello\n!\n"))
 	e := feed(t, `{"text": "Hello hello! zzz"}`+"\n"+`{"text": "", "special": false}`, "tokenize", "--model", folder).want(t, done)
+	pair := feed(t, `{"text": "hello", "pair": "he !"}`+"\n"+`{"text": "hello", "pair": "he", "special": false}`+"\n"+`{"text": "hello", "pair": 1}`, "tokenize", "--model", folder).want(t, done)
+	if want := "{\"ids\":[2,7,3,5,8,3],\"types\":[0,0,0,1,1,1]}\n{\"error\":\"special is false,"; !strings.HasPrefix(pair.stdout, want) || !strings.Contains(pair.stdout, `"pair is not a text"`) {
+		t.Errorf("%s, want %s", pair.stdout, want)
+	}
 	back := feed(t, `{"ids": [2, 7, 9, -1, 9, 6]}`+"\n"+`{"ids": [7], "skip_special": true}`, "tokenize", "--decode", "--model", folder).want(t, done)
 	if want := "{\"text\":\"[CLS] hellollo\",\"unknown\":[9,-1]}\n{\"text\":\"hello\"}\n"; back.stdout != want {
 		t.Errorf("%s, want %s", back.stdout, want)

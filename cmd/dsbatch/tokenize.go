@@ -22,7 +22,8 @@ func tokenizeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "tokenize", Usage: "turn texts into token ids, or back, or chats into texts, a JSON object a line",
 		Description: "Reads JSON Lines from standard input.\n" +
-			"{\"text\": \"…\", \"special\": true} gives {\"ids\": [...]}; with --decode\n" +
+			"{\"text\": \"…\", \"special\": true} gives {\"ids\": [...]}, and with a second text, \"pair\": \"…\",\n" +
+			"{\"ids\": [...], \"types\": [...]} of the two as run --pair-column reads them; with --decode\n" +
 			"{\"ids\": [...], \"skip_special\": false} gives {\"text\": \"…\"}, and \"unknown\": [...] where ids are none\n" +
 			"of the vocabulary and left out; with --chat {\"messages\": [{\"role\": \"user\",\n" +
 			"\"content\": \"…\"}], \"add_generation_prompt\": true, \"tools\": […], \"continue_final_message\": false,\n" +
@@ -106,13 +107,22 @@ func renderLine(templates *chat.Templates, line []byte) (any, error) {
 }
 
 func encodeLine(t *tokenizer.Tokenizer, line []byte) (any, error) {
-	var text *string
+	var text, pair *string
 	special := true
-	if err := read(line, []string{"text", "special"}, &text, &special); err != nil {
+	if err := read(line, []string{"text", "special", "pair"}, &text, &special, &pair); err != nil {
 		return nil, err
 	}
-	if text == nil {
+	switch {
+	case text == nil:
 		return nil, fmt.Errorf("it has no text")
+	case pair != nil && !special:
+		return nil, fmt.Errorf("special is false, and special tokens are what joins a pair; leave one of the two out")
+	case pair != nil:
+		ids, types, err := t.EncodePair(*text, *pair)
+		return struct {
+			IDs   []int32 `json:"ids"`
+			Types []int32 `json:"types"`
+		}{ids, types}, err
 	}
 	ids, err := t.Encode(*text, special)
 	if ids == nil {
@@ -142,7 +152,7 @@ func decodeLine(t *tokenizer.Tokenizer, line []byte) (any, error) {
 }
 
 // lineTypes says what the values of a line are.
-var lineTypes = map[string]string{"text": "a text", "special": "true or false", "ids": "a list of token ids", "skip_special": "true or false"}
+var lineTypes = map[string]string{"text": "a text", "pair": "a text", "special": "true or false", "ids": "a list of token ids", "skip_special": "true or false"}
 
 // read gives each name's value to its place, where the line has one. What sets a row of dsbatch run aside is an error.
 func read(line []byte, names []string, places ...any) error {

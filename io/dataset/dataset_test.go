@@ -165,7 +165,8 @@ func TestRefusals(t *testing.T) {
 		{"UTF-16", []string{file("wide.jsonl", "\xff\xfe{\x00}\x00\n\x00")}, Columns{}, ErrDamaged, []string{"wide.jsonl: it is UTF-16", "iconv"}},
 		{"one column twice", []string{twice}, Columns{}, ErrColumn, []string{`twice.arrow: two columns have the name "prompt"; rename one`}},
 		{"a carried column twice", []string{twice}, Columns{Prompt: "text", CarryAll: true}, ErrColumn, []string{`twice.arrow: two columns have the name "prompt"`}},
-		{"unknown format", []string{file("x.csv", "prompt\n")}, Columns{}, ErrDamaged, []string{"x.csv: its format is unknown"}},
+		{"unknown format", []string{file("x.dat", "prompt\n")}, Columns{}, ErrDamaged, []string{"x.dat: its format is unknown"}},
+		{"a table of text", []string{file("x.csv", "prompt\n")}, Columns{}, ErrDamaged, []string{"x.csv: it is a table of text", "write it as Parquet or JSON Lines"}},
 		{"feather 1", []string{file("x.feather", "FEA1........FEA1")}, Columns{}, ErrDamaged, []string{"version 2"}},
 	} {
 		_, err := Open(context.Background(), c.patterns, c.columns)

@@ -62,6 +62,10 @@ func formatOfFile(path string) (format, error) {
 	case n == 6 && string(head[:]) == "ARROW1":
 		return formatIPC, nil
 	}
+	switch strings.ToLower(filepath.Ext(path)) {
+	case ".csv", ".tsv":
+		return formatUnknown, unread("it is a table of text, whose types and quotes nobody has fixed; write it as Parquet or JSON Lines, as pandas does with to_parquet or to_json(orient=\"records\", lines=True)")
+	}
 	return formatUnknown, unread("its format is unknown: name it .parquet, .arrow, .arrows, .feather, .jsonl, .jsonl.gz or .jsonl.zst")
 }
 
