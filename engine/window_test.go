@@ -153,7 +153,7 @@ func TestWindowsThatDoNotFit(t *testing.T) {
 }
 
 // TestSameBitsOverBoards: jobs whose slices GPUs put together by themselves, with rows of experts through windows, give the bits of
-// hosts that do it.
+// hosts that do it, and no host waits inside a step then, so that a GPU has it as one graph.
 func TestSameBitsOverBoards(t *testing.T) {
 	for name, c := range map[string]struct {
 		ranks   int
@@ -191,6 +191,9 @@ func TestSameBitsOverBoards(t *testing.T) {
 			})
 			if err != nil {
 				t.Fatal(err)
+			}
+			if waits, start := house.Waits(), 16*c.ranks; c.windows && waits > start {
+				t.Errorf("hosts waited %d times inside of steps, and not only for the start", waits-start)
 			}
 			if did := house.Ops(); did < 100 || c.windows != (windows.Load() > 0) {
 				t.Errorf("%d ops over boards, %d windows", did, windows.Load())

@@ -101,7 +101,7 @@ func (b *board) Sum(stream kernels.Stream, y, own, _ kernels.Tensor, add bool) {
 	for from := 0; from < y.Rows; from += atOnce {
 		to := min(from+atOnce, y.Rows)
 		enqueue(s, op, sumKernel(y.DType), grid{x: blocks(to-from, y.Cols), threads: boardThreads}, &sumArgs{boardArgs: b.args(op),
-			y: matOf(y.RowRange(from, to)), own: matOf(own.RowRange(from, to)), rows: int32(to - from), cols: int32(y.Cols), addsToY: int32(truth(add))})
+			y: matOf(y.RowRange(from, to)), own: matOf(own.RowRange(from, to)), rows: int32(to - from), cols: int32(y.Cols), addsToY: truth(add)})
 	}
 }
 

@@ -154,6 +154,13 @@ func (b *board) Sum(s kernels.Stream, y, own, room kernels.Tensor, add bool) {
 	s.Reduce(y, room.RowRange(0, b.Ranks*y.Rows), b.Ranks, add)
 }
 
+// Waits is how often hosts waited for what they had not submitted before: inside of steps.
+func (h *House) Waits() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.waits
+}
+
 // Ops is how many ops of boards ranks have done.
 func (h *House) Ops() int {
 	h.mu.Lock()

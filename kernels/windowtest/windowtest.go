@@ -20,6 +20,7 @@ type House struct {
 	windows []*window
 	boards  []*board
 	ops     int // of boards
+	waits   int // of hosts, for what they had not submitted before
 }
 
 // NewHouse returns an empty one.
@@ -57,15 +58,28 @@ func (d *Device) Arch() string {
 // NewStream makes a queue whose Sync tells of ranks that did not come.
 func (d *Device) NewStream() (kernels.Stream, error) {
 	s, err := d.Device.NewStream()
-	return &stream{Stream: s}, err
+	return &stream{Stream: s, house: d.house}, err
 }
 
 type stream struct {
 	kernels.Stream
-	err error
+	house     *House
+	submitted bool
+	err       error
+}
+
+func (s *stream) Submit() {
+	s.submitted = true
+	s.Stream.Submit()
 }
 
 func (s *stream) Sync() error {
+	if !s.submitted {
+		s.house.mu.Lock()
+		s.house.waits++
+		s.house.mu.Unlock()
+	}
+	s.submitted = false
 	if err := s.Stream.Sync(); err != nil {
 		return err
 	}
