@@ -14,7 +14,7 @@ import (
 	"github.com/dsbatch/dsbatch/mpi"
 )
 
-// faulty is a device whose windows fail in some way.
+// faulty is a device whose windows and boards fail in some way.
 type faulty struct {
 	*windowtest.Device
 	open, join error
@@ -56,6 +56,33 @@ func (w faultyWindow) Arrive(s kernels.Stream, offsets, index kernels.Tensor, ro
 	return w.Window.Arrive(s, offsets, index, rows)
 }
 
+func (f *faulty) NewBoard(s kernels.BoardSpec) (kernels.Board, error) {
+	if f.open != nil {
+		return nil, f.open
+	}
+	b, err := f.Device.NewBoard(s)
+	return faultyBoard{b, f}, err
+}
+
+type faultyBoard struct {
+	kernels.Board
+	*faulty
+}
+
+func (b faultyBoard) Join(tickets [][]byte) error { return errors.Join(b.join, b.Board.Join(tickets)) }
+
+func (b faultyBoard) Gather(s kernels.Stream, parts []kernels.Tensor, own kernels.Tensor) {
+	switch {
+	case b.silent:
+		return
+	case b.lies:
+		s.Add(own, own)
+	}
+	b.Board.Gather(s, parts, own)
+}
+
+// TestReach: where the kernels of a group's devices cannot write each other's memory, all ranks are told why, and have neither windows nor
+// boards.
 func TestReach(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(rank int, f *faulty) kernels.Device
@@ -88,6 +115,14 @@ func TestReach(t *testing.T) {
 			why, err := comm.Reach(t.Context(), &comm.Group{World: w, Ranks: []int{10, 11, 12}}, d, kernels.WindowSpec{Patience: patience})
 			if err != nil || (why == "") != (c.why == "") || !strings.Contains(why, c.why) {
 				t.Errorf("%s: rank %d: %q, %v, want %q", name, w.Rank(), why, err, c.why)
+			}
+			team, why, err := comm.OpenTeam(t.Context(), &comm.Group{World: w, Ranks: []int{10, 11, 12}}, d,
+				kernels.BoardSpec{Room: 1 << 10, DType: kernels.F32, Patience: patience})
+			if err != nil || (why == "") != (c.why == "") || !strings.Contains(why, c.why) || (team == nil) != (why != "") {
+				t.Errorf("%s: boards of rank %d: %v, %q, %v, want %q", name, w.Rank(), team, why, err, c.why)
+			}
+			if team != nil {
+				return team.Close()
 			}
 			return nil
 		})
