@@ -62,7 +62,7 @@ func allocate(what string, size int64) (*memory, error) {
 	}
 	b, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
-		free, total := hostMemory()
+		free, total := HostMemory()
 		return nil, fmt.Errorf("%s: %d bytes of memory wanted, %d of %d are free: %w", what, size, free, total, err)
 	}
 	if size >= hugePage {
@@ -109,9 +109,10 @@ func (d *Device) Upload(what string, t kernels.DType, m kernels.Matrix) (kernels
 }
 
 // Memory is what the kernel and, in a job of a batch system, the control group still allow.
-func (d *Device) Memory() (free, total int64) { return hostMemory() }
+func (d *Device) Memory() (free, total int64) { return HostMemory() }
 
-func hostMemory() (free, total int64) {
+// HostMemory is Device.Memory where there is no device.
+func HostMemory() (free, total int64) {
 	free, total = meminfo()
 	for dir := controlGroup(); dir != ""; dir = parent(dir) {
 		limit, ok := readNumber(dir + "/memory.max")

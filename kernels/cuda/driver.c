@@ -84,6 +84,8 @@ enum {
     X(cuMemHostAlloc, "cuMemHostAlloc", (void **, size_t, unsigned))                                                   \
     X(cuMemHostGetDevicePointer, "cuMemHostGetDevicePointer_v2", (uint64_t *, void *, unsigned))                       \
     X(cuMemFreeHost, "cuMemFreeHost", (void *))                                                                        \
+    X(cuMemHostRegister, "cuMemHostRegister_v2", (void *, size_t, unsigned))                                           \
+    X(cuMemHostUnregister, "cuMemHostUnregister", (void *))                                                            \
     X(cuMemsetD8, "cuMemsetD8_v2", (uint64_t, unsigned char, size_t))                                                  \
     X(cuMemcpy2DAsync, "cuMemcpy2DAsync_v2", (const CUDA_MEMCPY2D *, void *))                                          \
     X(cuMemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2", (uint64_t, const void *, size_t, void *))                             \
@@ -92,6 +94,7 @@ enum {
     X(cuStreamCreate, "cuStreamCreate", (void **, unsigned))                                                           \
     X(cuStreamDestroy, "cuStreamDestroy_v2", (void *))                                                                 \
     X(cuStreamSynchronize, "cuStreamSynchronize", (void *))                                                            \
+    X(cuStreamWaitEvent, "cuStreamWaitEvent", (void *, void *, unsigned))                                              \
     X(cuStreamBeginCapture, "cuStreamBeginCapture_v2", (void *, int))                                                  \
     X(cuStreamEndCapture, "cuStreamEndCapture", (void *, void **))                                                     \
     X(cuGraphInstantiateWithFlags, "cuGraphInstantiateWithFlags", (void **, void *, unsigned long long))               \
@@ -291,6 +294,16 @@ int cuda_host_free(handle ctx, void *p) {
     return cuMemFreeHost(p);
 }
 
+int cuda_host_register(handle ctx, void *p, uint64_t size) {
+    TRY(enter(ctx));
+    return cuMemHostRegister(p, size, host_portable_mapped);
+}
+
+int cuda_host_unregister(handle ctx, void *p) {
+    TRY(enter(ctx));
+    return cuMemHostUnregister(p);
+}
+
 int cuda_zero(handle ctx, handle dst, uint64_t size) {
     TRY(enter(ctx));
     TRY(cuMemsetD8(dst, 0, size));
@@ -355,6 +368,11 @@ int cuda_event_free(handle ctx, handle event) {
 int cuda_event_record(handle ctx, handle event, handle stream) {
     TRY(enter(ctx));
     return cuEventRecord(P(event), P(stream));
+}
+
+int cuda_event_wait(handle ctx, handle stream, handle event) {
+    TRY(enter(ctx));
+    return cuStreamWaitEvent(P(stream), P(event), 0);
 }
 
 int cuda_event_elapsed(handle ctx, handle from, handle to, float *ms) {

@@ -40,6 +40,8 @@ int cuda_ipc_close(handle ctx, handle address);
 int cuda_peer(handle ctx, handle other); /* kernels of ctx may use what is allocated in other */
 int cuda_host_alloc(handle ctx, uint64_t size, void **p, handle *address);
 int cuda_host_free(handle ctx, void *p);
+int cuda_host_register(handle ctx, void *p, uint64_t size); /* pins what the process has */
+int cuda_host_unregister(handle ctx, void *p);
 int cuda_zero(handle ctx, handle dst, uint64_t size);                      /* waits */
 
 int cuda_stream_new(handle ctx, handle *stream);
@@ -54,6 +56,7 @@ int cuda_function(handle ctx, handle module, const char *name, int shared_optin,
 int cuda_event_new(handle ctx, handle *event);
 int cuda_event_free(handle ctx, handle event);
 int cuda_event_record(handle ctx, handle event, handle stream);
+int cuda_event_wait(handle ctx, handle stream, handle event); /* what stream gets from now on waits for what was recorded last */
 int cuda_event_elapsed(handle ctx, handle from, handle to, float *ms); /* waits for to */
 
 /* A queue is records one after the other, each a multiple of 8 bytes. A launch's arguments, one struct, follow it. */

@@ -155,6 +155,15 @@ func hostFree(ctx handle, b []byte) error {
 	return result(C.cuda_host_free(C.handle(ctx), unsafe.Pointer(unsafe.SliceData(b))), "cuMemFreeHost")
 }
 
+// hostRegister pins memory that the process has outside of Go's.
+func hostRegister(ctx handle, b []byte) error {
+	return result(C.cuda_host_register(C.handle(ctx), unsafe.Pointer(unsafe.SliceData(b)), C.uint64_t(len(b))), "cuMemHostRegister")
+}
+
+func hostUnregister(ctx handle, b []byte) error {
+	return result(C.cuda_host_unregister(C.handle(ctx), unsafe.Pointer(unsafe.SliceData(b))), "cuMemHostUnregister")
+}
+
 func zero(ctx, dst handle, size int64) error {
 	return result(C.cuda_zero(C.handle(ctx), C.handle(dst), C.uint64_t(size)), "cuMemsetD8")
 }
@@ -203,6 +212,11 @@ func eventFree(ctx, e handle) error {
 
 func eventRecord(ctx, e, stream handle) error {
 	return result(C.cuda_event_record(C.handle(ctx), C.handle(e), C.handle(stream)), "cuEventRecord")
+}
+
+// eventWait has what a stream gets from now on wait for what was recorded last.
+func eventWait(ctx, stream, e handle) error {
+	return result(C.cuda_event_wait(C.handle(ctx), C.handle(stream), C.handle(e)), "cuStreamWaitEvent")
 }
 
 // eventElapsed waits for to and tells the milliseconds since from.

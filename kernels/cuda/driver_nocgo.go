@@ -22,6 +22,8 @@ func memAlloc(handle, int64) (handle, error)           { return 0, errNoCgo }
 func memFree(_, _ handle) error                        { return errNoCgo }
 func hostAlloc(handle, int64) ([]byte, handle, error)  { return nil, 0, errNoCgo }
 func hostFree(handle, []byte) error                    { return errNoCgo }
+func hostRegister(handle, []byte) error                { return errNoCgo }
+func hostUnregister(handle, []byte) error              { return errNoCgo }
 func ipcHandle(_, _ handle) ([]byte, error)            { return nil, errNoCgo }
 func ipcOpen(handle, []byte) (handle, error)           { return 0, errNoCgo }
 func ipcClose(_, _ handle) error                       { return errNoCgo }
@@ -35,6 +37,7 @@ func moduleFree(_, _ handle) error                     { return errNoCgo }
 func eventNew(handle) (handle, error)                  { return 0, errNoCgo }
 func eventFree(_, _ handle) error                      { return errNoCgo }
 func eventRecord(_, _, _ handle) error                 { return errNoCgo }
+func eventWait(_, _, _ handle) error                   { return errNoCgo }
 func eventElapsed(_, _, _ handle) (float64, error)     { return 0, errNoCgo }
 func runGraph(_, _, _ handle) error                    { return errNoCgo }
 func graphFree(_, _ handle) error                      { return errNoCgo }

@@ -63,6 +63,9 @@ func (s *Stream) checkGemm(op opNumber, y, x kernels.Tensor, w kernels.Weights, 
 	case !ok || p == nil || p.data == nil:
 		s.fail("%s: weights %T are not of this device, or freed", op, w)
 		return nil
+	case p.ring != nil && p.ring.current != p.held:
+		s.fail("%s: weights of group %d, while their ring is in group %d", op, p.held, p.ring.current)
+		return nil
 	case p.dtype != kernels.F32 && p.dtype != kernels.I8 && x.DType != p.dtype, p.dtype == kernels.I8 && x.DType == kernels.F32:
 		s.fail("%s: x is %v, for weights of %v", op, x, p.dtype)
 	case y.DType != x.DType && y.DType != kernels.F32:

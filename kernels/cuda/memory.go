@@ -34,8 +34,14 @@ type memory struct {
 	pool    *pool
 	address handle
 	size    int64 // as asked for
-	class   int   // of a piece; -1: the driver's
+	class   int   // of a piece; whole: the driver's; lent: a part of another's, which that one frees
 }
+
+// Classes of memory that is no piece.
+const (
+	whole = -1
+	lent  = -2
+)
 
 func (m *memory) Size() int64 { return m.size }
 
@@ -44,8 +50,13 @@ func (m *memory) Free() {
 	if m.address != 0 {
 		_ = m.pool.settle()
 	}
+	m.give()
+}
+
+// give is Free of memory to which nothing is on its way.
+func (m *memory) give() {
 	switch {
-	case m.address == 0:
+	case m.address == 0 || m.class == lent:
 	case m.class >= 0:
 		m.pool.free[m.class] = append(m.pool.free[m.class], m.address)
 	default:
@@ -53,6 +64,12 @@ func (m *memory) Free() {
 		_ = memFree(m.pool.ctx, m.address)
 	}
 	m.address = 0
+}
+
+// lend gives the memory back, to which nothing is on its way, and makes m a part of another's, whose address it gets later.
+func (m *memory) lend() {
+	m.give()
+	m.class = lent
 }
 
 // allocate takes size bytes, what naming them in errors.
@@ -72,7 +89,7 @@ func (p *pool) allocate(what string, size int64) (*memory, error) {
 	if err != nil {
 		return nil, p.explain(what, size, err)
 	}
-	return &memory{pool: p, address: a, size: size, class: -1}, nil
+	return &memory{pool: p, address: a, size: size, class: whole}, nil
 }
 
 // take is the driver's memory.

@@ -23,6 +23,8 @@ type weights struct {
 	data       *memory
 	bias       *memory // [experts, paddedRows] F32, or none
 	scale      *memory // I8: [experts, groups, paddedRows] F32
+	ring       *ring   // that brings them when the group comes; nil: they are here
+	held       int     // which of the ring's groups they are of
 }
 
 func (w *weights) DType() kernels.DType { return w.dtype }

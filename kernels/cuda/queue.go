@@ -75,6 +75,9 @@ func enqueue[T any](s *Stream, op opNumber, k kernelKey, g grid, args *T) {
 	l := launchRecord{record: record{kind: kindLaunch, op: uint32(op), beside: uint32(truth(s.dev.card.major >= 9))}, function: f,
 		grid: [3]uint32{uint32(g.x), uint32(g.y), uint32(g.z)}, block: uint32(g.threads), shared: uint32(g.shared),
 		args: uint32(len(a))}
+	if n := len(s.cuts); n > 0 && s.cuts[n-1].at == len(s.queue) { // it reads weights before it looks at what comes before it
+		l.beside = 0
+	}
 	l.size = uint32(unsafe.Sizeof(l)) + uint32(len(a))
 	s.queue = append(append(s.queue, bytesOf(&l)...), a...)
 }
@@ -88,24 +91,47 @@ func (s *Stream) copyRows(op opNumber, c copyRecord) {
 	s.queue = append(s.queue, bytesOf(&c)...)
 }
 
-// flush hands the recorded ops to the driver: by itself the first time, as a graph from the second time on.
+// flush hands the recorded ops to the driver.
 func (s *Stream) flush() {
-	if len(s.queue) == 0 || s.err != nil {
-		s.queue = s.queue[:0]
+	defer func() { s.queue, s.cuts = s.queue[:0], s.cuts[:0] }()
+	if len(s.queue)+len(s.cuts) == 0 || s.err != nil {
 		return
 	}
-	op := uint32(opPack)
-	err := s.dev.uploads.settle()
-	if err == nil {
-		op, err = s.submit()
+	if err := s.dev.uploads.settle(); err != nil {
+		s.fail("%s: %w", opPack, err)
+		return
 	}
-	if err != nil {
-		s.fail("%s: %w", opNumber(op), err)
+	s.flushes++
+	from := 0
+	for _, c := range append(s.cuts, cut{at: len(s.queue)}) {
+		op, err := uint32(opRing), error(nil)
+		if from < c.at {
+			op, err = s.submit(s.queue[from:c.at])
+		}
+		if from = c.at; err == nil && c.then != nil {
+			op, err = uint32(opRing), c.then()
+		}
+		if err != nil {
+			s.fail("%s: %w", opNumber(op), err)
+			return
+		}
 	}
-	s.queue = s.queue[:0]
 }
 
-// Graphs are kept for the queues that came twice, so many at most.
+// cut is where a queue is handed over in two parts, and what is done between them.
+type cut struct {
+	at   int // bytes of the queue
+	then func() error
+}
+
+// cut has something done when all that was recorded so far was handed over, and nothing that comes.
+func (s *Stream) cut(then func() error) {
+	if s.err == nil {
+		s.cuts = append(s.cuts, cut{len(s.queue), then})
+	}
+}
+
+// Graphs are kept for the queues that came twice, so many at most, or for so many times the parts of one.
 const (
 	mostGraphs = 64
 	fewRecords = 1 << 10 // bytes of a queue that is not worth a graph
@@ -118,15 +144,15 @@ type replay struct {
 	used  int // the stream's count of flushes when it last came
 }
 
-func (s *Stream) submit() (uint32, error) {
-	ctx, q := s.dev.ctx, s.queue
+// submit hands a part of the queue to the driver: by itself the first time, as a graph from the second time on.
+func (s *Stream) submit(q []byte) (uint32, error) {
+	ctx := s.dev.ctx
 	if s.dev.trace != nil {
 		return s.dev.trace.run(s.handle, q)
 	}
 	if !s.dev.graphs || len(q) < fewRecords {
 		return runQueue(ctx, s.handle, q)
 	}
-	s.flushes++
 	if s.frees != s.dev.memory.frees {
 		s.frees = s.dev.memory.frees
 		s.forget()
@@ -138,7 +164,7 @@ func (s *Stream) submit() (uint32, error) {
 		if r != nil && r.graph != 0 { // another queue of the same hash, which never happens
 			return runQueue(ctx, s.handle, q)
 		}
-		if len(s.replays) >= mostGraphs {
+		if len(s.replays) >= mostGraphs*(1+len(s.cuts)) {
 			s.forgetOldest()
 		}
 		s.replays[key] = &replay{queue: bytes.Clone(q), used: s.flushes}
@@ -215,11 +241,12 @@ const (
 	opGather
 	opScatter
 	opSum
+	opRing
 )
 
 var opNames = [...]string{"", "write", "read", "copy", "embed", "norm", "linear", "grouped", "store", "attention",
 	"gate", "drop", "table", "combine", "mix", "add", "reduce", "select", "score", "sample", "pack", "exchange", "send",
-	"arrive", "return", "collect", "peak", "tanh", "gather", "scatter", "sum"}
+	"arrive", "return", "collect", "peak", "tanh", "gather", "scatter", "sum", "weights from the host"}
 
 func (o opNumber) String() string {
 	if int(o) < len(opNames) {

@@ -38,7 +38,7 @@ func (d *Device) newReachable(what string, size int64, zeros, state int, names [
 	if err != nil {
 		return r, d.memory.explain(what, size, err)
 	}
-	r.own = &memory{pool: d.memory, address: a, size: size, class: -1}
+	r.own = &memory{pool: d.memory, address: a, size: size, class: whole}
 	err = zero(d.ctx, a, int64(zeros))
 	if err == nil {
 		r.state, err = d.Alloc(what, kernels.I32, 1, state/4)

@@ -17,6 +17,7 @@ type Stream struct {
 	handle handle
 	err    error // the first one
 	queue  []byte
+	cuts   []cut // where it is interrupted, in order
 
 	stage staging
 	reads []pendingRead

@@ -222,6 +222,18 @@ func (u *uploads) settle() error {
 	return u.err
 }
 
+// arrive waits until all that was uploaded is where it belongs, and keeps the slots for what comes.
+func (u *uploads) arrive() error {
+	for i := range u.slots {
+		if t := &u.slots[i]; t.stream != nil && u.err == nil {
+			if err := streamWait(u.dev.ctx, t.stream.handle); err != nil {
+				u.err = fmt.Errorf("weights on their way to the GPU: %w", err)
+			}
+		}
+	}
+	return u.err
+}
+
 // copyIn copies what may be a mapped file: one that was cut short meanwhile is an error, not the end of the process.
 func copyIn(dst, src []byte) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
