@@ -34,6 +34,9 @@ type LoadOptions struct {
 	// Placement, where not nil, gives the places of a layer's experts that are spread over ranks, each of which holds an
 	// equal run of places, as this rank's tokens see them; nil: in order, each once. It changes no result.
 	Placement func(layer int) []shard.Place
+	// Offload is how many of the stage's layers have their linear weights in the host's memory, evenly apart: they come to the
+	// device when their turn comes, into so many Buffers (kernels.Ring; 0: kernels.LeastBuffers). It changes no result.
+	Offload, Buffers int
 	// Progress, where not nil, is called after each layer of the stage.
 	Progress func(layers, of int)
 }
@@ -101,15 +104,18 @@ type loader struct {
 	used    map[string]bool
 	err     error
 
-	ctx       context.Context // of Load
-	surveying bool
-	elsewhere bool          // what is surveyed now is another stage's
-	wanted    []ckpt.Tensor // by the first pass, in order
-	read      *fetcher      // the second pass's
-	held      []ckpt.Tensor // whose bytes the weights at hand are packed from
-	slicing   slicing
-	stage     stage
-	spread    map[int]part // by the number of experts of a layer
+	ctx         context.Context // of Load
+	surveying   bool
+	elsewhere   bool              // what is surveyed now is another stage's
+	wanted      []ckpt.Tensor     // by the first pass, in order
+	read        *fetcher          // the second pass's
+	held        []ckpt.Tensor     // whose bytes the weights at hand are packed from
+	packed      []kernels.Weights // of the layer at hand, and their bytes
+	packedBytes int64
+	groups      int // of the ring, so far
+	slicing     slicing
+	stage       stage
+	spread      map[int]part // by the number of experts of a layer
 
 	contents *Contents // of Look: faults and linear weights are noted there; nil: the first fault ends it
 }
@@ -118,7 +124,13 @@ func (l *loader) load(ctx context.Context) error {
 	l.surveying, l.model.bytes = false, 0
 	l.read = fetch(ctx, l.wanted)
 	defer l.read.close()
+	if l.err = l.newRing(); l.err != nil {
+		return l.err
+	}
 	l.all(ctx)
+	if l.err == nil && l.model.ring != nil {
+		l.err = l.model.ring.Fill()
+	}
 	return l.err
 }
 
@@ -160,7 +172,7 @@ func (l *loader) all(ctx context.Context) {
 	if c.ALiBi {
 		m.slopes = l.slopes()
 	}
-	m.layers = m.layers[:0]
+	m.layers, m.layerBytes = m.layers[:0], m.layerBytes[:0]
 	for i := range c.Layers {
 		if l.err == nil {
 			l.err = ctx.Err()
@@ -171,8 +183,10 @@ func (l *loader) all(ctx context.Context) {
 		if !l.at(l.stage.From <= i && i < l.stage.To) {
 			continue
 		}
+		l.packed, l.packedBytes = l.packed[:0], 0
 		if y := l.layer(i); !l.elsewhere {
-			m.layers = append(m.layers, y)
+			y.group = l.offload(i)
+			m.layers, m.layerBytes = append(m.layers, y), append(m.layerBytes, l.packedBytes)
 		}
 		if l.options.Progress != nil && !l.surveying {
 			l.options.Progress(len(m.layers), l.stage.Len())

@@ -34,6 +34,8 @@ type Model struct {
 	inner      int            // widest inside of the dense ones
 	owned      []interface{ Free() }
 	bytes      int64
+	layerBytes []int64      // of the linear weights of each layer here
+	ring       kernels.Ring // that brings the layers whose weights wait in the host's memory; nil: there are none
 }
 
 // layer is one transformer layer, in the config's Order.
@@ -47,6 +49,7 @@ type layer struct {
 	up                kernels.Weights   // dense layers
 	down              []kernels.Weights // the same, in slices
 	moe               *moe.Layer        // the others
+	group             int               // of the ring; -1: its weights are on the device
 }
 
 // Step is what one forward pass is given.
@@ -127,8 +130,15 @@ func (m *Model) Forward(ctx context.Context, s kernels.Stream, step Step, w *Wor
 		if err := ctx.Err(); err != nil {
 			return kernels.Tensor{}, err
 		}
+		group := m.layers[i].group
+		if group >= 0 {
+			m.ring.Enter(s, group)
+		}
 		if err := m.layer(ctx, s, i, x, h, step, w); err != nil {
 			return kernels.Tensor{}, fmt.Errorf("layer %d: %w", m.stage.From+i, err)
+		}
+		if group >= 0 {
+			m.ring.Leave(s, group)
 		}
 	}
 	if !m.stage.last {
@@ -271,4 +281,8 @@ func (m *Model) Close() {
 	m.owned = nil
 	m.vocabulary.free()
 	m.heads.free()
+	if m.ring != nil {
+		_ = m.ring.Close() // no work is left that could fail
+		m.ring = nil
+	}
 }

@@ -81,6 +81,7 @@ func (l *loader) put(what string, d kernels.DType, m kernels.Matrix) kernels.Ten
 func (l *loader) pack(what string, s kernels.WeightSpec) kernels.Weights {
 	if l.err != nil || l.surveying {
 		l.count(packedBytes(s))
+		l.packedBytes += packedBytes(s)
 		return nil
 	}
 	w, err := l.device.Pack(what, s)
@@ -92,8 +93,8 @@ func (l *loader) pack(what string, s kernels.WeightSpec) kernels.Weights {
 		t.Release()
 	}
 	l.held = l.held[:0]
-	l.model.owned = append(l.model.owned, w)
-	l.model.bytes += w.Bytes()
+	l.model.owned, l.packed = append(l.model.owned, w), append(l.packed, w)
+	l.model.bytes, l.packedBytes = l.model.bytes+w.Bytes(), l.packedBytes+w.Bytes()
 	return w
 }
 
