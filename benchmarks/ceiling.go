@@ -15,6 +15,7 @@ type ceilings struct {
 	look     looker // nil: the device cannot tell
 	products map[kernels.DType][]float64
 	reads    []float64
+	bus      float64 // bytes a second from the host's memory, where weights wait there
 
 	now struct{ products, read float64 } // what the last look saw
 }
@@ -101,6 +102,9 @@ func (c *ceilings) group() Group {
 		add("products, "+w.String()+" weights", "GFLOP/s", c.products[w])
 	}
 	add("read from memory", "GB/s", c.reads)
+	if c.bus > 0 {
+		add("brought from the host's memory", "GB/s", []float64{c.bus})
+	}
 	return g
 }
 

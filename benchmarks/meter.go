@@ -38,6 +38,9 @@ func (m *meter) bound(c *ceilings) (seconds float64, by string) {
 	votes := map[string]int{}
 	for _, s := range m.steps {
 		least, why := c.bound(s.FLOPs, s.Bytes)
+		if c.bus > 0 && s.Brought/c.bus > least {
+			least, why = s.Brought/c.bus, "by the bus to the GPU"
+		}
 		seconds += least
 		votes[why]++
 	}

@@ -70,6 +70,7 @@ func (b *engineBench) work(ctx context.Context) ([]Group, error) {
 		return nil, err
 	}
 	defer b.ceiling.close()
+	b.ceiling.bus = b.engine.Brought().Rate
 	sections := Group{Name: "sections", Note: "where the time of the steps above goes, by the work of the best round; host is the time between sections: batches, schedules, settling"}
 	for _, l := range loads {
 		figure, fastest, err := b.measure(ctx, l)

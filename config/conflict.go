@@ -141,8 +141,15 @@ func (c *conflict) device() {
 	if c.job.Device == "cpu" && in.CUDAGraph != nil && *in.CUDAGraph {
 		c.refuse("--%s cpu has no CUDA graphs, and enable_cuda_graph is true; leave that out, or use --device cuda", "device")
 	}
-	if c.job.Device == "cuda" && in.Offload == "cpu" {
-		c.refuse("--%s cuda computes with weights in the GPU's memory, and zero.offload_param.device is cpu; leave that out, or use --device cpu", "device")
+	const buffers = "zero.offload_param.buffer_count"
+	if in.Given(buffers) && c.job.Offload != "cpu" {
+		c.errs = append(c.errs, in.under(buffers).errorAt("", "%s counts buffers for weights that wait in the host's memory, and --offload is %s; add device: cpu, or leave it out", buffers, c.job.Offload))
+	}
+	switch {
+	case c.job.Given("offload-layers") && c.job.Offload != "cpu":
+		c.refuse("--%s counts layers whose weights wait in the host's memory, and --offload is %s; add --offload cpu, or leave it out", "offload-layers", c.job.Offload)
+	case c.job.Given("offload-layers") && c.job.Device == "cpu":
+		c.refuse("--%s has no effect on a CPU, which computes with weights where they lie; leave it out, or use --device cuda", "offload-layers")
 	}
 	if c.job.Reference && in.KernelInject != nil && *in.KernelInject {
 		c.refuse("--%s runs plain operations, and kernel_inject is true; keep one of them", "reference")

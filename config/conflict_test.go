@@ -54,7 +54,10 @@ func values(args string) Values {
 func TestConflictsWithInference(t *testing.T) {
 	for _, c := range []struct{ content, args, says string }{
 		{"device: cpu\ninference: {enable_cuda_graph: true}", "", "job.yaml:1: --device cpu has no CUDA graphs, and enable_cuda_graph is true; leave that out, or use --device cuda"},
-		{"inference: {zero: {offload_param: {device: cpu}}}", "device=cuda", "--device cuda computes with weights in the GPU's memory, and zero.offload_param.device is cpu; leave that out, or use --device cpu"},
+		{"inference: {zero: {offload_param: {device: none, buffer_count: 3}}}", "", "job.yaml:1: zero.offload_param.buffer_count counts buffers for weights that wait in the host's memory, and --offload is none; add device: cpu, or leave it out"},
+		{"offload_layers: 3", "", "job.yaml:1: --offload-layers counts layers whose weights wait in the host's memory, and --offload is none; add --offload cpu, or leave it out"},
+		{"offload: cpu", "device=cpu offload-layers=3", "--offload-layers has no effect on a CPU, which computes with weights where they lie; leave it out, or use --device cuda"},
+		{"{offload: none, inference: {zero: {offload_param: {device: cpu}}}}", "", "job.yaml:1: offload: none here, but zero.offload_param.device: cpu in job.yaml:1; keep one of them"},
 		{"reference: true\ninference: {kernel_inject: true}", "", "job.yaml:1: --reference runs plain operations, and kernel_inject is true; keep one of them"},
 		{"max_new_tokens: 8\nmin_new_tokens: 9", "", "job.yaml:2: --min-new-tokens 9 is more than --max-new-tokens 8; lower the one or raise the other"},
 		{"max_new_tokens: 64\ninference: {max_tokens: 64}", "", "job.yaml:1: --max-new-tokens 64 leaves no room for a prompt in max_out_tokens 64; lower the one or raise the other"},

@@ -38,7 +38,7 @@ func TestEveryFieldOfTheJobHasOneFlag(t *testing.T) {
 // TestFlagsOfTheDesign holds the names that users type: other jobs' scripts have them.
 func TestFlagsOfTheDesign(t *testing.T) {
 	for name := range strings.FieldsSeq(`model tag input output task job ds-config device dtype tp ep es dp pp all-to-all max-batch-tokens
-		max-seqs chunk-rows kv-memory threads ranks stop-before rank-timeout expert-placement limit log-format progress drop-tokens
+		max-seqs chunk-rows kv-memory offload offload-layers threads ranks stop-before rank-timeout expert-placement limit log-format progress drop-tokens
 		capacity-factor min-capacity drop-policy expert-output-bias fake-nodes prompt-column ids-column messages-column tools-column
 		continuation-column pair-column id-column carry max-new-tokens min-new-tokens temperature top-k top-p min-p repetition-penalty seed stop ignore-eos n
 		logprobs output-logits stride pooling truncate reference tp-invariant accept-version`) {
@@ -86,7 +86,7 @@ func TestFlagTable(t *testing.T) {
 func TestFingerprint(t *testing.T) {
 	free := map[string]bool{}
 	for name := range strings.FieldsSeq(`output job ds-config ep dp pp all-to-all expert-placement ranks fake-nodes max-batch-tokens max-seqs
-		kv-memory threads stop-before rank-timeout accept-version log-format progress`) {
+		kv-memory offload offload-layers threads stop-before rank-timeout accept-version log-format progress`) {
 		free[name] = true
 	}
 	for i := range Flags {

@@ -17,7 +17,7 @@ type Inference struct {
 	DType           DType
 	TensorParallel  TensorParallel
 	CUDAGraph       *bool // nil: where the device has them
-	Offload         string
+	Offload         Offload
 	TriangularMask  *bool // nil: as the model's family has it; another value is to be refused
 	MoE             MoE
 	Quant           Quant
@@ -44,6 +44,13 @@ type written struct {
 type TensorParallel struct {
 	Size  int     // 0: not given
 	Group [][]int // ranks of the groups; nil: by the rank tables
+}
+
+// Offload is the section zero.offload_param: where weights wait for their turn.
+type Offload struct {
+	Device  string // none or cpu; "": not given
+	Pinned  *bool  // nil: as is needed
+	Buffers int    // on the GPU, of a layer each; 0: the least
 }
 
 // MoE is the section moe.

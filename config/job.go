@@ -82,6 +82,8 @@ type Job struct {
 	MaxSeqs        int
 	ChunkRows      int
 	KVMemory       Bytes
+	Offload        string // none, cpu
+	OffloadLayers  int    // 0: as many as memory asks for
 	Threads        int
 	Reference      bool
 
@@ -313,6 +315,7 @@ func (l *loader) agree(j *Job) {
 	settle(l, j, "dtype", "dtype", &j.DType, &in.DType)
 	settle(l, j, "tp", "tensor_parallel.tp_size", &j.TP, &in.TensorParallel.Size)
 	settle(l, j, "ep", "moe.ep_size", &j.EP, &in.MoE.EPSize)
+	settle(l, j, "offload", "zero.offload_param.device", &j.Offload, &in.Offload.Device)
 	switch at, said := j.given["model"], in.given["checkpoint"]; {
 	case in.Model() == "":
 	case j.Model == "":

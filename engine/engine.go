@@ -55,8 +55,12 @@ type Engine struct {
 	mask       int32 // task fill-mask: the token that is filled in
 	window     int   // most tokens of a row, output included
 	minOut     int
-	room       int64 // bytes of the device's memory that this rank may take in all
-	sharers    int   // ranks that share that memory
+	room       int64                      // bytes of the device's memory that this rank may take in all
+	sharers    int                        // ranks that share that memory
+	offloaded  int                        // layers of the rank whose weights wait in the host's memory
+	brought    int64                      // bytes of them, at the end of the last step that was accounted for
+	inMemory   bool                       // the weights are, where they belong
+	host       func() (free, total int64) // tests only
 	checkpoint *ckpt.Checkpoint
 	policy     model.Policy
 	injected   *policies.Injected // where the policy was made for a model of no known family
@@ -163,9 +167,10 @@ func (e *Engine) loadWeights(ctx context.Context) (stepSize, error) {
 	if err != nil {
 		return stepSize{}, fmt.Errorf("%s: %w", e.job.Model, err)
 	}
-	e.model = loaded
+	e.model, e.inMemory = loaded, true
+	onDevice, _ := loaded.Offloaded(e.offloaded, e.job.Inference.Offload.Buffers)
 	free, _ := e.device.Memory() // padding and what the driver took have come on top
-	e.room = min(e.room, free/int64(e.sharers)+loaded.Bytes())
+	e.room = min(e.room, free/int64(e.sharers)+onDevice)
 	return e.plan()
 }
 
@@ -183,6 +188,9 @@ func (e *Engine) DType() kernels.DType { return e.dtype }
 
 // Memory is the bytes of the weights and of the KV cache.
 func (e *Engine) Memory() (weights, kv int64) { return e.model.Bytes(), e.steps.cache.Spec().Bytes() }
+
+// Brought is what came to the device so far of weights that wait in the host's memory (--offload), and how fast it can.
+func (e *Engine) Brought() kernels.RingTraffic { return e.model.Brought() }
 
 // Close gives everything back that the engine holds.
 func (e *Engine) Close() error {

@@ -33,6 +33,9 @@ type Forecast struct {
 // RankForecast is the memory of one rank, in bytes, and the size of its steps.
 type RankForecast struct {
 	Weights, Workspace, Exchange, KV int64
+	Model                            int64 // all of its weights
+	Waiting                          int64 // those in the host's memory, not among Weights, which come to the GPU in every step
+	Offloaded, Layers                int   // layers that these are of, and all of the rank
 	Room                             int64 // that the rank may take in all
 	TokenKV                          int64 // of one token, in KV
 	Tokens, Seqs                     int   // most of a step
@@ -327,8 +330,9 @@ func (e *Engine) forecast() (RankForecast, error) {
 	if !e.place.first() {
 		arriving = e.shape.Hidden * e.device.Activations(e.dtype).Size()
 	}
+	weights, waiting := e.model.Offloaded(e.offloaded, e.job.Inference.Offload.Buffers)
 	return RankForecast{
-		Weights: e.model.Bytes(), Workspace: e.model.WorkspaceBytes(z.tokens) + z.bytes(&e.shape, arriving),
+		Weights: weights, Model: e.model.Bytes(), Waiting: waiting, Offloaded: e.offloaded, Layers: e.layersHere(), Workspace: e.model.WorkspaceBytes(z.tokens) + z.bytes(&e.shape, arriving),
 		Exchange: e.exchangeBytes(z.tokens), KV: e.model.CacheSpec(z.blocks, blockTokens).Bytes(),
 		TokenKV: e.model.CacheSpec(1, 1).Bytes(), Room: e.room, Tokens: z.tokens, Seqs: z.seqs,
 	}, nil

@@ -37,7 +37,7 @@ func InitInferenceOver(ctx context.Context, world mpi.World, model string, infer
 	}
 	job := config.New()
 	job.Model, job.Inference = cmp.Or(model, in.Model()), in
-	job.DType = in.DType
+	job.DType, job.Offload = in.DType, cmp.Or(in.Offload.Device, job.Offload)
 	job.TP, job.EP = max(in.TensorParallel.Size, 1), in.MoE.EPSize
 	return Open(ctx, world, job)
 }
@@ -55,8 +55,8 @@ func (e *Engine) inferenceFits() error {
 	if e.onGPU() {
 		errs = append(errs, e.fusedOnGPU())
 	}
-	if in.Offload == "cpu" && e.onGPU() {
-		refuse("zero.offload_param.device cpu: weights are not streamed to a GPU yet; leave it out, or use --device cpu")
+	if p := in.Offload.Pinned; e.offloads() && p != nil && !*p {
+		refuse("zero.offload_param.pin_memory false: a GPU reads the weights of later layers while it computes, which it can from pinned memory only; leave it out, or write true")
 	}
 	if in.TriangularMask != nil && *in.TriangularMask == c.Bidirectional {
 		sees := map[bool]string{false: "earlier tokens only", true: "later tokens, too"}[c.Bidirectional]

@@ -77,7 +77,10 @@ func (e *Engine) lay(ctx context.Context, way func(context.Context) (comm.AllToA
 	if err := together(ctx, e.world, e.survey(ctx)); err != nil {
 		return err
 	}
-	return together(ctx, e.world, e.fit(ctx))
+	if err := together(ctx, e.world, e.fit(ctx)); err != nil {
+		return err
+	}
+	return together(ctx, e.world, e.hostHolds(ctx))
 }
 
 // inspect settles what follows from the job and the checkpoint alone, without asking another rank.
@@ -318,6 +321,7 @@ func (e *Engine) ranks() (*comm.Layout, error) {
 
 func (e *Engine) loadOptions() model.LoadOptions {
 	o := model.LoadOptions{DType: e.dtype, Stage: e.place.stage, Stages: e.place.stages, Progress: e.loaded, Experts: e.exchange,
+		Offload: e.offloaded, Buffers: e.job.Inference.Offload.Buffers,
 		Placement: func(layer int) []shard.Place { return e.places[layer] }}
 	if e.place.ranks > 1 {
 		o.TP = e.groups.TP

@@ -23,6 +23,8 @@ var (
 	// differently on each rank, and ranks that step together wait for the one with the most.
 	cpuSizing = sizing{tokens: 512, seqs: 512, ahead: 128, logits: 64, cacheShare: 0.25} // other programs need memory too
 	gpuSizing = sizing{tokens: 8192, seqs: 1024, ahead: 1024, logits: 64, logitBytes: 256 << 20, cacheShare: 0.92}
+	// Where weights come over the bus a step takes as long for few rows as for many.
+	offloadSizing = sizing{tokens: 32768, seqs: 8192, ahead: 4096, logits: 64, logitBytes: 256 << 20, cacheShare: 0.92}
 )
 
 // onGPU tells whether the device is one.
@@ -77,11 +79,32 @@ func (e *Engine) reported() int {
 }
 
 // plan sizes steps and KV cache for what memory is left beside the weights, and refuses a plan that cannot work, with
-// the arithmetic. Before the weights are read it goes by their sizes in the checkpoint, afterwards by what they take.
-func (e *Engine) plan() (stepSize, error) {
+// the arithmetic. Before the weights are read it goes by their sizes in the checkpoint, and settles which of them wait in the host's
+// memory; afterwards by what they take.
+func (e *Engine) plan() (z stepSize, err error) {
+	if e.offloads() && !e.inMemory {
+		z, e.offloaded, err = e.chooseOffload()
+		return z, err
+	}
+	if z, err = e.planFor(e.offloaded); err == nil || e.inMemory || !e.onGPU() {
+		return z, err
+	}
+	other, job := *e, *e.job // would it fit so?
+	other.job, job.Offload = &job, "cpu"
+	if _, layers, failed := other.chooseOffload(); failed == nil {
+		err = fmt.Errorf("%w; with the weights of %d of %d layers in the host's memory until their turn it fits: --offload cpu", err, layers, e.layersHere())
+	}
+	return z, err
+}
+
+// planFor is plan with so many layers offloaded.
+func (e *Engine) planFor(offloaded int) (stepSize, error) {
 	c := &e.model.Config
 	size := cpuSizing
-	if e.onGPU() {
+	switch {
+	case e.offloads():
+		size = offloadSizing
+	case e.onGPU():
 		size = gpuSizing
 	}
 	z := stepSize{seqs: cmp.Or(e.job.MaxSeqs, size.seqs), top: e.reported(), read: e.reading()}
@@ -99,7 +122,8 @@ func (e *Engine) plan() (stepSize, error) {
 		arriving = c.Hidden * e.device.Activations(e.dtype).Size()
 	}
 	block := e.model.CacheSpec(1, blockTokens).Bytes()
-	weights, workspace, exchange := e.model.Bytes(), e.model.WorkspaceBytes(z.tokens)+z.bytes(c, arriving), e.exchangeBytes(z.tokens)
+	weights, waiting := e.model.Offloaded(offloaded, e.job.Inference.Offload.Buffers)
+	workspace, exchange := e.model.WorkspaceBytes(z.tokens)+z.bytes(c, arriving), e.exchangeBytes(z.tokens)
 	left := e.room - weights - workspace - exchange
 	least := blocksFor(e.window) // whether a row has room must not depend on what memory the machine has free
 	all := int64(z.seqs) * int64(least)
@@ -114,6 +138,9 @@ func (e *Engine) plan() (stepSize, error) {
 	z.blocks = int(max(min(budget/block, all), 0))
 	arithmetic := fmt.Sprintf("weights %v, workspace of %d tokens %v, tokens of other ranks %v, of %v that the rank may take",
 		about(weights), z.tokens, about(workspace), about(exchange), about(e.room))
+	if waiting > 0 {
+		arithmetic = fmt.Sprintf("%d of %d layers, %v, wait in the host's memory; %s", offloaded, e.layersHere(), about(waiting), arithmetic)
+	}
 	if z.blocks < least {
 		return z, fmt.Errorf("%w: the KV cache gets %v, which holds %d tokens of %v each; one row of %d tokens needs %v (%s); raise --kv-memory, lower max_out_tokens, --max-seqs or --max-batch-tokens, or spread the model over more GPUs or hosts",
 			ErrRefused, about(max(budget, 0)), z.blocks*blockTokens, about(block/blockTokens), e.window,

@@ -21,7 +21,9 @@ func (r *run) describe() {
 	r.machine()
 	e.measure(r.record.AddTime)
 	spec := e.steps.cache.Spec()
-	r.record.SetMemory(e.model.Bytes(), spec.Bytes(), spec.Blocks)
+	weights, waiting := e.model.Offloaded(e.offloaded, e.job.Inference.Offload.Buffers)
+	r.record.SetMemory(weights, spec.Bytes(), spec.Blocks)
+	r.record.SetWaiting(waiting)
 	r.record.AddBytes(stats.WeightBytes, e.checkpoint.BytesRead())
 	var layers, experts, ep []int
 	for layer, m := range e.shape.MoE {
@@ -36,7 +38,11 @@ func (r *run) describe() {
 
 // machine tells the recorder what the rank runs on.
 func (r *run) machine() {
-	r.record.SetMachine(stats.Machine{Host: r.world.Host(), Device: r.engine.device.Name(), Peak: r.options.Ceilings})
+	peak := r.options.Ceilings
+	if r.engine.model != nil {
+		peak.Bus = r.engine.model.Brought().Rate
+	}
+	r.record.SetMachine(stats.Machine{Host: r.world.Host(), Device: r.engine.device.Name(), Peak: peak})
 }
 
 // count adds a step to the statistics.
@@ -87,6 +93,8 @@ func (e *Engine) account(took time.Duration, ran, done *batch, prompt, output in
 		contexts, reads := ran.load(e.shape.Bidirectional)
 		work := e.model.Work(ran.tokens(), contexts, reads, ran.scored+ran.drawn, e.steps.workspace.ExpertTokens())
 		s.FLOPs, s.Bytes, s.Device, s.Beside = work.FLOPs, work.Bytes, e.steps.device, e.steps.beside
+		brought := e.model.Brought().Bytes
+		s.Brought, e.brought = float64(brought-e.brought), brought
 	}
 	return s
 }

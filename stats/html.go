@@ -329,6 +329,9 @@ func (p *page) roofline() {
 				{"of the FLOP rate", percent(line.Compute) + ", " + quantity(k.FLOPs/k.Seconds, "FLOP/s a rank"), 100 * math.Min(line.Compute, 1)},
 				{"of the memory bandwidth", percent(line.Memory) + ", " + quantity(k.Bytes/k.Seconds, "B/s a rank"), 100 * math.Min(line.Memory, 1)},
 			}
+			if line.Bus > 0 {
+				r.Meters = append(r.Meters, meter{"of the bus to the GPU, for weights", percent(line.Bus) + ", " + quantity(k.Brought/k.Seconds, "B/s a rank"), 100 * math.Min(line.Bus, 1)})
+			}
 		}
 		p.Roofs = append(p.Roofs, r)
 	}
@@ -350,7 +353,7 @@ func (p *page) traffic() {
 		note string
 	}{
 		{"weights read", b.Weights, ""}, {"input read", b.Input, ""}, {"parts written", b.Output, ""},
-		{"exchanged between ranks", b.WireSent, ""},
+		{"exchanged between ranks", b.WireSent, ""}, {"weights brought to GPUs", int64(p.Prefill.Brought + p.Decode.Brought), ""},
 	} {
 		if x.n == 0 {
 			continue

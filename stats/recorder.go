@@ -68,6 +68,16 @@ func (r *Recorder) SetMemory(weights, kv int64, blocks int) {
 	r.snap.Weights, r.snap.KV, r.snap.KVBlocks = weights, kv, blocks
 }
 
+// SetWaiting tells the bytes of the rank's weights that wait in the host's memory.
+func (r *Recorder) SetWaiting(bytes int64) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.snap.Waiting = bytes
+}
+
 // SetLayers tells the model's MoE layers: their numbers in the model, their experts, and the ranks that share these.
 func (r *Recorder) SetLayers(layers, experts, ep []int) {
 	if r == nil {
@@ -117,6 +127,7 @@ type Step struct {
 	KVBlocks     int     // in use after it
 	FLOPs        float64 // that the model needs for these tokens
 	Bytes        float64 // of weights and KV that it has to touch for them
+	Brought      float64 // bytes of weights that came from the host's memory meanwhile
 }
 
 // AddStep counts a step and its time as Prefill or Decode.
@@ -134,8 +145,9 @@ func (r *Recorder) AddStep(s Step) {
 	seconds, peak := s.Duration.Seconds(), r.snap.Machine.Peak
 	work.add(Work{
 		Steps: 1, Seconds: seconds, PromptTokens: int64(s.PromptTokens), OutputTokens: int64(s.OutputTokens),
-		Rows: int64(s.Rows), MaxRows: s.Rows, FLOPs: s.FLOPs, Bytes: s.Bytes, Bound: peak.bound(s.FLOPs, s.Bytes),
-		ComputeBound: Ceilings{FLOPs: peak.FLOPs}.bound(s.FLOPs, 0), MemoryBound: Ceilings{Bytes: peak.Bytes}.bound(0, s.Bytes),
+		Rows: int64(s.Rows), MaxRows: s.Rows, FLOPs: s.FLOPs, Bytes: s.Bytes, Brought: s.Brought, Bound: peak.bound(s.FLOPs, s.Bytes, s.Brought),
+		ComputeBound: Ceilings{FLOPs: peak.FLOPs}.bound(s.FLOPs, 0, 0), MemoryBound: Ceilings{Bytes: peak.Bytes}.bound(0, s.Bytes, 0),
+		BusBound: Ceilings{Bus: peak.Bus}.bound(0, 0, s.Brought),
 	})
 	r.snap.KVPeak = max(r.snap.KVPeak, s.KVBlocks)
 	end := r.now().Sub(r.snap.Start).Seconds()

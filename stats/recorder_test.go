@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -45,7 +47,7 @@ func TestRecorder(t *testing.T) {
 	}
 	s := r.Snapshot()
 	want := Snapshot{
-		Rank: 3, Machine: Machine{Host: "a", Peak: Ceilings{100, 10}}, Start: time.Unix(1000, 0), Seconds: 8, Rows: 2,
+		Rank: 3, Machine: Machine{Host: "a", Peak: Ceilings{FLOPs: 100, Bytes: 10}}, Start: time.Unix(1000, 0), Seconds: 8, Rows: 2,
 		Bad:     []BadRows{{"empty", 5, []BadRow{{"f", 0, "empty", "empty"}, {"f", 1, "empty", "empty"}, {"f", 2, "empty", "empty"}}}},
 		Phases:  map[string]float64{"load": 2, "prefill": 4, "decode": 2, "attention": 1},
 		Prefill: Work{Steps: 1, Seconds: 4, PromptTokens: 30, OutputTokens: 2, Rows: 2, MaxRows: 2, FLOPs: 200, Bytes: 10, Bound: 2, ComputeBound: 2, MemoryBound: 1},
@@ -250,7 +252,7 @@ func TestRecorderFromManyGoroutines(t *testing.T) {
 
 func BenchmarkStep(b *testing.B) {
 	r := New(0)
-	r.SetMachine(Machine{Peak: Ceilings{1, 1}})
+	r.SetMachine(Machine{Peak: Ceilings{FLOPs: 1, Bytes: 1}})
 	for b.Loop() {
 		r.AddStep(Step{Duration: time.Millisecond, OutputTokens: 64, Rows: 64, KVBlocks: 3, FLOPs: 1e9, Bytes: 1e9})
 	}
@@ -269,5 +271,27 @@ func BenchmarkExperts(b *testing.B) {
 	tokens := make([]int32, 64)
 	for b.Loop() {
 		r.AddExperts(0, tokens, 64, 0)
+	}
+}
+
+// TestWeightsFromTheHost: bytes that a step brings over the bus bound its time, and the report shows the share of the bus.
+func TestWeightsFromTheHost(t *testing.T) {
+	r := newAt(0, func() time.Time { return time.Unix(1000, 0) })
+	r.SetMachine(Machine{Peak: Ceilings{FLOPs: 100, Bytes: 10, Bus: 2}})
+	r.SetWaiting(8)
+	r.AddStep(Step{Duration: 5 * time.Second, OutputTokens: 1, Rows: 1, FLOPs: 100, Bytes: 20, Brought: 8})
+	report := Merge(Job{}, []Snapshot{r.Snapshot()})
+	if line := (Roofline{0.8, 0.2, 0.4, 0.8}); report.Decode.Roofline == nil || *report.Decode.Roofline != line || report.Decode.Brought != 8 || report.Ranks[0].Waiting != 8 {
+		t.Errorf("%+v, %+v", report.Decode.Roofline, report.Ranks[0])
+	}
+	dir := t.TempDir()
+	if err := report.WriteFiles(dir); err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join(dir, "report.html"))
+	for _, want := range []string{"of the bus to the GPU, for weights", "80 %", "weights brought to GPUs"} {
+		if err != nil || !strings.Contains(string(page), want) {
+			t.Errorf("the report lacks %q; %v", want, err)
+		}
 	}
 }

@@ -108,11 +108,12 @@ type Rank struct {
 	Rows     int64              `json:"rows"`    // finished, without bad ones
 	Prompt   int64              `json:"prompt_tokens"`
 	Output   int64              `json:"output_tokens"`
-	Slots    int64              `json:"slots"`         // that its experts computed
-	Phases   map[string]float64 `json:"phases"`        // seconds
-	Read     int64              `json:"weights_read"`  // bytes of the checkpoint
-	Weights  int64              `json:"weight_memory"` // bytes held
-	KV       int64              `json:"kv_memory"`     // bytes held
+	Slots    int64              `json:"slots"`                     // that its experts computed
+	Phases   map[string]float64 `json:"phases"`                    // seconds
+	Read     int64              `json:"weights_read"`              // bytes of the checkpoint
+	Weights  int64              `json:"weight_memory"`             // bytes held
+	Waiting  int64              `json:"waiting_weights,omitempty"` // bytes in the host's memory, for a GPU
+	KV       int64              `json:"kv_memory"`                 // bytes held
 	KVBlocks int                `json:"kv_blocks"`
 	KVPeak   int                `json:"kv_peak"` // most blocks in use
 }
@@ -175,7 +176,7 @@ func (r *Report) add(s *Snapshot) {
 	rank := Rank{
 		Rank: s.Rank, Machine: s.Machine, Seconds: s.Seconds, Rows: s.Rows, Phases: s.Phases,
 		Prompt: s.Prefill.PromptTokens + s.Decode.PromptTokens, Output: s.Prefill.OutputTokens + s.Decode.OutputTokens,
-		Read: s.Bytes.Weights, Weights: s.Weights, KV: s.KV, KVBlocks: s.KVBlocks, KVPeak: s.KVPeak,
+		Read: s.Bytes.Weights, Weights: s.Weights, Waiting: s.Waiting, KV: s.KV, KVBlocks: s.KVBlocks, KVPeak: s.KVPeak,
 	}
 	for i := range s.Layers {
 		if i == len(r.Layers) {

@@ -65,7 +65,7 @@ func TestMerge(t *testing.T) {
 	if !slices.Equal(r.Phases, want) {
 		t.Errorf("phases %v, want %v", r.Phases, want)
 	}
-	if line := (Roofline{0.25, 2.0 / 12, 1.0 / 12}); r.Decode.Roofline == nil || *r.Decode.Roofline != line || r.Prefill.Roofline != nil {
+	if line := (Roofline{0.25, 2.0 / 12, 1.0 / 12, 0}); r.Decode.Roofline == nil || *r.Decode.Roofline != line || r.Prefill.Roofline != nil {
 		t.Errorf("rooflines %v and %v, want %v and none", r.Decode.Roofline, r.Prefill.Roofline, line)
 	}
 	for i, x := range r.Series.Slices {

@@ -2,17 +2,21 @@ package stats
 
 // Ceilings are what a rank's machine can do at most, measured there; 0 where nothing was measured.
 type Ceilings struct {
-	FLOPs float64 `json:"flops"` // floating-point operations a second, in the job's dtype
-	Bytes float64 `json:"bytes"` // bytes a second of its memory
+	FLOPs float64 `json:"flops"`         // floating-point operations a second, in the job's dtype
+	Bytes float64 `json:"bytes"`         // bytes a second of its memory
+	Bus   float64 `json:"bus,omitempty"` // bytes a second that come from the host's memory, where weights wait there
 }
 
 // bound is the least time that the work could have taken, in seconds.
-func (c Ceilings) bound(flops, bytes float64) (seconds float64) {
+func (c Ceilings) bound(flops, bytes, brought float64) (seconds float64) {
 	if c.FLOPs > 0 {
 		seconds = flops / c.FLOPs
 	}
 	if c.Bytes > 0 {
 		seconds = max(seconds, bytes/c.Bytes)
+	}
+	if c.Bus > 0 {
+		seconds = max(seconds, brought/c.Bus)
 	}
 	return seconds
 }
@@ -27,11 +31,13 @@ type Work struct {
 	MaxRows      int     `json:"max_rows"`
 	FLOPs        float64 `json:"flops"`
 	Bytes        float64 `json:"bytes"`
-	// Bound is the time that the ceilings allow for these steps, each by the tighter of the two; ComputeBound and
-	// MemoryBound what each ceiling alone allows. All are 0 without ceilings.
+	Brought      float64 `json:"bytes_brought,omitempty"` // of weights, from the host's memory
+	// Bound is the time that the ceilings allow for these steps, each by the tightest of them; ComputeBound,
+	// MemoryBound and BusBound what each ceiling alone allows. All are 0 without ceilings.
 	Bound        float64 `json:"bound"`
 	ComputeBound float64 `json:"compute_bound"`
 	MemoryBound  float64 `json:"memory_bound"`
+	BusBound     float64 `json:"bus_bound,omitempty"`
 }
 
 func (w *Work) add(o Work) {
@@ -46,13 +52,16 @@ func (w *Work) add(o Work) {
 	w.Bound += o.Bound
 	w.ComputeBound += o.ComputeBound
 	w.MemoryBound += o.MemoryBound
+	w.Brought += o.Brought
+	w.BusBound += o.BusBound
 }
 
 // Roofline is how near the work came to the ceilings, each from 0 to 1.
 type Roofline struct {
-	Fraction float64 `json:"fraction"` // of the tighter ceiling, step by step
-	Compute  float64 `json:"compute"`  // of the FLOP rate
-	Memory   float64 `json:"memory"`   // of the memory bandwidth
+	Fraction float64 `json:"fraction"`      // of the tighter ceiling, step by step
+	Compute  float64 `json:"compute"`       // of the FLOP rate
+	Memory   float64 `json:"memory"`        // of the memory bandwidth
+	Bus      float64 `json:"bus,omitempty"` // of the bandwidth from the host's memory, where weights wait there
 }
 
 // Roofline divides the bounds by the time taken; false where no ceiling was measured or no step was taken.
@@ -60,5 +69,5 @@ func (w Work) Roofline() (Roofline, bool) {
 	if w.Bound <= 0 || w.Seconds <= 0 {
 		return Roofline{}, false
 	}
-	return Roofline{w.Bound / w.Seconds, w.ComputeBound / w.Seconds, w.MemoryBound / w.Seconds}, true
+	return Roofline{w.Bound / w.Seconds, w.ComputeBound / w.Seconds, w.MemoryBound / w.Seconds, w.BusBound / w.Seconds}, true
 }

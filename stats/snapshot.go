@@ -20,8 +20,9 @@ type Snapshot struct {
 	Prefill  Work               `json:"prefill"`
 	Decode   Work               `json:"decode"`
 	Bytes    Bytes              `json:"bytes"`
-	Weights  int64              `json:"weight_memory"` // bytes held
-	KV       int64              `json:"kv_memory"`     // bytes held
+	Weights  int64              `json:"weight_memory"`             // bytes held
+	Waiting  int64              `json:"waiting_weights,omitempty"` // bytes in the host's memory, for a GPU
+	KV       int64              `json:"kv_memory"`                 // bytes held
 	KVBlocks int                `json:"kv_blocks"`
 	KVPeak   int                `json:"kv_peak"` // most blocks in use
 	Layers   []Layer            `json:"layers,omitempty"`

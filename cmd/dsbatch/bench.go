@@ -91,7 +91,7 @@ func benchEngineCommand() *cli.Command {
 	}
 	for _, f := range jobFlags(values) {
 		switch f.Names()[0] {
-		case "model", "tag", "device", "dtype", "threads", "max-batch-tokens", "max-seqs", "kv-memory", "reference", "ranks", "ep", "tp", "es":
+		case "model", "tag", "device", "dtype", "threads", "max-batch-tokens", "max-seqs", "kv-memory", "offload", "offload-layers", "reference", "ranks", "ep", "tp", "es":
 			flags = append(flags, f)
 		}
 	}
