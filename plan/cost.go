@@ -20,20 +20,23 @@ type Layout struct {
 	World, DP  int                // ranks, and replicas of the model among them
 	TP         int                // ranks that hold slices of the same tensors; 0: 1
 	Experts    []comm.ExpertRanks // for each number of experts that a layer has, the ranks that share them
-	Weights    int64              // bytes on a rank
+	Weights    int64              // bytes of a rank
+	Waiting    int64              // of these, bytes that come from the host's memory in every step
 	KV         int64              // bytes that a rank has for KV
 	TokenKV    int64              // bytes of KV that a token takes on a rank
 	Seqs       int                // most rows in flight in a replica
+	Tokens     int                // most tokens of a step
 	DType      kernels.DType      // of the weights
 	Activation int                // bytes of an activation
 }
 
-// Prediction bounds what a job can reach. Step is the longer of Memory and Compute, and Exchange on top.
+// Prediction bounds what a job can reach. Step is the longest of Memory, Compute and Bus, and Exchange on top.
 type Prediction struct {
 	InFlight         float64 // rows that a replica has in flight
 	Step             float64 // seconds of a decode step
 	Memory           float64 // seconds of a step to read weights and KV
 	Compute          float64 // seconds of a step to compute
+	Bus              float64 // seconds of a step to bring weights from the host's memory
 	Exchange         float64 // seconds of a step to send tokens to their experts and back, and to put slices together
 	PromptRate       float64 // prompt tokens a second, all ranks together
 	OutputRate       float64 // output tokens a second, all ranks together
@@ -46,7 +49,8 @@ var ErrFigures = errors.New("the machine's figures are not known")
 
 // Predict bounds the rate by a roofline. A decode step reads every weight of the rank once (with many rows in flight every
 // expert is some token's) and the KV of its rows, or computes, whichever takes longer; then it exchanges the tokens of each
-// MoE layer twice, and what tp peers hold slices of. Prompts compute and exchange. Nothing overlaps with the exchange.
+// MoE layer twice, and what tp peers hold slices of. Prompts compute and exchange. Nothing overlaps with the exchange. Weights that
+// wait in the host's memory come once a step, beside that: they bound steps of prompts, too, of as many tokens as a step has.
 //
 // Arithmetic of a token: 2 FLOPs for each active parameter, and 4·heads·dim·layers for each position that it attends to (a
 // product and a sum in q·kᵀ, and in the weighted sum of v; of latent attention as Config.PositionFLOPs has it). A prompt's token attends to half of the prompt on average, an
@@ -68,7 +72,10 @@ func Predict(c *model.Config, l Layout, m Machine, load Load) (Prediction, error
 	p.Memory = (float64(l.Weights) + p.InFlight*(load.Prompt+load.Output/2)*float64(l.TokenKV)) / m.Read
 	p.Compute = p.InFlight * perToken / sharing / flops
 	p.Exchange = exchange(c, l, m, p.InFlight) + together(c, l, m, p.InFlight, p.InFlight)
-	p.Step = max(p.Memory, p.Compute) + p.Exchange
+	if m.Bus > 0 {
+		p.Bus = float64(l.Waiting) / m.Bus
+	}
+	p.Step = max(p.Memory, p.Compute, p.Bus) + p.Exchange
 	if p.Step > 0 {
 		p.OutputRate = float64(l.DP) * p.InFlight / p.Step
 	}
@@ -78,9 +85,14 @@ func Predict(c *model.Config, l Layout, m Machine, load Load) (Prediction, error
 	}
 	promptFLOPs := 2*p.ActiveParameters + halves/2*load.Prompt*c.PositionFLOPs(c.Heads)*float64(c.Layers)
 	p.PromptRate = 1 / (promptFLOPs/(flops*float64(l.World)) + (exchange(c, l, m, 1)+together(c, l, m, 1, 0))/float64(l.DP))
-	p.Seconds = float64(load.Rows) * load.Prompt / p.PromptRate
+	prompts := float64(load.Rows) * load.Prompt
+	p.Seconds = prompts / p.PromptRate // and of decode steps: weights come once for prompts and outputs of a step
 	if load.Output > 0 && p.OutputRate > 0 {
 		p.Seconds += float64(load.Rows) * load.Output / p.OutputRate
+	}
+	if p.Bus > 0 {
+		p.PromptRate = min(p.PromptRate, float64(l.DP*l.Tokens)/p.Bus)
+		p.Seconds = max(p.Seconds, prompts/p.PromptRate)
 	}
 	return p, nil
 }

@@ -22,6 +22,7 @@ type Machine struct {
 	FLOPs map[kernels.DType]float64
 	Link  float64 // bytes a second to ranks of the same node
 	Wire  float64 // to other nodes
+	Bus   float64 // bytes a second from the host's memory to a GPU; 0: there is none between
 	GPU   bool
 	Node  int    // ranks on a node
 	From  string // where these figures are from
@@ -30,15 +31,15 @@ type Machine struct {
 const gib = 1 << 30
 
 // gpus are the data sheets' figures (SXM modules, dense), the links modelled: 300 GB/s useful of
-// NVLink, 50 GB/s a GPU between nodes. A GiB of each GPU is the driver's.
+// NVLink, 50 GB/s a GPU between nodes, 50 of 64 GB/s of PCIe 5 and half as much of PCIe 4. A GiB of each GPU is the driver's.
 var gpus = map[string]Machine{
-	"h100": sheet("h100", 79, 3.35e12, 67e12, 989e12, 1979e12, 300e9),
-	"h200": sheet("h200", 139, 4.8e12, 67e12, 989e12, 1979e12, 300e9),
-	"a100": sheet("a100", 79, 2.039e12, 19.5e12, 312e12, 624e12, 200e9),
+	"h100": sheet("h100", 79, 3.35e12, 67e12, 989e12, 1979e12, 300e9, 50e9),
+	"h200": sheet("h200", 139, 4.8e12, 67e12, 989e12, 1979e12, 300e9, 50e9),
+	"a100": sheet("a100", 79, 2.039e12, 19.5e12, 312e12, 624e12, 200e9, 25e9),
 }
 
-func sheet(name string, memory int64, read, f32, f16, i8, link float64) Machine {
-	return Machine{Name: name, Memory: (memory - 1) * gib, Read: read, Link: link, Wire: 50e9, GPU: true, Node: 8, From: "data sheet",
+func sheet(name string, memory int64, read, f32, f16, i8, link, bus float64) Machine {
+	return Machine{Name: name, Memory: (memory - 1) * gib, Read: read, Link: link, Wire: 50e9, Bus: bus, GPU: true, Node: 8, From: "data sheet",
 		FLOPs: map[kernels.DType]float64{kernels.F32: f32, kernels.BF16: f16, kernels.F16: f16, kernels.I8: i8}}
 }
 
@@ -51,8 +52,11 @@ func GPU(name string) (Machine, error) {
 }
 
 // Measured is the machine with what was measured on it, where weights are of type d, in place of what its data sheet
-// says; other types are then not known.
-func (m Machine) Measured(d kernels.DType, flops, read float64) Machine {
+// says; other types are then not known. bus 0 was not.
+func (m Machine) Measured(d kernels.DType, flops, read, bus float64) Machine {
 	m.From, m.Read, m.FLOPs = "measured", read, map[kernels.DType]float64{d: flops}
+	if bus > 0 {
+		m.Bus = bus
+	}
 	return m
 }

@@ -109,6 +109,17 @@ func TestPredict(t *testing.T) {
 	}
 	l.TP = 0
 
+	offloaded, bus := l, m
+	offloaded.Waiting, offloaded.Tokens, bus.Bus = 4000, 5, 100
+	p3, err := Predict(c, offloaded, bus, Load{Rows: 1e6, Prompt: 100, Output: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	near("bringing", p3.Bus, 4000/100.0)
+	near("a step that brings weights", p3.Step, p3.Bus+p3.Exchange) // which takes longer than to read them
+	near("prompts beside", p3.PromptRate, 4*5/p3.Bus)               // 5 tokens of each replica a step
+	near("time that brings weights", p3.Seconds, 1e8/p3.PromptRate)
+
 	if slower, err := Predict(c, l, Machine{Read: 1000, FLOPs: map[kernels.DType]float64{kernels.F32: 1}}, Load{Rows: 10, Prompt: 100, Output: 20}); err != nil ||
 		slower.Step != slower.Compute || slower.Compute <= slower.Memory {
 		t.Errorf("a slow processor does not bound the step: %+v, %v", slower, err)

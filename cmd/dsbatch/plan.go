@@ -93,6 +93,7 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 	tellLayout(c.App.Writer, x, machine, f)
 	l, fullest := planLayout(x, machine)
 	tellMemory(c.App.Writer, fullest)
+	tellWaiting(c.App.Writer, x, fullest, machine)
 	return predict(c, job, hosts, x, l, machine, f)
 }
 
@@ -118,6 +119,22 @@ func tellMemory(w io.Writer, fullest engine.RankForecast) {
 	about := func(n int64) string { return config.Bytes(n).About() }
 	fmt.Fprintf(w, "memory     of the fullest rank: weights %s, workspace %s for steps of %d tokens, tokens of other ranks %s, KV %s (%d tokens), of %s\n",
 		about(fullest.Weights), about(fullest.Workspace), fullest.Tokens, about(fullest.Exchange), about(fullest.KV), fullest.KV/max(1, fullest.TokenKV), about(fullest.Room))
+}
+
+// tellWaiting says what of the weights waits in the hosts' memory, and what a host needs for it.
+func tellWaiting(w io.Writer, x *engine.Forecast, fullest engine.RankForecast, machine plan.Machine) {
+	var most, here int64
+	for i := range x.Ranks {
+		if i%machine.Node == 0 {
+			here = 0
+		}
+		here += x.Ranks[i].Waiting
+		most = max(most, here)
+	}
+	if most > 0 {
+		fmt.Fprintf(w, "host       %d of the fullest rank's %d layers, %s, wait in its host's memory for their turn; those of all ranks of a host take %s of it, pinned\n",
+			fullest.Offloaded, fullest.Layers, config.Bytes(fullest.Waiting).About(), config.Bytes(most).About())
+	}
 }
 
 // predict prints rates and times of a layout, what other layouts would bring, and what all that assumes.
@@ -147,14 +164,22 @@ func predict(c *cli.Context, job *config.Job, hosts engine.Hosts, x *engine.Fore
 	}
 	fmt.Fprintf(w, "predicted  at best %s%.3g prompt tokens/s in all; %v for %d rows, loading left out\n", output, p.PromptRate, rounded(p.Seconds), load.Rows)
 	if load.Output > 0 {
-		fmt.Fprintf(w, "           a decode step of %.3g rows a replica takes %.3g ms: reading %.3g, or computing %.3g, and exchanging %.3g\n",
-			p.InFlight, 1e3*p.Step, 1e3*p.Memory, 1e3*p.Compute, 1e3*p.Exchange)
+		bringing := ""
+		if p.Bus > 0 {
+			bringing = fmt.Sprintf(", or bringing weights over the bus %.3g", 1e3*p.Bus)
+		}
+		fmt.Fprintf(w, "           a decode step of %.3g rows a replica takes %.3g ms: reading %.3g, or computing %.3g%s, and exchanging %.3g\n",
+			p.InFlight, 1e3*p.Step, 1e3*p.Memory, 1e3*p.Compute, bringing, 1e3*p.Exchange)
 	}
 	if err := tellOtherwise(c, job, hosts, x, machine, load, p.Seconds); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "assumed    a roofline of %s figures: %.3g GB/s, %.3g TFLOP/s; prompts of %.4g tokens on average, %s%s; even experts; all weights read every step\n",
-		machine.From, machine.Read/1e9, machine.FLOPs[x.DType]/1e12, load.Prompt, from, generated)
+	bus := ""
+	if p.Bus > 0 {
+		bus = fmt.Sprintf(", %.3g GB/s from the host's memory", machine.Bus/1e9)
+	}
+	fmt.Fprintf(w, "assumed    a roofline of %s figures: %.3g GB/s, %.3g TFLOP/s%s; prompts of %.4g tokens on average, %s%s; even experts; all weights read every step\n",
+		machine.From, machine.Read/1e9, machine.FLOPs[x.DType]/1e12, bus, load.Prompt, from, generated)
 	return nil
 }
 
@@ -166,11 +191,11 @@ func planLayout(x *engine.Forecast, machine plan.Machine) (plan.Layout, engine.R
 	}
 	fullest := x.Ranks[0]
 	for _, r := range x.Ranks {
-		if r.Weights > fullest.Weights {
+		if r.Model > fullest.Model {
 			fullest = r
 		}
 	}
-	l.Weights, l.KV, l.TokenKV, l.Seqs = fullest.Weights, fullest.KV, fullest.TokenKV, fullest.Seqs
+	l.Weights, l.Waiting, l.KV, l.TokenKV, l.Seqs, l.Tokens = fullest.Model, fullest.Waiting, fullest.KV, fullest.TokenKV, fullest.Seqs, fullest.Tokens
 	return l, fullest
 }
 
@@ -257,8 +282,11 @@ func measuredBy(output, gpu string, m plan.Machine, d kernels.DType) (plan.Machi
 		if i == 0 || x.Peak.Bytes < least.Bytes {
 			least.Bytes = x.Peak.Bytes
 		}
+		if i == 0 || x.Peak.Bus < least.Bus {
+			least.Bus = x.Peak.Bus
+		}
 	}
-	return m.Measured(d, least.FLOPs, least.Bytes), nil
+	return m.Measured(d, least.FLOPs, least.Bytes, least.Bus), nil
 }
 
 // writePlacement is plan --placement FILE from OUTPUT; without FILE it is OUTPUT/placement.json.

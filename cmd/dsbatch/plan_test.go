@@ -31,6 +31,12 @@ func TestPlan(t *testing.T) {
 		}
 	}
 	planned(t).want(t, done) // this host
+	e = planned(t, "--gpus", "12", "--gpu", "h100", "--offload", "cpu", "--offload-layers", "2").want(t, done)
+	for _, want := range []string{"host       2 of the fullest rank's 6 layers, ", " of it, pinned", "or bringing weights over the bus ", ", 50 GB/s from the host's memory"} {
+		if !strings.Contains(e.stdout, want) {
+			t.Errorf("no %q in\n%s", want, e.stdout)
+		}
+	}
 	scored := dsbatch(t, "plan", "--model", bundled, "--input", prompts, "--output", filepath.Join(t.TempDir(), "out"), "--task", "score", "--gpu", "h100").want(t, done)
 	if strings.Contains(scored.stdout, "output tokens") || strings.Contains(scored.stdout, "decode") || strings.Contains(scored.stdout, " 0s for") {
 		t.Errorf("scoring generates nothing, and takes its time:\n%s", scored.stdout)
