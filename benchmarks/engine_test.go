@@ -9,10 +9,13 @@ import (
 
 // TestEngineOfEveryFamily measures a tiny model of each, alone, with its experts over two ranks, and cut over two.
 func TestEngineOfEveryFamily(t *testing.T) {
-	for _, f := range []Family{OLMoE, Qwen3MoE, Llama, DSMoE} {
+	for _, f := range []Family{OLMoE, Qwen3MoE, Mixtral, DeepSeek, Llama, DSMoE} {
 		s := Shape{Family: f, Hidden: 32, Layers: 2, Heads: 4, Experts: 4, Active: 1, FFN: 48, Vocab: 96, Window: 64}
 		if f == Qwen3MoE {
 			s.KVHeads, s.HeadDim = 2, 12
+		}
+		if f == DeepSeek {
+			s.Dense, s.DenseFFN, s.Shared, s.Latent, s.Rotated, s.Plain, s.Value = 1, 40, 2, 16, 8, 12, 10
 		}
 		for _, c := range []struct{ ranks, tp int }{{1, 1}, {2, 1}, {2, 2}} {
 			ranks := c.ranks

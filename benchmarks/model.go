@@ -2,6 +2,7 @@ package benchmarks
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -18,8 +19,10 @@ type Family string
 const (
 	OLMoE    Family = "olmoe"
 	Qwen3MoE Family = "qwen3_moe"
-	Llama    Family = "llama"     // dense
-	DSMoE    Family = "deepspeed" // GPT with experts in every second layer, as DeepSpeed-MoE's models have them
+	Mixtral  Family = "mixtral"
+	DeepSeek Family = "deepseek_v2" // latent attention; experts after the first dense layers, beside shared ones
+	Llama    Family = "llama"       // dense
+	DSMoE    Family = "deepspeed"   // GPT with experts in every second layer, as DeepSpeed-MoE's models have them
 )
 
 // Shape is the shape of a random model.
@@ -27,6 +30,10 @@ type Shape struct {
 	Family                                                     Family // "": OLMoE
 	Hidden, Layers, Heads, Experts, Active, FFN, Vocab, Window int
 	KVHeads, HeadDim                                           int // 0: Heads, and Hidden over Heads
+
+	// Of DeepSeek alone: the first layers that have no experts, and their size; experts that see every token; columns of the
+	// latent; and of a head's values those that are rotated, those of its key that are not, and those of its value.
+	Dense, DenseFFN, Shared, Latent, Rotated, Plain, Value int
 }
 
 // DefaultShape has 502 million parameters, of which a token uses 167 million.
@@ -39,8 +46,11 @@ func Shapes() map[string]Shape {
 	return map[string]Shape{
 		"olmoe-1b-7b":   {Hidden: 2048, Layers: 16, Heads: 16, Experts: 64, Active: 8, FFN: 1024, Vocab: 50304, Window: 4096},
 		"qwen3-30b-a3b": {Family: Qwen3MoE, Hidden: 2048, Layers: 48, Heads: 32, KVHeads: 4, HeadDim: 128, Experts: 128, Active: 8, FFN: 768, Vocab: 151936, Window: 40960},
-		"llama-3-8b":    {Family: Llama, Hidden: 4096, Layers: 32, Heads: 32, KVHeads: 8, HeadDim: 128, FFN: 14336, Vocab: 128256, Window: 8192},
-		"ds-52b":        {Family: DSMoE, Hidden: 2048, Layers: 24, Heads: 16, Experts: 128, Active: 1, FFN: 8192, Vocab: 50304, Window: 2048},
+		"mixtral-8x7b":  {Family: Mixtral, Hidden: 4096, Layers: 32, Heads: 32, KVHeads: 8, Experts: 8, Active: 2, FFN: 14336, Vocab: 32000, Window: 32768},
+		"deepseek-v2-lite": {Family: DeepSeek, Hidden: 2048, Layers: 27, Heads: 16, Experts: 64, Active: 6, FFN: 1408, Vocab: 102400, Window: 32768,
+			Dense: 1, DenseFFN: 10944, Shared: 2, Latent: 512, Rotated: 64, Plain: 128, Value: 128},
+		"llama-3-8b": {Family: Llama, Hidden: 4096, Layers: 32, Heads: 32, KVHeads: 8, HeadDim: 128, FFN: 14336, Vocab: 128256, Window: 8192},
+		"ds-52b":     {Family: DSMoE, Hidden: 2048, Layers: 24, Heads: 16, Experts: 128, Active: 1, FFN: 8192, Vocab: 50304, Window: 2048},
 	}
 }
 
@@ -59,7 +69,12 @@ func (s Shape) headDim() int {
 }
 
 // hasExperts tells whether a layer has.
-func (s Shape) hasExperts(layer int) bool { return s.Family != DSMoE || layer%2 == 1 }
+func (s Shape) hasExperts(layer int) bool {
+	if s.Family == DSMoE {
+		return layer%2 == 1
+	}
+	return s.Family != Llama && layer >= s.Dense
+}
 
 // config is what stands beside the weights, as encoding/json reads it.
 func (s Shape) config() (map[string]any, error) {
@@ -74,6 +89,16 @@ func (s Shape) config() (map[string]any, error) {
 	case Qwen3MoE:
 		c["architectures"], c["model_type"] = []string{"Qwen3MoeForCausalLM"}, "qwen3_moe"
 		c["norm_topk_prob"], c["moe_intermediate_size"], c["intermediate_size"] = true, s.FFN, 4*s.Hidden
+	case Mixtral:
+		c["architectures"], c["model_type"] = []string{"MixtralForCausalLM"}, "mixtral"
+		c["num_local_experts"], c["intermediate_size"] = s.Experts, s.FFN
+	case DeepSeek:
+		c["architectures"], c["model_type"] = []string{"DeepseekV2ForCausalLM"}, "deepseek_v2"
+		c["kv_lora_rank"], c["q_lora_rank"], c["v_head_dim"] = s.Latent, nil, s.Value
+		c["qk_rope_head_dim"], c["qk_nope_head_dim"], c["head_dim"] = s.Rotated, s.Plain, s.Rotated
+		c["first_k_dense_replace"], c["intermediate_size"], c["moe_intermediate_size"] = s.Dense, s.DenseFFN, s.FFN
+		c["n_routed_experts"], c["n_shared_experts"], c["norm_topk_prob"] = s.Experts, s.Shared, false
+		c["scoring_func"], c["topk_method"], c["routed_scaling_factor"] = "softmax", "greedy", 1.0
 	case Llama:
 		c["architectures"], c["model_type"], c["intermediate_size"] = []string{"LlamaForCausalLM"}, "llama", s.FFN
 	case DSMoE:
@@ -160,39 +185,61 @@ func (s Shape) tensors() []tensor {
 		return s.deepspeedTensors()
 	}
 	all := []tensor{{"model.embed_tokens.weight", []int{s.Vocab, s.Hidden}}, {"model.norm.weight", []int{s.Hidden}}, {"lm_head.weight", []int{s.Vocab, s.Hidden}}}
-	heads, kv := s.Heads*s.headDim(), s.kvHeads()*s.headDim()
-	qNorm, kNorm := heads, kv
-	if s.Family == Qwen3MoE {
-		qNorm, kNorm = s.headDim(), s.headDim()
-	}
 	for l := range s.Layers {
 		layer := func(name string, shape ...int) {
 			all = append(all, tensor{fmt.Sprintf("model.layers.%d.%s.weight", l, name), shape})
 		}
 		layer("input_layernorm", s.Hidden)
 		layer("post_attention_layernorm", s.Hidden)
-		if s.Family != Llama {
-			layer("self_attn.q_norm", qNorm)
-			layer("self_attn.k_norm", kNorm)
+		s.attentionTensors(layer)
+		mlp := func(name string, ffn int, gate, up, down string) {
+			layer(name+"."+gate, ffn, s.Hidden)
+			layer(name+"."+up, ffn, s.Hidden)
+			layer(name+"."+down, s.Hidden, ffn)
 		}
-		layer("self_attn.q_proj", heads, s.Hidden)
-		layer("self_attn.k_proj", kv, s.Hidden)
-		layer("self_attn.v_proj", kv, s.Hidden)
-		layer("self_attn.o_proj", s.Hidden, heads)
-		if s.Family == Llama {
-			layer("mlp.gate_proj", s.FFN, s.Hidden)
-			layer("mlp.up_proj", s.FFN, s.Hidden)
-			layer("mlp.down_proj", s.Hidden, s.FFN)
+		if !s.hasExperts(l) {
+			mlp("mlp", cmp.Or(s.DenseFFN, s.FFN), "gate_proj", "up_proj", "down_proj")
 			continue
 		}
-		layer("mlp.gate", s.Experts, s.Hidden)
+		if s.Shared > 0 {
+			mlp("mlp.shared_experts", s.Shared*s.FFN, "gate_proj", "up_proj", "down_proj")
+		}
+		name, gate, up, down := "mlp", "gate_proj", "up_proj", "down_proj"
+		if s.Family == Mixtral {
+			name, gate, up, down = "block_sparse_moe", "w1", "w3", "w2"
+		}
+		layer(name+".gate", s.Experts, s.Hidden)
 		for e := range s.Experts {
-			layer(fmt.Sprintf("mlp.experts.%d.gate_proj", e), s.FFN, s.Hidden)
-			layer(fmt.Sprintf("mlp.experts.%d.up_proj", e), s.FFN, s.Hidden)
-			layer(fmt.Sprintf("mlp.experts.%d.down_proj", e), s.Hidden, s.FFN)
+			mlp(fmt.Sprintf("%s.experts.%d", name, e), s.FFN, gate, up, down)
 		}
 	}
 	return all
+}
+
+// attentionTensors are those of a layer's attention.
+func (s Shape) attentionTensors(layer func(name string, shape ...int)) {
+	if s.Family == DeepSeek {
+		layer("self_attn.q_proj", s.Heads*(s.Plain+s.Rotated), s.Hidden)
+		layer("self_attn.kv_a_proj_with_mqa", s.Latent+s.Rotated, s.Hidden)
+		layer("self_attn.kv_a_layernorm", s.Latent)
+		layer("self_attn.kv_b_proj", s.Heads*(s.Plain+s.Value), s.Latent)
+		layer("self_attn.o_proj", s.Hidden, s.Heads*s.Value)
+		return
+	}
+	heads, kv := s.Heads*s.headDim(), s.kvHeads()*s.headDim()
+	switch s.Family {
+	case Mixtral, Llama:
+	case Qwen3MoE:
+		layer("self_attn.q_norm", s.headDim())
+		layer("self_attn.k_norm", s.headDim())
+	default:
+		layer("self_attn.q_norm", heads)
+		layer("self_attn.k_norm", kv)
+	}
+	layer("self_attn.q_proj", heads, s.Hidden)
+	layer("self_attn.k_proj", kv, s.Hidden)
+	layer("self_attn.v_proj", kv, s.Hidden)
+	layer("self_attn.o_proj", s.Hidden, heads)
 }
 
 func (s Shape) deepspeedTensors() []tensor {
