@@ -195,16 +195,17 @@ func (b *bench) groupedExperts(g *Group, w kernels.DType, n int, offsets []int32
 
 func (b *bench) attention(g *Group) {
 	cases := []attentionCase{
-		{8, 512, 512, 16, 16, 64, kernels.BF16},
-		{8, 512, 512, 32, 8, 128, kernels.BF16},
-		{512, 1, 64, 6, 6, 32, kernels.BF16}, // the bundled model in a job
-		{64, 1, 512, 16, 16, 64, kernels.F32},
-		{64, 1, 512, 32, 8, 128, kernels.BF16},
-		{1, 1, 8192, 32, 8, 128, kernels.BF16},
+		{8, 512, 512, 16, 16, 64, kernels.BF16, 0},
+		{8, 512, 512, 32, 8, 128, kernels.BF16, 0},
+		{512, 1, 64, 6, 6, 32, kernels.BF16, 0}, // the bundled model in a job
+		{64, 1, 512, 16, 16, 64, kernels.F32, 0},
+		{64, 1, 512, 32, 8, 128, kernels.BF16, 0},
+		{1, 1, 8192, 32, 8, 128, kernels.BF16, 0},
+		{8, 1, 1024, 16, 1, 576, kernels.BF16, 512}, // DeepSeek-V2-Lite
 	}
 	for _, context := range []int{64, 512, 4096} {
 		for _, seqs := range []int{1, 8, 32, 128} {
-			cases = append(cases, attentionCase{seqs, 1, context, 16, 16, 64, kernels.BF16})
+			cases = append(cases, attentionCase{seqs, 1, context, 16, 16, 64, kernels.BF16, 0})
 		}
 	}
 	b.attentions(g, cases, kernels.F32)
@@ -214,6 +215,7 @@ func (b *bench) attention(g *Group) {
 type attentionCase struct {
 	seqs, tokens, context, heads, kvHeads, dim int
 	cache                                      kernels.DType
+	latent                                     int // values of a key that are its value; 0: keys and values are apart
 }
 
 // attentions measures attention whose products are bounded like those of products' type.
@@ -225,7 +227,7 @@ func (b *bench) attentions(g *Group, cases []attentionCase, products kernels.DTy
 		}
 		// A layer a call, in turn, so that no cache holds K and V from one call to the next.
 		spec := kernels.CacheSpec{DType: c.cache, Layers: 1, Blocks: c.seqs * c.context / block, BlockTokens: block,
-			KVHeads: c.kvHeads, HeadDim: c.dim}
+			KVHeads: c.kvHeads, HeadDim: c.dim, Latent: c.latent}
 		spec.Layers = int(coldBytes/spec.Bytes()) + 1
 		cache, err := b.device.NewCache(spec)
 		if err != nil {
@@ -233,14 +235,18 @@ func (b *bench) attentions(g *Group, cases []attentionCase, products kernels.DTy
 			return
 		}
 		kv := b.floats(c.context, c.kvHeads*c.dim)
+		values, how := kv, fmt.Sprintf("%d", c.dim)
+		if c.latent > 0 {
+			values, how = kernels.Tensor{}, fmt.Sprintf("%d, the values in the keys,", c.dim)
+		}
 		for seq := range c.seqs {
 			slots := b.each(c.context, func(i int) int32 { return int32(seq*c.context + i) })
 			for layer := range spec.Layers {
-				b.stream.Store(cache, layer, kv, kv, kv, kernels.Batch{Tokens: c.context, Slot: slots}, kernels.StoreSpec{})
+				b.stream.Store(cache, layer, kv, kv, values, kernels.Batch{Tokens: c.context, Slot: slots}, kernels.StoreSpec{})
 			}
 		}
 		n := c.seqs * c.tokens
-		q, out := b.floats(n, c.heads*c.dim), b.floats(n, c.heads*c.dim)
+		q, out := b.floats(n, c.heads*c.dim), b.floats(n, c.heads*spec.Values())
 		table := make([]int32, 0, spec.Blocks)
 		for _, i := range b.random.Perm(spec.Blocks) {
 			table = append(table, int32(i))
@@ -250,11 +256,11 @@ func (b *bench) attentions(g *Group, cases []attentionCase, products kernels.DTy
 			Position: b.each(n, func(i int) int32 { return int32(c.context - c.tokens + i%c.tokens) }),
 			Seq:      b.each(n, func(i int) int32 { return int32(i / c.tokens) }),
 			Start:    b.each(c.seqs+1, func(i int) int32 { return int32(i * c.tokens) })}
-		how := kernels.AttentionSpec{Heads: c.heads, KVHeads: c.kvHeads, HeadDim: c.dim, Scale: 0.1, Causal: true}
+		attention := kernels.AttentionSpec{Heads: c.heads, KVHeads: c.kvHeads, HeadDim: c.dim, Scale: 0.1, Causal: true}
 		pairs := float64(n) * (float64(c.context) - float64(c.tokens-1)/2) // of a token and a position it sees
-		b.op(g, fmt.Sprintf("%d×%d of %d, %d heads of %d over %d, %v", c.seqs, c.tokens, c.context, c.heads, c.dim, c.kvHeads, c.cache),
-			products, 4*pairs*float64(c.heads*c.dim), float64(spec.Bytes())/float64(spec.Layers), func(i int) {
-				b.stream.Attention(out, q, cache, i%spec.Layers, batch, how)
+		b.op(g, fmt.Sprintf("%d×%d of %d, %d heads of %s over %d, %v", c.seqs, c.tokens, c.context, c.heads, how, c.kvHeads, c.cache),
+			products, 2*pairs*float64(c.heads*(c.dim+spec.Values())), float64(spec.Bytes())/float64(spec.Layers), func(i int) {
+				b.stream.Attention(out, q, cache, i%spec.Layers, batch, attention)
 			})
 		cache.Free()
 		b.free()

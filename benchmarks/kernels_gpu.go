@@ -135,19 +135,27 @@ func (b *bench) gpuExperts(g *Group) {
 }
 
 func (b *bench) gpuAttention(g *Group) {
-	const dim = 128
+	const dim, key, latent = 128, 576, 512
 	b.attentions(g, []attentionCase{
-		{64, 1, 256, 16, 16, dim, kernels.BF16},
-		{256, 1, 1024, 16, 16, dim, kernels.BF16},
-		{64, 1, 1024, 32, 4, dim, kernels.BF16},
-		{512, 1, 1024, 32, 4, dim, kernels.BF16},
-		{1, 1, 32768, 32, 4, dim, kernels.BF16},
-		{1, 1, 32768, 32, 4, dim, kernels.F32},
-		{64, 128, 128, 16, 16, dim, kernels.BF16},
-		{16, 512, 512, 16, 16, dim, kernels.BF16},
-		{16, 512, 512, 32, 4, dim, kernels.BF16},
-		{4, 2048, 2048, 16, 16, dim, kernels.BF16},
-		{4, 2048, 2048, 32, 4, dim, kernels.BF16},
+		{64, 1, 256, 16, 16, dim, kernels.BF16, 0},
+		{256, 1, 1024, 16, 16, dim, kernels.BF16, 0},
+		{64, 1, 1024, 32, 4, dim, kernels.BF16, 0},
+		{512, 1, 1024, 32, 4, dim, kernels.BF16, 0},
+		{1, 1, 32768, 32, 4, dim, kernels.BF16, 0},
+		{1, 1, 32768, 32, 4, dim, kernels.F32, 0},
+		{64, 128, 128, 16, 16, dim, kernels.BF16, 0},
+		{16, 512, 512, 16, 16, dim, kernels.BF16, 0},
+		{16, 512, 512, 32, 4, dim, kernels.BF16, 0},
+		{4, 2048, 2048, 16, 16, dim, kernels.BF16, 0},
+		{4, 2048, 2048, 32, 4, dim, kernels.BF16, 0},
+		{64, 1, 1024, 16, 1, key, kernels.BF16, latent}, // DeepSeek-V2-Lite
+		{256, 1, 1024, 16, 1, key, kernels.BF16, latent},
+		{16, 512, 512, 16, 1, key, kernels.BF16, latent},
+		{2, 4096, 4096, 16, 1, key, kernels.BF16, latent},
+		{64, 1, 1024, 128, 1, key, kernels.BF16, latent}, // DeepSeek-V3
+		{64, 1, 4096, 128, 1, key, kernels.BF16, latent},
+		{4, 512, 512, 128, 1, key, kernels.BF16, latent},
+		{1, 4096, 4096, 128, 1, key, kernels.BF16, latent},
 	}, kernels.BF16)
 }
 

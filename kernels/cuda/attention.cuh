@@ -24,6 +24,7 @@ struct attention_args {
     int run;   // pieces that one of a token's blocks walks at most
     int parts; // blocks of a token
     int values; // with LATENT: of a key, its last ones
+    float* before; // of attention_latent.cu: sums of earlier pieces, of each block
     const float* slopes; // [heads], with ALIBI, which is causal
 #if defined(SINKS)
     const float* sinks; // [heads]

@@ -41,29 +41,56 @@ func (s *Stream) Attention(out, q kernels.Tensor, kv kernels.Cache, layer int, b
 	if !spec.Causal {
 		a.context = address(spec.Context)
 	}
-	p := program{file: "attention.cu", a: q.DType, b: c.spec.DType}
 	if !spec.Slopes.None() {
-		a.slopes, p.alibi = address(spec.Slopes), true
+		a.slopes = address(spec.Slopes)
 	}
 	if !spec.Sinks.None() {
-		a.sinks, p.sinks = address(spec.Sinks), true
+		a.sinks = address(spec.Sinks)
 	}
-	if c.spec.Latent > 0 {
-		a.values, p.latent = int32(c.spec.Latent), true
+	a.values = int32(c.spec.Latent)
+	p := attentionProgram(q.DType, c.spec.DType, spec.HeadDim, c.spec.Latent, !spec.Slopes.None(), !spec.Sinks.None())
+	if spec.Scale <= 0 {
+		p = attentionOfAnyProgram(p, c.spec.DType)
 	}
-	tensorCores := !p.latent && q.DType == c.spec.DType && q.DType != kernels.F32 && spec.Scale > 0 && spec.HeadDim%8 == 0
+	if p.file == latentFile {
+		s.latentOnTensorCores(a, p, b, spec)
+		return
+	}
 	for _, k := range attentionKernels {
 		if spec.HeadDim > k.dim || k.dim > mostValues && !p.latent {
 			continue
 		}
-		if tensorCores && k.prefill != "" {
-			s.attentionOnTensorCores(a, k, program{file: "attention_mma.cu", a: q.DType, alibi: p.alibi, sinks: p.sinks}, b, spec)
+		if p.file == attentionMMAFile {
+			s.attentionOnTensorCores(a, k, p, b, spec)
 		} else {
 			s.attentionOfAny(a, k, p, b, spec)
 		}
 		return
 	}
 	s.fail("%s: heads of %d values; %d is the most, %d where keys hold the values", op, spec.HeadDim, mostValues, attentionKernels[len(attentionKernels)-1].dim)
+}
+
+const attentionMMAFile = "attention_mma.cu"
+
+// attentionProgram is where such an attention is, with a scale above 0: on tensor cores for 16-bit types and some sizes of heads.
+func attentionProgram(act, cache kernels.DType, dim, latent int, alibi, sinks bool) program {
+	p := program{file: attentionMMAFile, a: act, alibi: alibi, sinks: sinks, latent: latent > 0}
+	const most = 128 // values of a head
+	switch {
+	case act != cache || act == kernels.F32:
+	case p.latent && dim == latentKey && latent == latentValue && !alibi && !sinks:
+		p.file = latentFile
+		return p
+	case !p.latent && dim%8 == 0 && dim <= most:
+		return p
+	}
+	return attentionOfAnyProgram(p, cache)
+}
+
+// attentionOfAnyProgram is p for any types and sizes.
+func attentionOfAnyProgram(p program, cache kernels.DType) program {
+	p.file, p.b = "attention.cu", cache
+	return p
 }
 
 // mostValues of a head can be where keys and values are apart.
@@ -75,7 +102,7 @@ type attentionArgs struct {
 	tokens, seqs, heads, kvHeads, dim, blockTokens, cacheBlocks, window int32
 	scale                                                               float32
 	op, slots, run, parts, values                                       int32
-	slopes, sinks                                                       handle
+	before, slopes, sinks                                               handle
 }
 
 // attentionOnTensorCores is a kernel for the sequences with several tokens in the step, and one for those with one, whose
@@ -101,7 +128,7 @@ func (s *Stream) attentionOnTensorCores(a attentionArgs, k attentionKernel, p pr
 		return // no token is alone
 	}
 	sixteens := ceilDiv(spec.Heads/spec.KVHeads, 16)
-	s.share(&a, k.dim, b.Seqs*spec.KVHeads*sixteens, b, spec)
+	s.share(&a, sharing{k.dim, b.Seqs * spec.KVHeads * sixteens, blocksAtOnce, longestRun}, b, spec)
 	key.name = k.decode
 	enqueue(s, opAttention, key, grid{x: b.Seqs, y: spec.KVHeads, z: sixteens * int(a.parts), threads: threads, shared: 2 * kv}, &a)
 	if a.parts > 1 {
@@ -114,7 +141,7 @@ func (s *Stream) attentionOnTensorCores(a attentionArgs, k attentionKernel, p pr
 func (s *Stream) attentionOfAny(a attentionArgs, k attentionKernel, p program, b kernels.Batch, spec kernels.AttentionSpec) {
 	a.run, a.parts = longestRun, 1
 	if b.Tokens == b.Seqs || b.Seqs > 1 {
-		s.share(&a, k.dim, b.Tokens*spec.Heads, b, spec)
+		s.share(&a, sharing{k.dim, b.Tokens * spec.Heads, blocksAtOnce, longestRun}, b, spec)
 	}
 	enqueue(s, opAttention, kernelKey{p, k.any}, grid{x: b.Tokens, y: spec.Heads, z: int(a.parts), threads: 128}, &a)
 	if a.parts > 1 {
@@ -122,12 +149,20 @@ func (s *Stream) attentionOfAny(a attentionArgs, k attentionKernel, p program, b
 	}
 }
 
+// sharing is how a context may be shared among blocks.
+type sharing struct {
+	values  int // of a head in a kernel's results
+	blocks  int // that there are in any case
+	atOnce  int // blocks that a multiprocessor has at work
+	longest int // pieces that a block walks at most while others may share the work
+}
+
 // share decides how many blocks a context is shared among, where so many would be needed to have one for each, and makes
 // room for their results.
-func (s *Stream) share(a *attentionArgs, dim, blocks int, b kernels.Batch, spec kernels.AttentionSpec) {
+func (s *Stream) share(a *attentionArgs, h sharing, b kernels.Batch, spec kernels.AttentionSpec) {
 	pieces := mostPieces(b, spec)
-	run := piecesOfBlock(pieces, pieces*blocks, s.dev.card.processors)
-	if slot := spec.Heads * (dim + 2) * 4; run < pieces && s.takePartials() {
+	run := h.piecesOfBlock(pieces, s.dev.card.processors)
+	if slot := spec.Heads * (h.values + 2) * 4; run < pieces && s.takePartials() {
 		a.partials, a.slots = s.partials.address, int32(partialBytes/slot)
 	} else {
 		run = pieces
@@ -137,7 +172,7 @@ func (s *Stream) share(a *attentionArgs, dim, blocks int, b kernels.Batch, spec 
 
 const (
 	pieceTokens  = 512      // of attention.cuh: changing it changes bits
-	longestRun   = 4        // pieces that one block walks while others may share the work
+	longestRun   = 4        // pieces, of heads of up to 512
 	partialBytes = 32 << 20 // for the pieces' results: those of a million tokens of context, with 32 heads of 128
 	blocksAtOnce = 3        // of a multiprocessor, that shared memory has room for
 )
@@ -151,10 +186,10 @@ func mostPieces(b kernels.Batch, spec kernels.AttentionSpec) int {
 	return max(seen, 1)
 }
 
-// piecesOfBlock is how many pieces of a context one block walks, where blocks would be needed for one each: as many as
-// all multiprocessors have at work at once, but so few pieces that one long context does not hold up a step.
-func piecesOfBlock(pieces, blocks, processors int) int {
-	return min(max(1, ceilDiv(blocks, blocksAtOnce*processors)), longestRun, pieces)
+// piecesOfBlock is how many of a context's pieces one block walks: so many that no more blocks are left than all multiprocessors
+// have at work at once, but so few that one long context does not hold up a step.
+func (h sharing) piecesOfBlock(pieces, processors int) int {
+	return min(max(1, ceilDiv(pieces*h.blocks, h.atOnce*processors)), h.longest, pieces)
 }
 
 // takePartials makes room for results of pieces, once. Without it a block walks a context alone, to the same bits.

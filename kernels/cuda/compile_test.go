@@ -43,6 +43,7 @@ func everyProgram() []program {
 			all = append(all, program{file: "peak.cu", a: a}, program{file: "sm90_peak.cu", a: a})
 			all = append(all, program{file: "attention_mma.cu", a: a}, program{file: "sm90_attention.cu", a: a},
 				program{file: "attention_mma.cu", a: a, alibi: true}, program{file: "sm90_attention.cu", a: a, alibi: true},
+				program{file: latentFile, a: a, latent: true},
 				program{file: "attention_mma.cu", a: a, sinks: true}, program{file: "sm90_attention.cu", a: a, sinks: true},
 				program{file: "sm90_gemm.cu", a: a, b: a, limit: 7}, program{file: "sm90_gemm_tiles.cu", a: a, b: a, limit: 7},
 				program{file: "gemm.cu", a: a, b: a, limit: 7}, program{file: "gemm.cu", a: a, b: kernels.I8, limit: 7},

@@ -81,6 +81,7 @@ type Device struct {
 	forced     struct { // in tests
 		tiling string // of 16-bit weights, whatever suits; "": what suits
 		width  int    // of the tiles of one that stays; 0: what suits
+		latent int    // rows of a tile of latent attention; 0: what suits
 		packed bool   // weights that could lie in rows are packed in pieces
 	}
 }

@@ -30,6 +30,7 @@ type Stream struct {
 	shares  map[handle]int // offsets of rows that came through a window, and of how many ranks
 
 	partials *memory // of attention over long contexts; nil until one comes
+	sums     *memory // of latent attention's earlier pieces; nil until it has any
 	tasks    *memory // counters for kernels whose blocks share out what is to be done; nil until one comes
 	room     *memory // of cuBLASLt's products; nil until one comes
 }
@@ -87,7 +88,7 @@ func (s *Stream) Close() error {
 			errs = append(errs, graphFree(s.dev.ctx, r.graph))
 		}
 	}
-	for _, m := range []*memory{s.partials, s.tasks, s.room} {
+	for _, m := range []*memory{s.partials, s.sums, s.tasks, s.room} {
 		if m != nil {
 			m.Free()
 		}

@@ -19,6 +19,8 @@ func invariantAttention(k *kit) error {
 		{heads: 4, kvHeads: 4, dim: 64, lengths: []int{600, 5, 130, 1, 513}, blockTokens: 16, bidirectional: true},
 		{heads: 4, kvHeads: 2, dim: 64, lengths: []int{130, 1, 77}, blockTokens: 16, alibi: true},
 		{heads: 19, kvHeads: 1, dim: 24, latent: 16, lengths: []int{80, 1, 67}, blockTokens: 16},
+		{heads: 16, kvHeads: 1, dim: 576, latent: 512, lengths: []int{70, 1, 18}, blockTokens: 16},
+		{heads: 70, kvHeads: 1, dim: 576, latent: 512, lengths: []int{13, 5}, blockTokens: 5},
 		{heads: 8, kvHeads: 1, dim: 64, lengths: []int{130, 1, 77}, blockTokens: 16, window: 50, sinks: true},
 	} {
 		for _, d := range []kernels.DType{kernels.F32, kernels.BF16} {
@@ -66,10 +68,12 @@ func invariantContext(k *kit) error {
 		{heads: 2, kvHeads: 2, dim: 64, lengths: []int{2053, 700, 5000}, blockTokens: 16, spread: 20},
 		{heads: 3, kvHeads: 3, dim: 64, lengths: []int{516, 1027, 3000}, blockTokens: 16, alibi: true},
 		{heads: 3, kvHeads: 1, dim: 40, latent: 32, lengths: []int{516, 1027}, blockTokens: 16},
+		{heads: 16, kvHeads: 1, dim: 576, latent: 512, lengths: []int{516, 1027, 37}, blockTokens: 16},
+		{heads: 34, kvHeads: 1, dim: 576, latent: 512, lengths: []int{1030, 5}, blockTokens: 16},
 		{heads: 4, kvHeads: 1, dim: 64, lengths: []int{516, 1027, 1600}, blockTokens: 16, sinks: true},
 	} {
 		for _, d := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16} {
-			if c.dim == 16 && d != kernels.BF16 { // the long one takes its time
+			if c.dim == 16 && d != kernels.BF16 || c.dim == 576 && d == kernels.F32 { // long and wide ones take their time
 				continue
 			}
 			if d == kernels.F16 && k.dev.Activations(d) != d { // then nor may its cache be
