@@ -88,7 +88,7 @@ func (e *Engine) openDevice(ctx context.Context) error {
 		}
 		if c, ok := e.device.(kernels.CompilingDevice); ok {
 			c.OnCompile(e.compile)
-			c.Prepare(e.dtype, storedType(e.checkpoint))
+			c.Prepare(e.shape.Made(e.dtype, storedType(e.checkpoint)))
 		}
 		free, _ := e.device.Memory()
 		e.room = free / int64(e.sharers)

@@ -198,19 +198,19 @@ func TestStagesOfCompiling(t *testing.T) {
 type compiles struct {
 	kernels.Device
 	begin    func(file string) (done func())
-	prepared [2]kernels.DType // what it was told of: weights, checkpoint
+	prepared kernels.Made // what it was told of
 }
 
 func newCompiles(d kernels.Device) kernels.Device { return &compiles{Device: d} }
 
 var kernelFiles = []string{"select.cu", "gemm.cu", "attention.cu", "sample.cu"}
 
-func (c *compiles) Prepare(w, from kernels.DType) { c.prepared = [2]kernels.DType{w, from} }
+func (c *compiles) Prepare(m kernels.Made) { c.prepared = m }
 
 func (c *compiles) OnCompile(begin func(file string) (done func())) { c.begin = begin }
 
 func (c *compiles) NewStream() (kernels.Stream, error) {
-	if c.prepared[0] == 0 || c.prepared[1] == 0 {
+	if c.prepared.Weights == 0 || c.prepared.Stored == 0 || c.prepared.HeadDim == 0 {
 		return nil, errors.New("nobody has told what will be needed")
 	}
 	for _, file := range kernelFiles {

@@ -204,6 +204,15 @@ func (r Rope) magnitude() float64 { return cmp.Or(r.Scaling.Magnitude, 1) }
 // activation is what MLPs do with their first linear op's result.
 func (c *Config) activation() kernels.Epilogue { return kernels.Epilogue{Act: c.Act, Limit: c.Limit} }
 
+// Made is what the model is made of for a device that compiles its kernels, with weights of type w that come as stored.
+func (c *Config) Made(w, stored kernels.DType) kernels.Made {
+	m := kernels.Made{Weights: w, Stored: stored, HeadDim: c.keyDim(), Latent: c.latentValues(), ALiBi: c.ALiBi, Sinks: c.Sinks}
+	if c.Act == kernels.ClampedSwiGLU {
+		m.Limit = c.Limit
+	}
+	return m
+}
+
 // scale is the factor of layer's attention scores.
 func (c *Config) scale(layer int) float32 {
 	if c.Scale != nil {

@@ -64,6 +64,14 @@ func (c *Config) valueDim() int {
 	return c.HeadDim
 }
 
+// latentValues are those of a key in the cache that are its value too; 0 where they are apart.
+func (c *Config) latentValues() int {
+	if c.Latent == nil {
+		return 0
+	}
+	return c.Latent.KV
+}
+
 // OutDim is the size of a head's result, which the output projection takes.
 func (c *Config) OutDim() int {
 	if c.Latent != nil {

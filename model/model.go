@@ -90,15 +90,7 @@ func (m *Model) CacheSpec(blocks, blockTokens int) kernels.CacheSpec {
 		layers = 1
 	}
 	return kernels.CacheSpec{DType: d, Layers: layers, Blocks: blocks, BlockTokens: blockTokens,
-		KVHeads: m.own().KV.Len(), HeadDim: m.Config.keyDim(), Latent: m.latentValues()}
-}
-
-// latentValues is CacheSpec's Latent.
-func (m *Model) latentValues() int {
-	if m.Config.Latent == nil {
-		return 0
-	}
-	return m.Config.Latent.KV
+		KVHeads: m.own().KV.Len(), HeadDim: m.Config.keyDim(), Latent: m.Config.latentValues()}
 }
 
 // Forward runs one step through the layers of the stage. On the last one it returns what Logits takes, the hidden states

@@ -201,11 +201,10 @@ func (d *Device) Activations(w kernels.DType) kernels.DType {
 	return w
 }
 
-// Prepare begins to compile, on all cores, what a model with weights of type w needs that come as
-// from.
-func (d *Device) Prepare(w, from kernels.DType) {
-	d.programs.prepare(d.needed(w, from))
-	if d.Activations(w).Size() == 2 && w.Size() == 2 {
+// Prepare begins to compile, on all cores, what such a model needs.
+func (d *Device) Prepare(m kernels.Made) {
+	d.programs.prepare(d.needed(m))
+	if w := m.Weights; d.Activations(w).Size() == 2 && w.Size() == 2 {
 		d.blas.begin()
 	}
 }

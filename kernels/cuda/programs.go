@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -241,34 +242,62 @@ func (p *programs) close(ctx handle) error {
 	return errors.Join(errs...)
 }
 
-// needed is the programs that a model needs whose weights of type w come from a checkpoint of type from, those that
-// take longest first. What is missing here is compiled when an op asks for it.
-func (d *Device) needed(w, from kernels.DType) []program {
-	act, f32 := d.Activations(w), kernels.F32
-	all := []program{{file: "gemm_f32.cu", a: f32, b: f32}, {file: "attention.cu", a: f32, b: f32}}
-	if act != f32 {
-		products, _ := d.gemmFor(act, w, 0)
-		all = []program{products, {file: "attention_mma.cu", a: act}, {file: "gemm_f32.cu", a: act, b: f32}}
-		if d.card.arch() == "sm_90a" {
-			all = append(all, program{file: "sm90_attention.cu", a: act})
+// needed is the programs that such a model needs, those that take longest first. What is missing here is compiled when an op
+// asks for it.
+func (d *Device) needed(m kernels.Made) []program {
+	w, from, f32 := m.Weights, m.Stored, kernels.F32
+	act := d.Activations(w)
+	var all []program
+	if act == f32 {
+		all = []program{{file: "gemm_f32.cu", a: f32, b: f32}}
+	} else {
+		few, _ := d.gemmFor(act, w, 0)
+		all = []program{few}
+		if few.file == sm90File {
+			many, fewInRows := few, few
+			many.file, fewInRows.rows = sm90StayingFile, true
+			manyInRows := many
+			manyInRows.rows = true
+			all = []program{many, manyInRows, few, fewInRows}
 		}
 	}
-	if few := all[0]; few.file == sm90File {
-		many, fewInRows := few, few
-		many.file, fewInRows.rows = sm90StayingFile, true
-		manyInRows := many
-		manyInRows.rows = true
-		all = append([]program{many, manyInRows, few, fewInRows}, all[1:]...)
+	if m.Limit > 0 { // of experts, whose weights never lie in rows
+		for _, g := range slices.Clone(all) {
+			if g.limit = m.Limit; !g.rows {
+				all = append(all, g)
+			}
+		}
+	}
+	all = append(all, d.attentionPrograms(m)...)
+	if act != f32 {
+		all = append(all, program{file: "gemm_f32.cu", a: act, b: f32})
+	}
+	if all[0].file == sm90StayingFile {
 		all = append(all, program{file: "trial.cu", a: act})
 	}
 	all = append(all, program{file: "sample.cu"}, program{file: "norm.cu", a: act}, program{file: "gate.cu"},
-		program{file: "pack.cu", a: w, b: from}, program{file: "combine.cu", a: act}, program{file: "rope.cu", a: act, b: act},
+		program{file: "pack.cu", a: w, b: from}, program{file: "combine.cu", a: act}, program{file: "rope.cu", a: act, b: act, latent: m.Latent > 0},
 		program{file: "select.cu"}, program{file: "score.cu"}, program{file: "embed.cu", a: act, b: from}, program{file: "routing.cu"})
 	if w != f32 { // gates are packed in float32
 		all = append(all, program{file: "pack.cu", a: f32, b: from})
 	}
 	if from != f32 { // norms are float32
 		all = append(all, program{file: "copy.cu", a: f32, b: from})
+	}
+	if m.Latent > 0 { // the part of the queries that is not rotated beside the other
+		all = append(all, program{file: "copy.cu", a: act, b: act})
+	}
+	return all
+}
+
+// attentionPrograms are those of a model's attention, whose cache is of its activations' type.
+func (d *Device) attentionPrograms(m kernels.Made) []program {
+	act := d.Activations(m.Weights)
+	p := attentionProgram(act, act, m.HeadDim, m.Latent, m.ALiBi, m.Sinks)
+	all := []program{p}
+	if p.file == attentionMMAFile && d.card.arch() == "sm_90a" {
+		p.file = "sm90_attention.cu"
+		all = append(all, p)
 	}
 	return all
 }

@@ -113,22 +113,73 @@ func TestNothingIsCompiledForAClosedDevice(t *testing.T) {
 	}
 }
 
-// TestPreparedPrograms: what is compiled ahead is what CI compiles, for all types and cards.
+// TestPreparedPrograms: what is compiled ahead is what CI compiles, for all types, kinds of attention and cards.
 func TestPreparedPrograms(t *testing.T) {
 	every := everyProgram()
+	kinds := []kernels.Made{{HeadDim: 128}, {HeadDim: 20}, {HeadDim: 256}, {HeadDim: 64, ALiBi: true}, {HeadDim: 64, Sinks: true, Limit: 7},
+		{HeadDim: 576, Latent: 512}, {HeadDim: 80, Latent: 64}}
 	for _, c := range []card{{major: 8}, {major: 9}} {
-		for _, w := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16, kernels.I8} {
-			for _, from := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16} {
-				seen := map[program]bool{}
-				for _, g := range (&Device{card: c}).needed(w, from) {
-					if !slices.Contains(every, g) {
-						t.Errorf("%v from %v on %s: %+v is compiled for nobody", w, from, c.arch(), g)
+		for _, m := range kinds {
+			for _, m.Weights = range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16, kernels.I8} {
+				for _, m.Stored = range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16} {
+					seen := map[program]bool{}
+					for _, g := range (&Device{card: c}).needed(m) {
+						if !slices.Contains(every, g) {
+							t.Errorf("%+v on %s: %+v is compiled for nobody", m, c.arch(), g)
+						}
+						if seen[g] {
+							t.Errorf("%+v: %+v stands twice", m, g)
+						}
+						seen[g] = true
 					}
-					if seen[g] {
-						t.Errorf("%v from %v: %+v stands twice", w, from, g)
-					}
-					seen[g] = true
 				}
+			}
+		}
+	}
+}
+
+// TestKindsOfAttentionAreCompiledAhead: what models with sinks (gpt-oss), latents (DeepSeek) and ALiBi (BLOOM) have of their own
+// is compiled before the first step, and nothing in its place that they do not need.
+func TestKindsOfAttentionAreCompiledAhead(t *testing.T) {
+	bf16, f32 := kernels.BF16, kernels.F32
+	for _, c := range []struct {
+		what         string
+		made         kernels.Made
+		card         card
+		want, others []program
+	}{
+		{"gpt-oss on Hopper", kernels.Made{Weights: bf16, Stored: bf16, HeadDim: 64, Sinks: true, Limit: 7}, card{major: 9}, []program{
+			{file: "attention_mma.cu", a: bf16, sinks: true}, {file: "sm90_attention.cu", a: bf16, sinks: true},
+			{file: "sm90_gemm.cu", a: bf16, b: bf16, limit: 7}, {file: "sm90_gemm_tiles.cu", a: bf16, b: bf16, limit: 7}, {file: "sm90_gemm.cu", a: bf16, b: bf16},
+		}, []program{{file: "attention_mma.cu", a: bf16}, {file: "sm90_attention.cu", a: bf16}}},
+		{"gpt-oss before Hopper", kernels.Made{Weights: bf16, Stored: bf16, HeadDim: 64, Sinks: true, Limit: 7}, card{major: 8}, []program{
+			{file: "attention_mma.cu", a: bf16, sinks: true}, {file: "gemm.cu", a: bf16, b: bf16, limit: 7}, {file: "gemm.cu", a: bf16, b: bf16},
+		}, []program{{file: "sm90_attention.cu", a: bf16, sinks: true}}},
+		{"DeepSeek-V2 on Hopper", kernels.Made{Weights: bf16, Stored: bf16, HeadDim: 576, Latent: 512}, card{major: 9}, []program{
+			{file: "attention_latent.cu", a: bf16, latent: true}, {file: "rope.cu", a: bf16, b: bf16, latent: true},
+		}, []program{{file: "attention_mma.cu", a: bf16}, {file: "sm90_attention.cu", a: bf16}, {file: "rope.cu", a: bf16, b: bf16}}},
+		{"DeepSeek-V2 in float32", kernels.Made{Weights: f32, Stored: bf16, HeadDim: 576, Latent: 512}, card{major: 9}, []program{
+			{file: "attention.cu", a: f32, b: f32, latent: true}, {file: "rope.cu", a: f32, b: f32, latent: true},
+		}, []program{{file: "attention_latent.cu", a: f32, latent: true}, {file: "attention.cu", a: f32, b: f32}}},
+		{"a latent of another size", kernels.Made{Weights: bf16, Stored: bf16, HeadDim: 80, Latent: 64}, card{major: 9}, []program{
+			{file: "attention.cu", a: bf16, b: bf16, latent: true},
+		}, []program{{file: "attention_latent.cu", a: bf16, latent: true}}},
+		{"BLOOM", kernels.Made{Weights: bf16, Stored: bf16, HeadDim: 128, ALiBi: true}, card{major: 8}, []program{
+			{file: "attention_mma.cu", a: bf16, alibi: true},
+		}, []program{{file: "attention_mma.cu", a: bf16}}},
+		{"GPT-J, whose heads have 256 values", kernels.Made{Weights: bf16, Stored: bf16, HeadDim: 256}, card{major: 9}, []program{
+			{file: "attention.cu", a: bf16, b: bf16},
+		}, []program{{file: "attention_mma.cu", a: bf16}, {file: "sm90_attention.cu", a: bf16}}},
+	} {
+		needed := (&Device{card: c.card}).needed(c.made)
+		for _, p := range c.want {
+			if !slices.Contains(needed, p) {
+				t.Errorf("%s: %+v is not compiled ahead", c.what, p)
+			}
+		}
+		for _, p := range c.others {
+			if slices.Contains(needed, p) {
+				t.Errorf("%s: %+v is compiled for nothing", c.what, p)
 			}
 		}
 	}
