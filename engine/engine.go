@@ -58,7 +58,6 @@ type Engine struct {
 	room       int64                      // bytes of the device's memory that this rank may take in all
 	sharers    int                        // ranks that share that memory
 	offloaded  int                        // layers of the rank whose weights wait in the host's memory
-	brought    int64                      // bytes of them, at the end of the last step that was accounted for
 	inMemory   bool                       // the weights are, where they belong
 	host       func() (free, total int64) // tests only
 	checkpoint *ckpt.Checkpoint

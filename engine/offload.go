@@ -23,12 +23,13 @@ const busTimes = 64
 // that of all layers.
 func (e *Engine) chooseOffload() (z stepSize, layers int, err error) {
 	from, to := e.model.Layers()
-	least, most := 0, to-from
+	least, most, all := 0, e.model.Large(), to-from
 	if n := e.job.OffloadLayers; n > 0 {
-		least, most = min(n, most), min(n, most)
+		all = min(n, all)
+		least, most = all, all
 	}
 	best := -1.0
-	for n := least; n <= most; n++ {
+	for n := least; n <= all && (n <= most || best < 0); n++ { // small layers only where nothing else fits
 		x, failed := e.planFor(n)
 		if failed != nil {
 			err = failed
@@ -43,7 +44,7 @@ func (e *Engine) chooseOffload() (z stepSize, layers int, err error) {
 	if best >= 0 {
 		return z, layers, nil
 	}
-	return z, most, err
+	return z, all, err
 }
 
 // busRate is the bytes a second that come from the host's memory, about.

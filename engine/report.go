@@ -93,8 +93,7 @@ func (e *Engine) account(took time.Duration, ran, done *batch, prompt, output in
 		contexts, reads := ran.load(e.shape.Bidirectional)
 		work := e.model.Work(ran.tokens(), contexts, reads, ran.scored+ran.drawn, e.steps.workspace.ExpertTokens())
 		s.FLOPs, s.Bytes, s.Device, s.Beside = work.FLOPs, work.Bytes, e.steps.device, e.steps.beside
-		brought := e.model.Brought().Bytes
-		s.Brought, e.brought = float64(brought-e.brought), brought
+		s.Brought = float64(e.steps.brought)
 	}
 	return s
 }

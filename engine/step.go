@@ -22,6 +22,7 @@ type stepper struct {
 	enter       func(section string) // nil: nobody measures
 	device      time.Duration        // that it had the last step: from when the host had handed it over until it was done
 	beside      time.Duration        // of that, what the host did meanwhile
+	brought     int64                // bytes of weights that it brought from the host's memory
 
 	ids, position, table, slot, seq, start, blocks kernels.Tensor
 	in                                             kernels.Tensor // [tokens, hidden] from the stage before
@@ -173,6 +174,8 @@ func (st *stepper) close() {
 // from the stage before; those for the next one are left in out, what was drawn and scored in the batch's answer.
 // While the device computes, the host does what is given as meanwhile.
 func (st *stepper) run(ctx context.Context, b *batch, most int, in []byte, meanwhile func()) error {
+	before := st.model.Brought().Bytes
+	defer func() { st.brought = st.model.Brought().Bytes - before }()
 	s := st.write(b, in)
 	s.Most = most
 	hidden, err := st.model.Forward(ctx, st.stream, s, st.workspace)

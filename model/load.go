@@ -34,7 +34,7 @@ type LoadOptions struct {
 	// Placement, where not nil, gives the places of a layer's experts that are spread over ranks, each of which holds an
 	// equal run of places, as this rank's tokens see them; nil: in order, each once. It changes no result.
 	Placement func(layer int) []shard.Place
-	// Offload is how many of the stage's layers have their linear weights in the host's memory, evenly apart: they come to the
+	// Offload is how many of the stage's layers have their linear weights in the host's memory: they come to the
 	// device when their turn comes, into so many Buffers (kernels.Ring; 0: kernels.LeastBuffers). It changes no result.
 	Offload, Buffers int
 	// Progress, where not nil, is called after each layer of the stage.
@@ -112,7 +112,8 @@ type loader struct {
 	held        []ckpt.Tensor     // whose bytes the weights at hand are packed from
 	packed      []kernels.Weights // of the layer at hand, and their bytes
 	packedBytes int64
-	groups      int // of the ring, so far
+	offloads    []bool // of the stage's layers, those that are
+	groups      int    // of the ring, so far
 	slicing     slicing
 	stage       stage
 	spread      map[int]part // by the number of experts of a layer

@@ -16,6 +16,7 @@ func (l *loader) newRing() (err error) {
 	if !can {
 		return fmt.Errorf("%s computes with weights in its own memory", l.device.Name())
 	}
+	l.offloads = offloaded(l.model.layerBytes, o.Offload)
 	l.model.ring, err = d.NewRing(buffersOf(o.Buffers))
 	return err
 }
@@ -24,7 +25,7 @@ func buffersOf(buffers int) int { return max(buffers, kernels.LeastBuffers) }
 
 // offload moves a layer that was just loaded to the host's memory, if it is one of those, and returns its group of the ring.
 func (l *loader) offload(layer int) (group int) {
-	if l.err != nil || l.model.ring == nil || !offloaded(layer-l.stage.From, l.stage.Len(), l.options.Offload) {
+	if l.err != nil || l.model.ring == nil || !l.offloads[layer-l.stage.From] {
 		return -1
 	}
 	l.err = l.model.ring.Hold(fmt.Sprintf("layer %d", layer), l.packed)
@@ -32,18 +33,45 @@ func (l *loader) offload(layer int) (group int) {
 	return l.groups - 1
 }
 
-// offloaded tells whether a layer is one of so many that are offloaded, evenly apart: what computes between them is time for
-// the bus.
-func offloaded(layer, layers, offload int) bool {
-	return (layer+1)*offload/layers > layer*offload/layers
+// offloaded tells which of the layers here are offloaded, if so many are: large ones, of half of the largest's bytes at least, and
+// small ones only beside all of these, since a buffer that a small layer is in is no room for a large one. Of either kind those
+// that lie evenly apart: what computes between them is time for the bus.
+func offloaded(bytes []int64, count int) []bool {
+	is := make([]bool, len(bytes))
+	for _, kind := range [][]int{large(bytes, true), large(bytes, false)} {
+		n := min(count, len(kind))
+		for i, layer := range kind {
+			is[layer] = (i+1)*n/len(kind) > i*n/len(kind)
+		}
+		count -= n
+	}
+	return is
 }
+
+// large are the layers of half of the largest's bytes at least, or the others.
+func large(bytes []int64, are bool) (layers []int) {
+	var most int64
+	for _, n := range bytes {
+		most = max(most, n)
+	}
+	for i, n := range bytes {
+		if (2*n >= most) == are {
+			layers = append(layers, i)
+		}
+	}
+	return layers
+}
+
+// Large is how many of the layers here are worth offloading before any other.
+func (m *Model) Large() int { return len(large(m.layerBytes, true)) }
 
 // Offloaded is the bytes of the weights on the device and on the host, if so many of the layers here are offloaded, through so
 // many buffers (0: the least). A surveyed model tells it without the padding of tiles.
 func (m *Model) Offloaded(layers, buffers int) (device, host int64) {
 	var largest int64
+	is := offloaded(m.layerBytes, layers)
 	for i, n := range m.layerBytes {
-		if offloaded(i, len(m.layerBytes), layers) {
+		if is[i] {
 			host, largest = host+n, max(largest, n)
 		}
 	}
