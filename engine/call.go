@@ -116,6 +116,9 @@ func (e *Engine) stepThrough(ctx, world context.Context, shared bool) error {
 		if e.place.leads() {
 			prompt, output = e.advance(done.pieces, func(*sequence) {})
 		}
+		if e.observer.Experts != nil && ran != nil && ran.tokens() > 0 {
+			e.observer.Experts(e.steps.workspace.ExpertTokens(), e.steps.workspace.ExpertRows())
+		}
 		if e.observer.Step != nil {
 			now := time.Now()
 			e.observer.Step(e.account(now.Sub(begin), ran, done, prompt, output))

@@ -19,6 +19,9 @@ type Observer struct {
 	// Section is called for each part of a step (attention, experts and so on), where the device's ops are done when
 	// they return.
 	Section func(stats.Phase, time.Duration)
+	// Experts is called before Step with the choices [layers with experts][experts] of the rank's tokens, and the rows
+	// [layers] that its experts computed. They are overwritten by the next step.
+	Experts func(choices [][]int32, rows []int)
 }
 
 // Observe has o told of the steps from now on.

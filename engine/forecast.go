@@ -41,6 +41,22 @@ type RankForecast struct {
 	Tokens, Seqs                     int   // most of a step
 }
 
+// Planned is what a prediction of the rate needs of a forecast on such a machine, and the rank with the most weights.
+func (f *Forecast) Planned(machine plan.Machine) (plan.Layout, RankForecast) {
+	l := plan.Layout{World: len(f.Ranks), DP: f.Layout.DP, TP: f.Layout.TP, Experts: f.Layout.Experts, DType: f.DType, Activation: 2}
+	if !machine.GPU || f.DType == kernels.F32 {
+		l.Activation = 4
+	}
+	fullest := f.Ranks[0]
+	for _, r := range f.Ranks {
+		if r.Model > fullest.Model {
+			fullest = r
+		}
+	}
+	l.Weights, l.Waiting, l.KV, l.TokenKV, l.Seqs, l.Tokens = fullest.Model, fullest.Waiting, fullest.KV, fullest.TokenKV, fullest.Seqs, fullest.Tokens
+	return l, fullest
+}
+
 // Hosts is what a job is foreseen on.
 type Hosts struct {
 	Ranks   int

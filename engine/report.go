@@ -157,16 +157,22 @@ func (l *loop) ceilings() {
 // measureAfter is when a job is long enough for its ceilings to be measured.
 const measureAfter = 30 * time.Second
 
+// Traffic is what this rank has exchanged with others since the engine was opened.
+func (e *Engine) Traffic() comm.Traffic {
+	traffic := e.model.Traffic(e.steps.workspace)
+	for _, x := range e.exchanges {
+		traffic = traffic.Plus(x.Rows.Traffic())
+	}
+	return traffic
+}
+
 // report gathers the ranks' statistics and writes stats.json and report.html, also when the job ends early.
 func (r *run) report(ctx context.Context, ended error) error {
 	var lost *comm.RankError
 	if ended != nil && !errors.Is(ended, ErrStopped) && !errors.As(ended, &lost) && r.loop.failed == nil {
 		return nil // the ranks no longer answer each other
 	}
-	traffic := r.engine.model.Traffic(r.engine.steps.workspace)
-	for _, x := range r.engine.exchanges {
-		traffic = traffic.Plus(x.Rows.Traffic())
-	}
+	traffic := r.engine.Traffic()
 	r.record.AddBytes(stats.WireUseful, traffic.Bytes)
 	r.record.AddBytes(stats.WireSent, traffic.Sent)
 	r.record.AddBytes(stats.OutputBytes, r.writer.Written())

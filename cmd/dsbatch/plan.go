@@ -91,7 +91,7 @@ func foresee(c *cli.Context, job *config.Job, f planFlags) error {
 		}
 	}
 	tellLayout(c.App.Writer, x, machine, f)
-	l, fullest := planLayout(x, machine)
+	l, fullest := x.Planned(machine)
 	tellMemory(c.App.Writer, fullest)
 	tellWaiting(c.App.Writer, x, fullest, machine)
 	return predict(c, job, hosts, x, l, machine, f)
@@ -183,22 +183,6 @@ func predict(c *cli.Context, job *config.Job, hosts engine.Hosts, x *engine.Fore
 	return nil
 }
 
-// planLayout is what a prediction needs of a forecast, and the rank with the most weights.
-func planLayout(x *engine.Forecast, machine plan.Machine) (plan.Layout, engine.RankForecast) {
-	l := plan.Layout{World: len(x.Ranks), DP: x.Layout.DP, TP: x.Layout.TP, Experts: x.Layout.Experts, DType: x.DType, Activation: 2}
-	if !machine.GPU || x.DType == kernels.F32 {
-		l.Activation = 4
-	}
-	fullest := x.Ranks[0]
-	for _, r := range x.Ranks {
-		if r.Model > fullest.Model {
-			fullest = r
-		}
-	}
-	l.Weights, l.Waiting, l.KV, l.TokenKV, l.Seqs, l.Tokens = fullest.Model, fullest.Waiting, fullest.KV, fullest.TokenKV, fullest.Seqs, fullest.Tokens
-	return l, fullest
-}
-
 // tellOtherwise says, where experts are replicated, what slicing them would give, and the other way round.
 func tellOtherwise(c *cli.Context, job *config.Job, hosts engine.Hosts, x *engine.Forecast, machine plan.Machine, load plan.Load, seconds float64) error {
 	other := engine.Otherwise(job, x.Layout)
@@ -216,7 +200,7 @@ func tellOtherwise(c *cli.Context, job *config.Job, hosts engine.Hosts, x *engin
 	} else if err != nil {
 		return nil // as with an output that was begun so
 	}
-	l, fullest := planLayout(y, machine)
+	l, fullest := y.Planned(machine)
 	p, err := plan.Predict(&y.Config, l, machine, load)
 	if err != nil {
 		return err
