@@ -34,6 +34,10 @@ type Shape struct {
 	// Of DeepSeek alone: the first layers that have no experts, and their size; experts that see every token; columns of the
 	// latent; and of a head's values those that are rotated, those of its key that are not, and those of its value.
 	Dense, DenseFFN, Shared, Latent, Rotated, Plain, Value int
+
+	// Residual makes a PR-MoE of a DSMoE: a dense branch beside the experts, and half as many experts in all layers that
+	// have some but the last two.
+	Residual bool
 }
 
 // DefaultShape has 502 million parameters, of which a token uses 167 million.
@@ -51,6 +55,8 @@ func Shapes() map[string]Shape {
 			Dense: 1, DenseFFN: 10944, Shared: 2, Latent: 512, Rotated: 64, Plain: 128, Value: 128},
 		"llama-3-8b": {Family: Llama, Hidden: 4096, Layers: 32, Heads: 32, KVHeads: 8, HeadDim: 128, FFN: 14336, Vocab: 128256, Window: 8192},
 		"ds-52b":     {Family: DSMoE, Hidden: 2048, Layers: 24, Heads: 16, Experts: 128, Active: 1, FFN: 8192, Vocab: 50304, Window: 2048},
+		"ds-13b":     {Family: DSMoE, Hidden: 1024, Layers: 24, Heads: 16, Experts: 128, Active: 1, FFN: 4096, Vocab: 50304, Window: 2048},
+		"ds-107b":    {Family: DSMoE, Hidden: 3584, Layers: 16, Heads: 28, Experts: 128, Active: 1, FFN: 14336, Vocab: 50304, Window: 2048},
 	}
 }
 
@@ -68,12 +74,15 @@ func (s Shape) headDim() int {
 	return s.HeadDim
 }
 
-// hasExperts tells whether a layer has.
-func (s Shape) hasExperts(layer int) bool {
-	if s.Family == DSMoE {
-		return layer%2 == 1
+// expertsOf is how many experts a layer has; 0: it is dense.
+func (s Shape) expertsOf(layer int) int {
+	switch {
+	case s.Family == Llama, s.Family == DSMoE && layer%2 == 0, layer < s.Dense:
+		return 0
+	case s.Residual && layer < s.Layers-4:
+		return s.Experts / 2
 	}
-	return s.Family != Llama && layer >= s.Dense
+	return s.Experts
 }
 
 // config is what stands beside the weights, as encoding/json reads it.
@@ -104,14 +113,18 @@ func (s Shape) config() (map[string]any, error) {
 	case DSMoE:
 		var at, experts []int
 		for l := range s.Layers {
-			if s.hasExperts(l) {
-				at, experts = append(at, l), append(experts, s.Experts)
+			if n := s.expertsOf(l); n > 0 {
+				at, experts = append(at, l), append(experts, n)
 			}
+		}
+		kind := "standard"
+		if s.Residual {
+			kind = "residual"
 		}
 		c = map[string]any{
 			"architecture": "megatron-deepspeed-gpt-moe", "num_layers": s.Layers, "hidden_size": s.Hidden, "num_attention_heads": s.Heads,
 			"ffn_hidden_size": s.FFN, "max_position_embeddings": s.Window, "vocab_size": s.Vocab, "padded_vocab_size": s.Vocab,
-			"moe_layers": at, "experts_per_moe_layer": experts, "mlp_type": "standard", "topk": s.Active, "activation": "gelu_tanh",
+			"moe_layers": at, "experts_per_moe_layer": experts, "mlp_type": kind, "topk": s.Active, "activation": "gelu_tanh",
 		}
 	default:
 		c["architectures"], c["model_type"] = []string{"OlmoeForCausalLM"}, "olmoe"
@@ -127,6 +140,15 @@ func (s Shape) config() (map[string]any, error) {
 
 // RandomModel writes a model of random bf16 weights as a Hugging Face folder, without a tokenizer. Memory: one tensor.
 func RandomModel(folder string, s Shape, seed uint64) error {
+	if err := s.writeConfig(folder); err != nil {
+		return err
+	}
+	return writeSafetensors(filepath.Join(folder, weightsFile), s.tensors(), seed)
+}
+
+const weightsFile = "model.safetensors"
+
+func (s Shape) writeConfig(folder string) error {
 	config, err := s.config()
 	if err != nil {
 		return err
@@ -135,10 +157,24 @@ func RandomModel(folder string, s Shape, seed uint64) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(folder, "config.json"), text, 0o644); err != nil {
+	return os.WriteFile(filepath.Join(folder, "config.json"), text, 0o644)
+}
+
+// HollowModel writes a model whose weights are a hole in a file: all that a plan looks at, in some hundred kilobytes of
+// a disk whatever the model's size.
+func HollowModel(folder string, s Shape) (err error) {
+	if err := s.writeConfig(folder); err != nil {
 		return err
 	}
-	return writeSafetensors(filepath.Join(folder, "model.safetensors"), s.tensors(), seed)
+	header, bytes, err := safetensorsHeader(s.tensors())
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(folder, weightsFile)
+	if err := os.WriteFile(path, header, 0o644); err != nil {
+		return err
+	}
+	return os.Truncate(path, int64(len(header))+bytes)
 }
 
 // tensor is a tensor to be invented: a vector of ones (a norm's) or zeros (a bias), or a matrix of noise.
@@ -197,7 +233,7 @@ func (s Shape) tensors() []tensor {
 			layer(name+"."+up, ffn, s.Hidden)
 			layer(name+"."+down, s.Hidden, ffn)
 		}
-		if !s.hasExperts(l) {
+		if s.expertsOf(l) == 0 {
 			mlp("mlp", cmp.Or(s.DenseFFN, s.FFN), "gate_proj", "up_proj", "down_proj")
 			continue
 		}
@@ -255,14 +291,19 @@ func (s Shape) deepspeedTensors() []tensor {
 		both(layer+"post_attention_layernorm", s.Hidden)
 		both(layer+"attention.query_key_value", 3*s.Hidden, s.Hidden)
 		both(layer+"attention.dense", s.Hidden, s.Hidden)
-		if !s.hasExperts(l) {
+		if s.expertsOf(l) == 0 {
 			both(layer+"mlp.dense_h_to_4h", s.FFN, s.Hidden)
 			both(layer+"mlp.dense_4h_to_h", s.Hidden, s.FFN)
 			continue
 		}
+		if s.Residual {
+			both(layer+"mlp.mlp.dense_h_to_4h", s.FFN, s.Hidden)
+			both(layer+"mlp.mlp.dense_4h_to_h", s.Hidden, s.FFN)
+			both(layer+"mlp.coefficient", 2, s.Hidden)
+		}
 		moe := layer + "mlp.deepspeed_moe."
-		all = append(all, tensor{moe + "gate.wg.weight", []int{s.Experts, s.Hidden}})
-		for e := range s.Experts {
+		all = append(all, tensor{moe + "gate.wg.weight", []int{s.expertsOf(l), s.Hidden}})
+		for e := range s.expertsOf(l) {
 			expert := fmt.Sprintf("%sexperts.deepspeed_experts.%d.", moe, e)
 			both(expert+"dense_h_to_4h", s.FFN, s.Hidden)
 			both(expert+"dense_4h_to_h", s.Hidden, s.FFN)
@@ -271,24 +312,33 @@ func (s Shape) deepspeedTensors() []tensor {
 	return all
 }
 
-func writeSafetensors(path string, tensors []tensor, seed uint64) (err error) {
+// safetensorsHeader is what precedes the tensors, and the bytes of them.
+func safetensorsHeader(tensors []tensor) (header []byte, bytes int64, err error) {
 	type entry struct {
 		DType   string   `json:"dtype"`
 		Shape   []int    `json:"shape"`
 		Offsets [2]int64 `json:"data_offsets"`
 	}
-	header, at := map[string]entry{}, int64(0)
+	entries := map[string]entry{}
 	for _, t := range tensors {
-		end := at + 2*int64(t.values())
-		header[t.name] = entry{"BF16", t.shape, [2]int64{at, end}}
-		at = end
+		end := bytes + 2*int64(t.values())
+		entries[t.name] = entry{"BF16", t.shape, [2]int64{bytes, end}}
+		bytes = end
 	}
-	text, err := json.Marshal(header)
+	text, err := json.Marshal(entries)
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
 	for len(text)%8 != 0 { // tensors are to lie aligned
 		text = append(text, ' ')
+	}
+	return append(binary.LittleEndian.AppendUint64(nil, uint64(len(text))), text...), bytes, nil
+}
+
+func writeSafetensors(path string, tensors []tensor, seed uint64) (err error) {
+	header, _, err := safetensorsHeader(tensors)
+	if err != nil {
+		return err
 	}
 	file, err := os.Create(path)
 	if err != nil {
@@ -300,7 +350,7 @@ func writeSafetensors(path string, tensors []tensor, seed uint64) (err error) {
 		}
 	}()
 	w := bufio.NewWriterSize(file, 1<<20)
-	if _, err := w.Write(append(binary.LittleEndian.AppendUint64(nil, uint64(len(text))), text...)); err != nil {
+	if _, err := w.Write(header); err != nil {
 		return err
 	}
 	r := rand.New(rand.NewPCG(seed, 0))

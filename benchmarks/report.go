@@ -1,5 +1,5 @@
 // Package benchmarks measures what dsbatch reaches on the machine at hand, beside what that machine can do at most: its
-// ops (Kernels), the engine on a model (Engine), the files (IO). It reproduces every figure that results/ publishes.
+// ops (Kernels), the engine on a model (Engine), the files (IO), and what is drawn of all that (Figures). It reproduces every figure that results/ publishes.
 //
 // A figure is one measured number with its bound, a round one timed repetition, a ceiling the rate that no op of this
 // machine exceeds. Machines are noisy: a ceiling is looked at beside each round, a fraction compares the two, and what is
@@ -46,6 +46,8 @@ type Figure struct {
 	By       string  `json:"bound_by,omitempty"`
 	Fraction float64 `json:"fraction,omitempty"`
 	Bytes    float64 `json:"bytes_per_second,omitempty"` // that the work touches at least, where both rates are of interest
+	// Rounds are the values of the rounds, in their order, where there were some.
+	Rounds []float64 `json:"rounds,omitempty"`
 }
 
 // round is one timed repetition: its seconds, and those that the ceiling named by allowed for it then; 0: none is known.
@@ -63,7 +65,7 @@ func rate(name, unit string, work float64, all ...round) Figure {
 			shares, bounds = append(shares, r.least/r.seconds), append(bounds, work/r.least)
 		}
 	}
-	f := Figure{Name: name, Unit: unit}
+	f := Figure{Name: name, Unit: unit, Rounds: rates}
 	f.Worst, f.Value, f.Best = spread(rates)
 	f.Seconds = work / f.Value
 	if len(shares) > 0 {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// A chart is SVG that stretches to any width, with its labels in HTML beside it, so that text keeps its size.
+// A chart of the report is SVG that stretches to any width, with its labels in HTML beside it, so that text keeps its size.
 
 // tick is a label at a place from 0 to 100 percent.
 type tick struct {

@@ -95,7 +95,7 @@ func (r *Report) writeHTML(w io.Writer) error {
 		}
 	}
 	t, err := template.New("report").Funcs(template.FuncMap{
-		"count": count, "span": span, "size": size, "times": times, "percent": percent, "short": short, "words": strings.Fields,
+		"count": count, "span": span, "size": size, "times": times, "percent": percent, "short": short, "words": strings.Fields, "palette": Palette,
 		"pct": func(x float64) template.CSS { return template.CSS(fmt.Sprintf("%.3f%%", x)) },
 	}).Parse(reportTemplate)
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -60,9 +59,6 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	return app
 }
 
-// notYet are the commands of commands that are promised and not built.
-var notYet = map[string][]string{"dsbatch bench": {"figures"}}
-
 // choose is what a command that only holds others does: it shows its help, and refuses a name that is none of theirs.
 func choose(path string, commands []*cli.Command, help func(*cli.Context) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
@@ -73,9 +69,6 @@ func choose(path string, commands []*cli.Command, help func(*cli.Context) error)
 		var known []string
 		for _, k := range commands {
 			known = append(known, k.Name)
-		}
-		if slices.Contains(notYet[path], name) {
-			return usageErrorf("%s %s is not built yet; %s --help lists what is", path, name, path)
 		}
 		return usageErrorf("%q is no command of %s%s", name, path, didYouMean(path, name, known))
 	}

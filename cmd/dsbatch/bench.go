@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,7 +26,7 @@ func benchCommand() *cli.Command {
 	return &cli.Command{
 		Name: "bench", Usage: "measure this machine and what dsbatch reaches of it",
 		Subcommands: []*cli.Command{benchKernelsCommand(), benchEngineCommand(), benchIOCommand(), benchCommCommand(),
-			benchScalingCommand()},
+			benchScalingCommand(), benchFiguresCommand()},
 	}
 }
 
@@ -106,7 +109,7 @@ func benchEngineCommand() *cli.Command {
 					return err
 				}
 			}
-			if o.Decode, err = parseRows(c, "decode"); err != nil {
+			if o.Decode, err = parseCounts(c, "decode", "numbers of rows, as 1,8,32"); err != nil {
 				return err
 			}
 			if o.Job, _, err = config.Load(values); err != nil {
@@ -163,16 +166,16 @@ func parseBatches(c *cli.Context, flag string) (batches []benchmarks.Batch, err 
 	return batches, nil
 }
 
-// parseRows reads a list such as 1,8.
-func parseRows(c *cli.Context, flag string) (rows []int, err error) {
+// parseCounts reads a list such as 1,8 of what is named.
+func parseCounts(c *cli.Context, flag, what string) (counts []int, err error) {
 	for _, text := range strings.FieldsFunc(c.String(flag), isComma) {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 {
-			return nil, usageErrorf("--%s %q: give numbers of rows, as 1,8,32", flag, text)
+			return nil, usageErrorf("--%s %q: give %s", flag, text, what)
 		}
-		rows = append(rows, n)
+		counts = append(counts, n)
 	}
-	return rows, nil
+	return counts, nil
 }
 
 func isComma(r rune) bool { return r == ',' }
@@ -276,6 +279,84 @@ func benchScalingCommand() *cli.Command {
 			return printBench(c, r)
 		},
 	}
+}
+
+func benchFiguresCommand() *cli.Command {
+	var o benchmarks.FiguresOptions
+	var output, from, only, ranks string
+	return &cli.Command{
+		Name: "figures", Usage: "the figures of DeepSpeed-MoE's inference tutorial on this machine, and the planner's for more GPUs, as pictures and tables",
+		Description: "Measures one MoE model by plain operations and by fused kernels on more and more ranks (inference), a standard MoE and a PR-MoE (prmoe), " +
+			"and whole jobs (scaling); what is not here the planner predicts (modelled). Writes figures.json (all rounds), a picture (SVG) a figure and figures.html.\n\n" +
+			"EXIT STATUS\n0 written; 64 bad usage; 66 no such file; 78 no GPU where one is asked for.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "output", Destination: &output, Usage: "`FOLDER` to write to: a new one, or that of an earlier run (default with --from: where that file lies)"},
+			&cli.StringFlag{Name: "only", Destination: &only, Usage: "`NAME`,… of the figures " + strings.Join(benchmarks.FigureNames(), ", ") + " (default: all)"},
+			&cli.StringFlag{Name: "shape", Destination: &o.Shape, Value: benchmarks.FigureShapes()[0], Usage: "`MODEL` of random weights: " + strings.Join(benchmarks.FigureShapes(), ", ")},
+			&cli.StringFlag{Name: "ranks", Destination: &ranks, Usage: "`N`,… ranks, of a core or a GPU each (default: 1, 2, 4 and 8, as far as the machine goes)"},
+			&cli.StringFlag{Name: "device", Destination: &o.Device, Usage: "`cpu|cuda` (default: cuda where a GPU is found)"},
+			&cli.IntFlag{Name: "rounds", Destination: &o.Rounds, Value: 3, Usage: "repetitions `N`"},
+			&cli.StringFlag{Name: "from", Destination: &from, Usage: "draw again what a figures.json `FILE` holds, without measuring"},
+		},
+		Action: func(c *cli.Context) (err error) {
+			if from != "" {
+				for _, flag := range []string{"only", "shape", "ranks", "device", "rounds"} {
+					if c.IsSet(flag) {
+						return usageErrorf("--%s is of measuring, and --from draws what was measured; leave one of them out", flag)
+					}
+				}
+				set, err := benchmarks.ReadFigures(from)
+				if err != nil {
+					return err
+				}
+				return writeFigures(c, set, cmp.Or(output, filepath.Dir(from)))
+			}
+			if output == "" {
+				return usageErrorf("dsbatch bench figures wants --output, the folder to write to")
+			}
+			if kind, size := mpi.Launched(); kind != "" && size != 1 {
+				return usageErrorf("bench figures starts its ranks itself; leave out %s", kind)
+			}
+			if err := counts(c, "rounds"); err != nil {
+				return err
+			}
+			if o.Ranks, err = parseCounts(c, "ranks", "numbers of ranks, as 1,2,4"); err != nil {
+				return err
+			}
+			o.Only = strings.FieldsFunc(only, isComma)
+			if o.Program, err = os.Executable(); err != nil {
+				return err
+			}
+			if err := o.Check(); err != nil {
+				return err
+			}
+			if err := benchmarks.PrepareFigures(output); err != nil {
+				return err
+			}
+			o.Progress = func(text string) { fmt.Fprintln(c.App.ErrWriter, text) }
+			set, err := benchmarks.Figures(c.Context, o)
+			if err != nil {
+				return err
+			}
+			set.Command, set.Version = strings.Join(os.Args, " "), "dsbatch "+version
+			return writeFigures(c, set, output)
+		},
+	}
+}
+
+// writeFigures writes what was measured, and says where.
+func writeFigures(c *cli.Context, set *benchmarks.FigureSet, folder string) error {
+	if err := benchmarks.PrepareFigures(folder); err != nil {
+		return err
+	}
+	if err := set.Write(folder); err != nil {
+		return err
+	}
+	for _, why := range set.LeftOut {
+		fmt.Fprintf(c.App.Writer, "left out: %s\n", why)
+	}
+	_, err := fmt.Fprintf(c.App.Writer, "figures are drawn in %s\n", filepath.Join(folder, "figures.html"))
+	return err
 }
 
 func newReport(device string) *benchmarks.Report {

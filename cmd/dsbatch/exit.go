@@ -6,6 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/dsbatch/dsbatch/benchmarks"
 	"github.com/dsbatch/dsbatch/ckpt"
 	"github.com/dsbatch/dsbatch/comm"
 	"github.com/dsbatch/dsbatch/config"
@@ -39,6 +40,7 @@ func statusOf(err error) int {
 	var setting *config.Error
 	var size *comm.SizeError
 	var mismatch *results.MismatchError
+	var figures *benchmarks.FiguresError
 	switch {
 	case err == nil:
 		return statusDone
@@ -46,7 +48,7 @@ func statusOf(err error) int {
 		return statusBadRows
 	case errors.Is(err, engine.ErrStopped), errors.Is(err, errAsked):
 		return statusStopped
-	case errors.As(err, &usage), errors.As(err, &help):
+	case errors.As(err, &usage), errors.As(err, &help), errors.As(err, &figures):
 		return statusUsage
 	case errors.As(err, &setting) && setting.File == "" && !errors.Is(err, engine.ErrRefused):
 		return statusUsage

@@ -23,7 +23,10 @@ func TestMisspelt(t *testing.T) {
 	}{
 		{"a command", badUsage, []string{"rnu"}, []string{`"rnu"`, "run?"}},
 		{"a command of a command", badUsage, []string{"ckpt", "inspct"}, []string{`"inspct"`, "inspect?"}},
-		{"a measurement that is to come", badUsage, []string{"bench", "figures"}, []string{"not built yet"}},
+		{"figures with nowhere to write them", badUsage, []string{"bench", "figures"}, []string{"wants --output"}},
+		{"an unknown figure", badUsage, []string{"bench", "figures", "--output", "x", "--only", "infrence"}, []string{"--only infrence", "prmoe"}},
+		{"figures of no machine", badUsage, []string{"bench", "figures", "--output", "x", "--device", "cpu", "--ranks", "1,70000"}, []string{"--ranks 70000", "use 1 to"}},
+		{"to measure what is drawn again", badUsage, []string{"bench", "figures", "--from", "figures.json", "--rounds", "2"}, []string{"--rounds is of measuring"}},
 		{"no ranks to measure", badUsage, []string{"bench", "comm", "--ranks", "0"}, []string{"--ranks 0", "at least 1"}},
 		{"what to measure", badUsage, []string{"bench", "kernls"}, []string{`"kernls"`, "kernels?"}},
 		{"a flag of run", badUsage, job(out(), "--temprature", "1"), []string{"--temprature", "--temperature?"}},
