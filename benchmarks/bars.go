@@ -144,7 +144,6 @@ type rankRound struct {
 // run measures some rounds of a setup.
 func (f *figures) run(ctx context.Context, s *setup, rounds int) error {
 	if f.weights[s.shape] == nil {
-		clear(f.weights) // a model at a time
 		w, err := NewWeights("random", s.shape, 1)
 		if err != nil {
 			return err

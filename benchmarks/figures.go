@@ -304,7 +304,7 @@ func (f *figures) scaling(ctx context.Context) (Plate, error) {
 }
 
 // scalingRows are those of a rank of the figure's jobs, of a second or two.
-const scalingRows = 96
+const scalingRows = 48
 
 // scaled adds the bars of jobs on n ranks.
 func (p *Plate) scaled(n int, figures []Figure) {

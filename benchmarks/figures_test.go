@@ -154,7 +154,7 @@ func textsOf(t *testing.T, path string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	var texts []string
 	for d := xml.NewDecoder(f); ; {
 		token, err := d.Token()
