@@ -47,7 +47,7 @@ const (
 )
 
 var figureModels = []figureModel{
-	{"small", smallSays, Shape{Family: DSMoE, Hidden: 128, Layers: 12, Heads: 4, Experts: 128, Active: 1, FFN: 512, Vocab: 3144, Window: 256}, 8, 32, 8, 8},
+	{"small", smallSays, Shape{Family: DSMoE, Hidden: 128, Layers: 12, Heads: 4, Experts: 128, Active: 1, FFN: 512, Vocab: 3144, Window: 256}, 8, 16, 8, 8},
 	{"13b", "350M+MoE-128, " + largeSays, Shapes()["ds-13b"], 8, 256, 128, 32},
 	{"52b", "1.3B+MoE-128, " + largeSays, Shapes()["ds-52b"], 8, 256, 128, 32},
 	{"107b", "2.4B+MoE-128, " + largeSays, Shapes()["ds-107b"], 8, 256, 128, 32},
