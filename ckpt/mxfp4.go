@@ -1,17 +1,16 @@
 package ckpt
 
 import (
-	"encoding/binary"
-	"math"
 	"slices"
-	"sync"
+
+	"github.com/dsbatch/dsbatch/kernels"
 )
 
 // Weights in MXFP4 (OCP Microscaling Formats 1.0) lie in a checkpoint as blocks U8 [outputs, inputs/32, 16], a byte two
 // numbers of 4 bits, the lower half before the upper one, and scales U8 [outputs, inputs/32]: weight = number · 2^(scale − 127),
 // a scale of 255 being NaN. They are presented as one tensor [outputs, inputs] of type BF16, which holds each such product
 // exactly, but for those beyond its range, which are infinite.
-const mxfp4Inputs = 32 // that share a scale
+const mxfp4Inputs = kernels.MXFP4Inputs
 
 // inMXFP4 tells whether the facts say so of a model.
 func (c *Checkpoint) inMXFP4() bool {
@@ -65,43 +64,33 @@ func (q mxfp4) numbers() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	pairs, rows, groups := mxfp4Pairs(), q.blocks.Shape[0], q.blocks.Shape[1]
-	row := make([]byte, groups*mxfp4Inputs*2)
-	shown := row[2*q.from : 2*q.to]
-	y := make([]byte, 0, rows*int64(len(shown)))
-	for range rows {
-		at := row
-		for _, scale := range scales[:groups] {
-			of := &pairs[scale]
-			for _, two := range blocks[:mxfp4Inputs/2] {
-				binary.LittleEndian.PutUint32(at, of[two])
-				at = at[4:]
-			}
-			blocks = blocks[mxfp4Inputs/2:]
-		}
-		scales = scales[groups:]
-		y = append(y, shown...)
-	}
+	rows, width := q.blocks.Shape[0], q.blocks.Shape[1]*mxfp4Inputs
+	y := kernels.Matrix{DType: kernels.MXFP4, Rows: int(rows), Cols: int(width), Data: blocks, Scales: scales}.Widened().Data
 	q.release()
-	return y, nil
+	shown := q.to - q.from
+	if shown == width {
+		return y, nil
+	}
+	for r := range rows { // what is shown of a row, moved to the front
+		copy(y[r*shown*2:(r+1)*shown*2], y[(r*width+q.from)*2:(r*width+q.to)*2])
+	}
+	return y[:rows*shown*2], nil
 }
 
-// mxfp4Pairs is what each byte stands for under each scale: two numbers in bfloat16, the first one below.
-var mxfp4Pairs = sync.OnceValue(func() *[256][256]uint32 {
-	var pairs [256][256]uint32
-	for scale := range pairs {
-		var number [16]uint32
-		for code := range number {
-			magnitude := [8]float64{0, 0.5, 1, 1.5, 2, 3, 4, 6}[code&7] // 1 bit of sign, 2 of exponent, 1 of fraction
-			v := float32(math.Ldexp(magnitude, scale-127))              // exact, or infinite
-			if scale == 255 {
-				v = float32(math.NaN())
-			}
-			number[code] = math.Float32bits(v)>>16 | uint32(code>>3)<<15
-		}
-		for two := range pairs[scale] {
-			pairs[scale][two] = number[two>>4]<<16 | number[two&15]
-		}
+// InMXFP4 tells whether a tensor is stored so; it reads as BF16.
+func (t Tensor) InMXFP4() bool {
+	_, is := t.coded.(*mxfp4)
+	return is
+}
+
+// MXFP4 is the blocks [outputs, inputs/32, 16] and the scales [outputs, inputs/32] that a tensor lies in; false where it is stored
+// otherwise, or was cut inside a group of inputs that share a scale.
+func (t Tensor) MXFP4() (blocks, scales Tensor, ok bool) {
+	q, ok := t.coded.(*mxfp4)
+	if !ok || q.from != 0 || q.to != q.blocks.Shape[1]*mxfp4Inputs {
+		return t, t, false
 	}
-	return &pairs
-})
+	blocks, scales = q.blocks, q.scales
+	blocks.Name, scales.Name = t.Name, t.Name+" (scales)"
+	return blocks, scales, true
+}

@@ -377,7 +377,7 @@ func (d planned) Activations(w kernels.DType) kernels.DType {
 	switch {
 	case !d.gpu:
 		return d.Device.Activations(w)
-	case w == kernels.I8:
+	case w == kernels.I8, w == kernels.MXFP4:
 		return kernels.BF16
 	}
 	return w

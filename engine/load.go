@@ -322,6 +322,9 @@ func (e *Engine) ranks() (*comm.Layout, error) {
 func (e *Engine) loadOptions() model.LoadOptions {
 	o := model.LoadOptions{DType: e.dtype, Stage: e.place.stage, Stages: e.place.stages, Progress: e.loaded, Experts: e.exchange,
 		Offload: e.offloaded, Buffers: e.job.Inference.Offload.Buffers,
+		Widened: func(what, why string) {
+			slog.Info("weights in MXFP4 take the memory of bf16", "first", what, "because", why)
+		},
 		Placement: func(layer int) []shard.Place { return e.places[layer] }}
 	if e.place.ranks > 1 {
 		o.TP = e.groups.TP

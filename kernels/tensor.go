@@ -5,16 +5,17 @@ import "fmt"
 // DType is the type of a tensor's elements.
 type DType uint8
 
-// The element types. I8 stands for weights only; I32 for ids, positions, offsets and tables.
+// The element types. I8 and MXFP4 (mxfp4.go) stand for weights only; I32 for ids, positions, offsets and tables.
 const (
 	F32 DType = iota + 1
 	BF16
 	F16
 	I8
 	I32
+	MXFP4
 )
 
-// Size is the number of bytes of an element.
+// Size is the number of bytes of an element; 0 of MXFP4, which has less than one.
 func (d DType) Size() int {
 	switch d {
 	case F32, I32:
@@ -30,7 +31,7 @@ func (d DType) Size() int {
 // IsFloat tells whether activations may have the type.
 func (d DType) IsFloat() bool { return d == F32 || d == BF16 || d == F16 }
 
-// String is the name that users write and read: fp32, bf16, fp16, int8, int32.
+// String is the name that users write and read: fp32, bf16, fp16, int8, int32, mxfp4.
 func (d DType) String() string {
 	switch d {
 	case F32:
@@ -43,6 +44,8 @@ func (d DType) String() string {
 		return "int8"
 	case I32:
 		return "int32"
+	case MXFP4:
+		return "mxfp4"
 	}
 	return fmt.Sprintf("dtype(%d)", uint8(d))
 }

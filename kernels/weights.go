@@ -8,12 +8,16 @@ type Matrix struct {
 	Rows  int
 	Cols  int
 	Data  []byte // Rows*Cols*DType.Size() bytes
+	// Scales of MXFP4 [Rows, Cols/32], a byte each; Data is then [Rows, Cols/2], a byte two inputs, the first one below.
+	Scales []byte
 }
 
 // WeightSpec describes the weights of one linear op, or of the same linear op of all experts on this rank.
 type WeightSpec struct {
-	DType   DType // F32, BF16, F16 or I8: what it is packed as; I8 is quantised symmetrically, a scale an output row and group
-	Group   int   // I8: inputs that share a scale; 0: the whole row
+	// DType is what it is packed as: F32, BF16, F16 or I8, which is quantised symmetrically, a scale an output row and group; or
+	// MXFP4, which all parts then are: products have the bits that they have of the same numbers as BF16.
+	DType   DType
+	Group   int // I8: inputs that share a scale; 0: the whole row
 	Experts []Linear
 	Gated   bool // Parts are gate then up, [ffn, in] each: the op gives act(gate)·up, [rows, ffn]
 }
@@ -39,15 +43,15 @@ type Weights interface {
 // up's where gated). Matrices that do not fit one another or their bytes are an error that names the first of them.
 func (s WeightSpec) Shape() (rows, in int, err error) {
 	switch s.DType {
-	case F32, BF16, F16, I8:
+	case F32, BF16, F16, I8, MXFP4:
 	default:
-		return 0, 0, fmt.Errorf("weights of type %v; use fp32, bf16, fp16 or int8", s.DType)
+		return 0, 0, fmt.Errorf("weights of type %v; use fp32, bf16, fp16, int8 or mxfp4", s.DType)
 	}
 	if len(s.Experts) == 0 {
 		return 0, 0, fmt.Errorf("no matrix")
 	}
 	for e, l := range s.Experts {
-		r, k, err := l.shape()
+		r, k, err := l.shape(s.DType == MXFP4)
 		switch {
 		case err != nil:
 		case s.Gated && (len(l.Parts) != 2 || l.Outputs(0) != l.Outputs(1)):
@@ -73,8 +77,8 @@ func (l Linear) Outputs(part int) int {
 	return l.Parts[part].Rows
 }
 
-// shape is the shape [rows, in] of the stacked parts.
-func (l Linear) shape() (rows, in int, err error) {
+// shape is the shape [rows, in] of the stacked parts, which are MXFP4 or floats.
+func (l Linear) shape(mxfp4 bool) (rows, in int, err error) {
 	if len(l.Parts) == 0 {
 		return 0, 0, fmt.Errorf("no part")
 	}
@@ -82,8 +86,15 @@ func (l Linear) shape() (rows, in int, err error) {
 		return 0, 0, fmt.Errorf("%d biases for %d parts", len(l.Bias), len(l.Parts))
 	}
 	for i, m := range l.Parts {
-		if err := m.check(); err != nil {
+		check := m.check
+		if mxfp4 {
+			check = m.checkMXFP4
+		}
+		if err := check(); err != nil {
 			return 0, 0, fmt.Errorf("part %d: %w", i, err)
+		}
+		if mxfp4 && l.Transposed {
+			return 0, 0, fmt.Errorf("part %d: mxfp4 is [out, in]; transpose it, or widen it", i)
 		}
 		k := m.Cols
 		if l.Transposed {

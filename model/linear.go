@@ -37,7 +37,7 @@ func (l *loader) linear(canonical string, layer, expert int, s window, bias bool
 	if y.Transposed {
 		y.Parts = []kernels.Matrix{l.named(name, s.transposed())}
 	} else {
-		y.Parts = []kernels.Matrix{l.named(name, s)}
+		y.Parts = []kernels.Matrix{l.part(name, s, true)}
 	}
 	if bias {
 		y.Bias = []kernels.Matrix{l.named(biasOf(name), window{1, s.rows, shard.Range{To: 1}, s.ofRows})}

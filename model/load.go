@@ -37,6 +37,8 @@ type LoadOptions struct {
 	// Offload is how many of the stage's layers have their linear weights in the host's memory: they come to the
 	// device when their turn comes, into so many Buffers (kernels.Ring; 0: kernels.LeastBuffers). It changes no result.
 	Offload, Buffers int
+	// Widened, where not nil, is called once where weights in MXFP4 take the memory of bfloat16, with the first of them and why.
+	Widened func(what, why string)
 	// Progress, where not nil, is called after each layer of the stage.
 	Progress func(layers, of int)
 }
@@ -109,6 +111,7 @@ type loader struct {
 	elsewhere   bool              // what is surveyed now is another stage's
 	wanted      []ckpt.Tensor     // by the first pass, in order
 	read        *fetcher          // the second pass's
+	told        bool              // of weights that were widened
 	held        []ckpt.Tensor     // whose bytes the weights at hand are packed from
 	packed      []kernels.Weights // of the layer at hand, and their bytes
 	packedBytes int64

@@ -2,6 +2,7 @@ package model
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -12,7 +13,7 @@ import (
 	"github.com/dsbatch/dsbatch/shard"
 )
 
-// packedBytes is what packed weights take, but for the padding of tiles: elements, scales of int8 ones, float32 biases.
+// packedBytes is what packed weights take, but for the padding of tiles: elements, scales, float32 biases.
 func packedBytes(s kernels.WeightSpec) (bytes int64) {
 	for _, x := range s.Experts {
 		for _, m := range x.Parts {
@@ -21,9 +22,12 @@ func packedBytes(s kernels.WeightSpec) (bytes int64) {
 				out, in = in, out
 			}
 			bytes += out * in * int64(s.DType.Size())
-			if s.DType == kernels.I8 {
+			switch s.DType {
+			case kernels.I8:
 				group := cmp.Or(int64(s.Group), in)
 				bytes += 4 * out * ((in + group - 1) / group)
+			case kernels.MXFP4:
+				bytes += out * (in/2 + in/kernels.MXFP4Inputs)
 			}
 		}
 		for _, m := range x.Bias {
@@ -79,12 +83,17 @@ func (l *loader) put(what string, d kernels.DType, m kernels.Matrix) kernels.Ten
 }
 
 func (l *loader) pack(what string, s kernels.WeightSpec) kernels.Weights {
+	s = asStored(s)
 	if l.err != nil || l.surveying {
 		l.count(packedBytes(s))
 		l.packedBytes += packedBytes(s)
 		return nil
 	}
 	w, err := l.device.Pack(what, s)
+	if errors.Is(err, kernels.ErrScales) {
+		l.widened(what, err.Error())
+		w, err = l.device.Pack(what, inFloats(s, kernels.BF16))
+	}
 	if err != nil {
 		l.fail(err)
 		return nil
@@ -99,12 +108,15 @@ func (l *loader) pack(what string, s kernels.WeightSpec) kernels.Weights {
 }
 
 // named is this rank's part of a tensor of the checkpoint: on the first pass checked, on the second with its bytes.
-func (l *loader) named(name string, w window) kernels.Matrix {
+func (l *loader) named(name string, w window) kernels.Matrix { return l.part(name, w, false) }
+
+// part is named; one that lies in MXFP4 may stay so where stored is set.
+func (l *loader) part(name string, w window, stored bool) kernels.Matrix {
 	if l.err != nil {
 		return kernels.Matrix{}
 	}
 	var t ckpt.Tensor
-	var data []byte
+	m := kernels.Matrix{Rows: w.ofRows.Len(), Cols: w.ofCols.Len()}
 	if l.surveying {
 		if t, l.err = l.find(name, w.rows, w.cols); l.err == nil {
 			t, l.err = w.of(t)
@@ -113,23 +125,38 @@ func (l *loader) named(name string, w window) kernels.Matrix {
 			_, l.err = dtypeOf(t)
 		}
 		if l.noteFault() {
-			return kernels.Matrix{DType: kernels.F32, Rows: w.ofRows.Len(), Cols: w.ofCols.Len()}
+			m.DType = kernels.F32
+			return m
+		}
+		wanted := []ckpt.Tensor{t}
+		if numbers, scales, fits := t.MXFP4(); fits && stored && l.options.DType == kernels.BF16 {
+			m.DType, wanted = kernels.MXFP4, []ckpt.Tensor{numbers, scales}
 		}
 		if !l.elsewhere {
-			l.wanted = append(l.wanted, t)
+			l.wanted = append(l.wanted, wanted...)
 		}
 	} else {
-		t, data, l.err = l.read.take(l.ctx)
-		l.held = append(l.held, t)
+		if t, m.Data, l.err = l.take(); t.DType == ckpt.U8 && l.err == nil {
+			m.DType = kernels.MXFP4
+			_, m.Scales, l.err = l.take()
+		} else if stored && l.options.DType == kernels.BF16 && t.InMXFP4() {
+			l.widened(name, "the cut for this rank does not fall on groups of 32 inputs")
+		}
 	}
 	if l.err != nil {
 		return kernels.Matrix{}
 	}
-	d, err := dtypeOf(t)
-	if err != nil {
-		l.fail(err)
+	if m.DType == 0 {
+		m.DType, l.err = dtypeOf(t)
 	}
-	return kernels.Matrix{DType: d, Rows: w.ofRows.Len(), Cols: w.ofCols.Len(), Data: data}
+	return m
+}
+
+// take is the next tensor that was read.
+func (l *loader) take() (ckpt.Tensor, []byte, error) {
+	t, data, err := l.read.take(l.ctx)
+	l.held = append(l.held, t)
+	return t, data, err
 }
 
 // of is the window's part of a tensor, whose other bytes are then not read.

@@ -14,7 +14,7 @@ double cpu_peak_products(int level, int type, int vnni, int64_t n);
 uint64_t cpu_peak_read(int level, const void *from, int64_t bytes); /* bytes: a multiple of 256 */
 double gemm_amx_peak(int type, int64_t n);
 
-/* gemm*.c, pack.c: y = e(x·Wᵀ + b) with W in panels of 32 outputs.
+/* gemm*.c, pack.c, mxfp4.c: y = e(x·Wᵀ + b) with W in panels of 32 outputs.
  *
  * A panel holds k in units: [⌈k/u⌉][32][u] values, u = 1 for float32 and float16, 2 for bfloat16, 4 for int8, so that a
  * unit of an output is adjacent; for tiles 16 units of 16 outputs, then those of the other 16, before the next 16 units, so
@@ -25,7 +25,7 @@ double gemm_amx_peak(int type, int64_t n);
  * Rows of x are cut into tiles of at most tile_rows, as even as can be, or where tile_space is set into whole ones and the
  * rest, since the hardware's tiles take as long for few rows as for 16; a row's sums do not depend on its tile. */
 enum { GEMM_PANEL = 32, GEMM_MAX_TILE = 32 };
-enum gemm_type { GEMM_F32, GEMM_BF16, GEMM_F16, GEMM_I8 };
+enum gemm_type { GEMM_F32, GEMM_BF16, GEMM_F16, GEMM_I8, GEMM_MXFP4 };
 enum gemm_level { GEMM_GENERIC, GEMM_AVX2, GEMM_AVX512, GEMM_AVX512BF16, GEMM_AMX };
 enum gemm_activation { GEMM_IDENTITY, GEMM_GELU_TANH, GEMM_GELU_ERF, GEMM_SILU, GEMM_RELU, GEMM_CLAMPED_SWIGLU };
 
@@ -48,6 +48,8 @@ typedef struct gemm_fetch { /* memory to bring into L2 meanwhile, pace bytes (up
 
 typedef struct gemm_task gemm_task;
 typedef void gemm_pack_fn(void *packed, const float *const *x, int rows, const gemm_depth *d);
+/* the units of inputs [32·from, 32·to) of an MXFP4 panel with so many groups of 32, in bfloat16 */
+typedef void gemm_widen_fn(uint32_t *units, const void *panel, int64_t groups, int64_t from, int64_t to);
 typedef void gemm_finish_fn(const gemm_output *o, float *sums, int rows, int64_t row, int64_t panel);
 
 typedef struct gemm_kernel {
@@ -67,6 +69,10 @@ typedef struct gemm_kernel {
     /* stores rows of sums, the first of them row of y; overwrites sums */
     gemm_finish_fn *finish;
     int32_t tiled; /* whether panels are for tiles */
+    /* Weights are MXFP4 (mxfp4.c), which this makes units of type of, GEMM_BF16, for multiply; NULL: panels hold units */
+    gemm_widen_fn *widen;
+    /* before the first multiply of a task and after its last, or NULL */
+    void (*begin)(void), (*end)(void);
 } gemm_kernel;
 
 struct gemm_task { /* the arguments of gemm_run */
@@ -89,11 +95,12 @@ static inline const void *gemm_tile_packed(const gemm_task *t, int64_t tile) {
 }
 
 /* The tables, and what stands in several of them. */
-extern const gemm_kernel gemm_generic[4]; /* by gemm_type */
-extern const gemm_kernel gemm_avx2[4], gemm_avx512[4], gemm_avx512_bf16, gemm_avx512_without_vnni,
-    gemm_amx_bf16, gemm_amx_i8;
+extern const gemm_kernel gemm_generic[5]; /* by gemm_type */
+extern const gemm_kernel gemm_avx2[5], gemm_avx512[5], gemm_avx512_bf16, gemm_avx512_bf16_mxfp4, gemm_avx512_without_vnni,
+    gemm_amx_bf16, gemm_amx_mxfp4, gemm_amx_i8;
 gemm_pack_fn gemm_rows_f32_avx512, gemm_rows_bf16_avx512, gemm_rows_u8_avx512, gemm_rows_bf16_amx, gemm_rows_s8_amx;
 gemm_finish_fn gemm_finish_avx2, gemm_finish_avx512;
+gemm_widen_fn gemm_widen_generic, gemm_widen_avx2, gemm_widen_avx512, gemm_widen_tiles;
 
 gemm_depth gemm_depth_of(const gemm_kernel *kernel, int64_t k, int64_t group); /* group 0: all of k */
 
@@ -122,6 +129,11 @@ void gemm_run(const gemm_kernel *kernel, float *y, int64_t stride, const void *p
  * source[i·output_stride + p·input_stride]; source type as gemm_type, not int8. */
 void gemm_pack_panel(const gemm_kernel *kernel, void *panel, int64_t column, int64_t columns, const void *source,
                      int source_type, int64_t output_stride, int64_t input_stride, int64_t k, int64_t group);
+
+/* mxfp4.c: bytes of a panel of MXFP4, and columns [column, column+columns) of a zeroed one from adjacent rows of numbers, two a
+ * byte, and of scales. */
+int64_t gemm_mxfp4_bytes(int64_t k);
+void gemm_pack_mxfp4(void *panel, int64_t column, int64_t columns, const uint8_t *numbers, const uint8_t *scales, int64_t k);
 
 /* kernelset.c: what every level has of the other ops. A level's functions are compiled from norm.c, rope.c, … with its
  * registers (level_*.c); these call the level's. Rows [from, to) of the tensors are done; data is that of row 0. */

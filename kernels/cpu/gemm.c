@@ -11,8 +11,10 @@ const gemm_kernel *gemm_kernel_of(int level, int type, int vnni) {
 #if defined(__x86_64__)
     if (level == GEMM_AMX && type == GEMM_BF16) return &gemm_amx_bf16;
     if (level == GEMM_AMX && type == GEMM_I8) return &gemm_amx_i8;
+    if (level == GEMM_AMX && type == GEMM_MXFP4) return &gemm_amx_mxfp4;
     if (level == GEMM_AVX512 && type == GEMM_I8 && !vnni) return &gemm_avx512_without_vnni;
     if (level >= GEMM_AVX512BF16 && type == GEMM_BF16) return &gemm_avx512_bf16;
+    if (level >= GEMM_AVX512BF16 && type == GEMM_MXFP4) return &gemm_avx512_bf16_mxfp4;
     if (level >= GEMM_AVX512) return &gemm_avx512[type];
     if (level == GEMM_AVX2) return &gemm_avx2[type];
 #endif
@@ -31,6 +33,7 @@ static int64_t unit_bytes(int type) { return type == GEMM_F16 ? 2 : 4; }
 static int64_t unit_values(int type) { return type == GEMM_I8 ? 4 : type == GEMM_BF16 ? 2 : 1; }
 
 int64_t gemm_panel_bytes(const gemm_kernel *kernel, int64_t k, int64_t group) {
+    if (kernel->widen) return gemm_mxfp4_bytes(k);
     const gemm_depth d = gemm_depth_of(kernel, k, group);
     const int64_t values = d.padded / unit_values(kernel->type) * unit_bytes(kernel->type);
     return d.groups * GEMM_PANEL * (values + (kernel->type == GEMM_I8 ? 8 : 0));
@@ -62,8 +65,8 @@ void gemm_pack_rows(const gemm_kernel *kernel, void *packed, const float *x, int
 
 /* Blocks, so that x is read from L2 and not from L3 for every panel: as many rows as make 256 KiB, but at least 96, and at
  * most 256; as much of k as makes 256 KiB of them, and 4 panels before the next of k. Sums rest in memory meanwhile, which
- * changes no bit. */
-enum { BLOCK_BYTES = 256 << 10, BLOCK_LEAST = 96, BLOCK_ROWS = 256, BLOCK_PANELS = 4, BLOCK_MULTIPLE = 64 };
+ * changes no bit. Weights that are widened first are so 256 inputs at a time. */
+enum { BLOCK_BYTES = 256 << 10, BLOCK_LEAST = 96, BLOCK_ROWS = 256, BLOCK_PANELS = 4, BLOCK_MULTIPLE = 64, BLOCK_WIDENED = 256 };
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -71,10 +74,12 @@ static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 /* All panels of a task for the rows of some tiles. */
 static void run_rows(const gemm_task *t, int64_t tile0, int64_t tile1) {
     float sums[BLOCK_PANELS][BLOCK_ROWS * GEMM_PANEL] __attribute__((aligned(64)));
+    uint32_t wide[BLOCK_WIDENED / 2 * GEMM_PANEL] __attribute__((aligned(64)));
     const gemm_kernel *const kernel = t->kernel;
     const int64_t first = gemm_tile_row(t, tile0), rows = gemm_tile_row(t, tile1) - first;
     const int64_t k = t->depth.groups * t->depth.padded, line = GEMM_PANEL * unit_bytes(kernel->type);
     int64_t block = BLOCK_BYTES / (rows * kernel->x_bytes) / BLOCK_MULTIPLE * BLOCK_MULTIPLE;
+    if (kernel->widen) block = smaller(block, BLOCK_WIDENED);
     if (block >= k || kernel->type == GEMM_I8) block = k;
     const int64_t panels = block < k ? BLOCK_PANELS : 1;
     for (int64_t panel = t->panel0; panel < t->panel1; panel += panels) {
@@ -94,11 +99,17 @@ static void run_rows(const gemm_task *t, int64_t tile0, int64_t tile1) {
                 gemm_fetch f = {next, line / (tile1 - tile0)};
                 if (ends && t->ahead) f.from = t->ahead;
                 else if (ends) f.pace = 0;
+                const char *part = w + p * t->panel_bytes;
+                if (kernel->widen) {
+                    kernel->widen(wide, t->panels + (panel + p) * t->panel_bytes, k / 32, from / 32, (from + some) / 32);
+                    part = (const char *)wide, f.pace = 0; /* the processor fetches the few bytes by itself */
+                }
                 for (int64_t tile = tile0; tile < tile1; tile++, f.from += f.pace * units) {
                     const int64_t row = gemm_tile_row(t, tile);
                     const int n = (int)(gemm_tile_row(t, tile + 1) - row);
-                    const char *const x = (const char *)gemm_tile_packed(t, tile) + from * kernel->x_bytes * n;
-                    kernel->multiply(sums[p] + (row - first) * GEMM_PANEL, x, w + p * t->panel_bytes, n, &d, from > 0, f);
+                    const int64_t space = kernel->tile_space ? kernel->tile_space : n;
+                    const char *const x = (const char *)gemm_tile_packed(t, tile) + from * kernel->x_bytes * space;
+                    kernel->multiply(sums[p] + (row - first) * GEMM_PANEL, x, part, n, &d, from > 0, f);
                 }
             }
             from += block;
@@ -129,11 +140,13 @@ void gemm_run(const gemm_kernel *kernel, float *y, int64_t stride, const void *p
         kernel->run(&t);
         return;
     }
+    if (kernel->begin) kernel->begin();
     const int64_t most = smaller(larger(BLOCK_BYTES / larger(t.row_bytes, 1), BLOCK_LEAST), BLOCK_ROWS);
     for (int64_t tile = tile0, end; tile < tile1; tile = end) {
         for (end = tile + 1; end < tile1 && gemm_tile_row(&t, end + 1) - gemm_tile_row(&t, tile) <= most;) end++;
         run_rows(&t, tile, end);
     }
+    if (kernel->end) kernel->end();
 }
 
 float gemm_quantum(uint32_t magnitude_bits, float *scale) {

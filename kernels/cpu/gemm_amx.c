@@ -164,6 +164,7 @@ INLINE void multiply(const int type, float (*sums)[SUMS], const char *x, const c
     const gemm_depth *const d = &t->depth;
     const int64_t steps = d->padded / (type == GEMM_BF16 ? 32 : 64);
     const int64_t block = rows > 16 && f ? BLOCK_STEPS : steps;
+    if (steps == 0) memset(sums, 0, count * sizeof *sums), memset(dots, 0, sizeof dots);
     const int64_t group_bytes = steps * PANEL_STEP + (type == GEMM_I8 ? 8 * GEMM_PANEL : 0);
     for (int64_t g = 0; g < d->groups; g++) {
         for (int64_t s = 0; s < steps; s += block) {
@@ -218,6 +219,16 @@ INLINE void run(const int type, const gemm_task *t) {
 TARGET static void run_bf16(const gemm_task *t) { run(GEMM_BF16, t); }
 TARGET static void run_i8(const gemm_task *t) { run(GEMM_I8, t); }
 
+/* One tile by a block of a panel that was just widened, in L1. */
+TARGET static void multiply_widened(float *sums, const void *x, const void *w, int rows, const gemm_depth *d, int more, gemm_fetch f) {
+    stream nothing = {f.from, f.from, 0};
+    if (rows <= 16) few_rows(GEMM_BF16, sums, x, w, d->padded / 32, more, &nothing);
+    else many_rows(GEMM_BF16, sums, x, w, d->padded / 32, more, &nothing, w);
+}
+
+TARGET static void begin(void) { configure_tiles(4); }
+TARGET static void end(void) { release_tiles(); }
+
 /* Products without loads: n times four sums that do not wait for each other. */
 TARGET double gemm_amx_peak(int type, int64_t n) {
     configure_tiles(6);
@@ -240,6 +251,10 @@ TARGET double gemm_amx_peak(int type, int64_t n) {
 const gemm_kernel gemm_amx_bf16 = {
     .type = GEMM_BF16, .tile_rows = ROWS, .tile_space = ROWS, .step = 32, .x_bytes = 2, .pack = gemm_rows_bf16_amx,
     .run = run_bf16, .finish = gemm_finish_avx512, .tiled = 1,
+};
+const gemm_kernel gemm_amx_mxfp4 = {
+    .type = GEMM_BF16, .tile_rows = ROWS, .tile_space = ROWS, .step = 32, .x_bytes = 2, .pack = gemm_rows_bf16_amx,
+    .multiply = multiply_widened, .finish = gemm_finish_avx512, .tiled = 1, .widen = gemm_widen_tiles, .begin = begin, .end = end,
 };
 const gemm_kernel gemm_amx_i8 = {
     .type = GEMM_I8, .tile_rows = ROWS, .tile_space = ROWS, .step = 64, .x_bytes = 1, .pack = gemm_rows_s8_amx,

@@ -152,7 +152,7 @@ TARGET static void rows_s8(void *packed, const float *const *x, int rows, const 
     }
 }
 
-const gemm_kernel gemm_avx2[4] = {
+const gemm_kernel gemm_avx2[5] = {
     [GEMM_F32] = {.type = GEMM_F32, .tile_rows = TILE, .step = 1, .x_bytes = 4, .pack = rows_f32,
                   .multiply = multiply_f32, .finish = gemm_finish_avx2},
     [GEMM_BF16] = {.type = GEMM_BF16, .tile_rows = TILE, .step = 2, .x_bytes = 4, .pack = rows_f32,
@@ -161,6 +161,8 @@ const gemm_kernel gemm_avx2[4] = {
                   .multiply = multiply_f16, .finish = gemm_finish_avx2},
     [GEMM_I8] = {.type = GEMM_I8, .tile_rows = QUAD_TILE, .step = 4, .x_bytes = 1, .pack = rows_s8,
                  .multiply = multiply_i8, .finish = gemm_finish_avx2},
+    [GEMM_MXFP4] = {.type = GEMM_BF16, .tile_rows = TILE, .step = 2, .x_bytes = 4, .pack = rows_f32,
+                    .multiply = multiply_bf16, .finish = gemm_finish_avx2, .widen = gemm_widen_avx2},
 };
 
 /* What the 512-bit levels run where VNNI is missing: the same integers, the ending of their own. */

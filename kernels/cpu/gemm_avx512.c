@@ -204,7 +204,7 @@ MULTIPLY(multiply_i8) {
     ROWS_1_TO_12(multiply_quads, sums, x, w, d, f)
 }
 
-const gemm_kernel gemm_avx512[4] = {
+const gemm_kernel gemm_avx512[5] = {
     [GEMM_F32] = {.type = GEMM_F32, .tile_rows = TILE, .step = UNITS, .x_bytes = 4, .pack = gemm_rows_f32_avx512,
                   .multiply = multiply_f32, .finish = gemm_finish_avx512},
     [GEMM_BF16] = {.type = GEMM_BF16, .tile_rows = TILE, .step = 2 * UNITS, .x_bytes = 4, .pack = gemm_rows_f32_avx512,
@@ -213,10 +213,16 @@ const gemm_kernel gemm_avx512[4] = {
                   .multiply = multiply_f16, .finish = gemm_finish_avx512},
     [GEMM_I8] = {.type = GEMM_I8, .tile_rows = TILE, .step = 4 * UNITS, .x_bytes = 1, .pack = gemm_rows_u8_avx512,
                  .multiply = multiply_i8, .finish = gemm_finish_avx512}, /* with VNNI; without it AVX2's */
+    [GEMM_MXFP4] = {.type = GEMM_BF16, .tile_rows = TILE, .step = 2 * UNITS, .x_bytes = 4, .pack = gemm_rows_f32_avx512,
+                    .multiply = multiply_bf16_widened, .finish = gemm_finish_avx512, .widen = gemm_widen_avx512},
 };
 
 const gemm_kernel gemm_avx512_bf16 = {
     .type = GEMM_BF16, .tile_rows = TILE, .step = 2 * UNITS, .x_bytes = 2, .pack = gemm_rows_bf16_avx512,
     .multiply = multiply_bf16, .finish = gemm_finish_avx512,
+};
+const gemm_kernel gemm_avx512_bf16_mxfp4 = {
+    .type = GEMM_BF16, .tile_rows = TILE, .step = 2 * UNITS, .x_bytes = 2, .pack = gemm_rows_bf16_avx512,
+    .multiply = multiply_bf16, .finish = gemm_finish_avx512, .widen = gemm_widen_avx512,
 };
 #endif

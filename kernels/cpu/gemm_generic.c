@@ -151,9 +151,11 @@ static void finish(const gemm_output *o, float *sums, int rows, int64_t row, int
 }
 
 #define TILE 8
-const gemm_kernel gemm_generic[4] = {
+const gemm_kernel gemm_generic[5] = {
     [GEMM_F32] = {GEMM_F32, TILE, 0, 1, 4, rows_f32, multiply_f32, NULL, finish},
     [GEMM_BF16] = {GEMM_BF16, TILE, 0, 2, 4, rows_f32, multiply_bf16, NULL, finish},
     [GEMM_F16] = {GEMM_F16, TILE, 0, 1, 4, rows_f32, multiply_f16, NULL, finish},
     [GEMM_I8] = {GEMM_I8, TILE, 0, 4, 1, rows_s8, multiply_i8, NULL, finish},
+    [GEMM_MXFP4] = {.type = GEMM_BF16, .tile_rows = TILE, .step = 2, .x_bytes = 4, .pack = rows_f32, .multiply = multiply_bf16,
+                    .finish = finish, .widen = gemm_widen_generic},
 };

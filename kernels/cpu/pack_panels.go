@@ -4,6 +4,8 @@ package cpu
 
 // #cgo noescape gemm_pack_panel
 // #cgo nocallback gemm_pack_panel
+// #cgo noescape gemm_pack_mxfp4
+// #cgo nocallback gemm_pack_mxfp4
 // #cgo nocallback gemm_panel_bytes
 // #cgo nocallback gemm_row_bytes
 // #cgo nocallback gemm_kernel_of
@@ -44,7 +46,7 @@ func (p *panelWeights) free()        { p.memory.Free() }
 var gemmLevels = map[Level]C.int{Generic: C.GEMM_GENERIC, AVX2: C.GEMM_AVX2, AVX512: C.GEMM_AVX512,
 	AVX512BF16: C.GEMM_AVX512BF16, AMX: C.GEMM_AMX}
 var gemmTypes = map[kernels.DType]C.int{kernels.F32: C.GEMM_F32, kernels.BF16: C.GEMM_BF16, kernels.F16: C.GEMM_F16,
-	kernels.I8: C.GEMM_I8}
+	kernels.I8: C.GEMM_I8, kernels.MXFP4: C.GEMM_MXFP4}
 
 // packPanels packs s by the device's level, all threads at once, a panel a task. Each part of the source is read from
 // its first row to its last, so that a mapped checkpoint streams.
@@ -124,6 +126,14 @@ func (p *panelWeights) packPanel(l kernels.Linear, w *weights, task, panel int) 
 			n = min(n, panelOutputs/2-column%(panelOutputs/2))
 		}
 		m := l.Parts[part]
+		if w.dtype == kernels.MXFP4 {
+			if w.in > 0 {
+				C.gemm_pack_mxfp4(to, C.int64_t(column), C.int64_t(n), (*C.uint8_t)(&m.Data[row*w.in/2]),
+					(*C.uint8_t)(&m.Scales[row*w.in/kernels.MXFP4Inputs]), C.int64_t(w.in))
+			}
+			column += n
+			continue
+		}
 		outputStride, inputStride := m.Cols, 1
 		if l.Transposed {
 			outputStride, inputStride = 1, m.Cols

@@ -2,20 +2,29 @@ package cpu
 
 import (
 	"math"
+	"slices"
 
 	"github.com/dsbatch/dsbatch/kernels"
 )
 
-// referenceWeights are matrices as the reference reads them: row major, all experts stacked. One of the three is set.
+// referenceWeights are matrices as the reference reads them: row major, all experts stacked. One of the first four is set.
 type referenceWeights struct {
 	f32   []float32
 	half  []uint16 // BF16 or F16
 	int8  []int8
-	scale []float32 // I8: [experts·rows, groups]
+	fp4   []kernels.Matrix // MXFP4, a row each
+	scale []float32        // I8: [experts·rows, groups]
 }
 
 func (r *referenceWeights) bytes() int64 {
-	return 4*int64(len(r.f32)+len(r.scale)) + 2*int64(len(r.half)) + int64(len(r.int8))
+	return 4*int64(len(r.f32)+len(r.scale)) + 2*int64(len(r.half)) + int64(len(r.int8)) + r.fp4Bytes()
+}
+
+func (r *referenceWeights) fp4Bytes() (n int64) {
+	for _, m := range r.fp4 {
+		n += int64(len(m.Data) + len(m.Scales))
+	}
+	return n
 }
 
 // packReference copies the parts of s row by row.
@@ -27,6 +36,8 @@ func packReference(p *pool, s kernels.WeightSpec, w *weights) *referenceWeights 
 		r.f32 = make([]float32, n)
 	case kernels.I8:
 		r.int8, r.scale = make([]int8, n), make([]float32, w.experts*w.rows*w.groups())
+	case kernels.MXFP4:
+		r.fp4 = make([]kernels.Matrix, w.experts*w.rows)
 	default:
 		r.half = make([]uint16, n)
 	}
@@ -36,6 +47,12 @@ func packReference(p *pool, s kernels.WeightSpec, w *weights) *referenceWeights 
 		for row >= l.Outputs(part) {
 			row -= l.Outputs(part)
 			part++
+		}
+		if m := l.Parts[part]; w.dtype == kernels.MXFP4 {
+			const two, group = 2, kernels.MXFP4Inputs
+			r.fp4[i] = kernels.Matrix{DType: w.dtype, Rows: 1, Cols: w.in, Data: slices.Clone(m.Data[row*w.in/two : (row+1)*w.in/two]),
+				Scales: slices.Clone(m.Scales[row*w.in/group : (row+1)*w.in/group])}
+			return
 		}
 		values := make([]float32, w.in)
 		for k := range values {
@@ -73,6 +90,13 @@ func (r *referenceWeights) set(w *weights, i int, values []float32) {
 
 // row widens row i of the stacked matrices into values.
 func (r *referenceWeights) row(w *weights, i int, values []float32) {
+	if w.dtype == kernels.MXFP4 {
+		wide := r.fp4[i].Widened()
+		for k := range values {
+			values[k] = matrixValue(wide, k)
+		}
+		return
+	}
 	for k := range values {
 		at := i*w.in + k
 		switch w.dtype {

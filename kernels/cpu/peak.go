@@ -57,6 +57,9 @@ func (c *Ceilings) Close() { c.memory.Free() }
 // Products measures the operations (two a product and sum) that all threads together do in a second on weights of type
 // w, from registers alone: what no linear op of this level can exceed. 0 where the level has no such instruction.
 func (c *Ceilings) Products(w kernels.DType) float64 {
+	if w == kernels.MXFP4 {
+		w = kernels.BF16 // they are widened
+	}
 	d, vnni := c.device, truth(c.device.has.has(hasVNNI))
 	level, kind := gemmLevels[d.level], gemmTypes[w]
 	if d.level == Reference || C.cpu_peak_products(level, kind, vnni, 1) == 0 {

@@ -11,6 +11,7 @@ typedef signed char i8;
 
 struct bf16 { u16 bits; };
 struct f16 { u16 bits; };
+struct mxfp4; // of weights, never one by itself (mxfp4.cuh)
 
 // The first statement of every kernel: what was launched earlier is done and its results are seen. From Hopper on a kernel
 // is set up while the one before still runs; the next one may then be set up beside this.

@@ -67,6 +67,8 @@ func sourceType(t kernels.DType) string {
 		return "i8"
 	case kernels.I32:
 		return "int"
+	case kernels.MXFP4:
+		return "mxfp4"
 	}
 	return "void"
 }

@@ -36,7 +36,7 @@ func everyProgram() []program {
 			}
 		}
 		if a != kernels.F32 {
-			all = append(all, program{file: "sm90_gemm_i8.cu", a: a, b: kernels.I8}, program{file: "sm90_gemm_i8.cu", a: a, b: kernels.I8, groups: true})
+			all = append(all, program{file: "sm90_gemm_narrow.cu", a: a, b: kernels.I8}, program{file: "sm90_gemm_narrow.cu", a: a, b: kernels.I8, groups: true})
 		}
 		all = append(all, program{file: "pack.cu", a: kernels.I8, b: a})
 		if a != kernels.F32 {
@@ -47,13 +47,18 @@ func everyProgram() []program {
 				program{file: "attention_mma.cu", a: a, sinks: true}, program{file: "sm90_attention.cu", a: a, sinks: true},
 				program{file: "sm90_gemm.cu", a: a, b: a, limit: 7}, program{file: "sm90_gemm_tiles.cu", a: a, b: a, limit: 7},
 				program{file: "gemm.cu", a: a, b: a, limit: 7}, program{file: "gemm.cu", a: a, b: kernels.I8, limit: 7},
-				program{file: "sm90_gemm_i8.cu", a: a, b: kernels.I8, limit: 7},
+				program{file: "sm90_gemm_narrow.cu", a: a, b: kernels.I8, limit: 7},
 				program{file: "sm90_gemm.cu", a: a, b: a}, program{file: "sm90_gemm_tiles.cu", a: a, b: a}, program{file: "gemm.cu", a: a, b: a},
 				program{file: "sm90_gemm.cu", a: a, b: a, rows: true}, program{file: "sm90_gemm_tiles.cu", a: a, b: a, rows: true}, program{file: "trial.cu", a: a},
 				program{file: "gemm.cu", a: a, b: kernels.I8}, program{file: "gemm.cu", a: a, b: kernels.I8, groups: true})
 		}
 	}
-	return all
+	for _, limit := range []float32{0, 7} {
+		for _, file := range []string{"gemm.cu", "sm90_gemm_narrow.cu"} {
+			all = append(all, program{file: file, a: kernels.BF16, b: kernels.MXFP4, limit: limit})
+		}
+	}
+	return append(all, program{file: "pack_mxfp4.cu"})
 }
 
 // programsOf is those of them that there are for an architecture.

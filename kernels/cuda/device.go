@@ -193,9 +193,9 @@ func (d *Device) Name() string { return fmt.Sprintf("cuda:%d %s", d.ordinal, d.c
 // Arch is "cuda/sm_90a".
 func (d *Device) Arch() string { return "cuda/" + d.card.arch() }
 
-// Activations is the type of the weights; bfloat16 for int8 ones.
+// Activations is the type of the weights; bfloat16 for int8 and mxfp4 ones.
 func (d *Device) Activations(w kernels.DType) kernels.DType {
-	if w == kernels.I8 {
+	if w == kernels.I8 || w == kernels.MXFP4 {
 		return kernels.BF16
 	}
 	return w

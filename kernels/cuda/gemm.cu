@@ -1,8 +1,8 @@
 // y[i] = e(x[source(i)]·W_eᵀ + b_e) on the tensor cores (mma.sync), for one matrix or ragged experts, for any number of
 // tokens: weights are the M of the product and tokens its N, so that one order of sums serves one token and thousands.
-// On sm_90a sm90_gemm.cu does it for 16-bit weights and sm90_gemm_i8.cu for int8 ones, but for groups of odd multiples of 16.
-// Shapes  x [tokens, in] of A (bf16, f16); y [rows, out] of A or f32; w of B (A, or i8) as pack.cu leaves it, padded with
-//         zeros to 64 rows and 64 inputs. A tile of 16 gated rows is 8 of gate, then the same 8 of up, so that a thread
+// On sm_90a sm90_gemm.cu does it for 16-bit weights and sm90_gemm_narrow.cu for others, but for int8 groups of odd multiples of 16.
+// Shapes  x [tokens, in] of A (bf16, f16); y [rows, out] of A or f32; w of B (A, i8, or mxfp4) as pack.cu and pack_mxfp4.cu leave
+//         it, padded with zeros to 64 rows and 64 inputs. A tile of 16 gated rows is 8 of gate, then the same 8 of up, so that a thread
 //         ends with both.
 // Order   16 products a step, steps ascending in k, in one float32 accumulator an output (int8 with groups: one a group,
 //         then their scaled sum, ascending). The kernels below differ in tiles only: the same bits from each.
@@ -13,17 +13,24 @@
 
 // A lane's 8 weights of a tile of 16 rows, as the A operand: those of 16 bits lie as ldmatrix wants them, int8 ones lane
 // by lane.
-template <class T> void weights_of(u32 (&r)[4], const char* block, int tile) {
+template <class T> void weights_of(u32 (&r)[4], const char* block, int k16, int tile) {
     const int lane = threadIdx.x % 32;
-    load_matrices(r, shared_address(block + (lane >> 4) * 1024 + (tile * 2 + (lane >> 3 & 1)) * 128 + lane % 8 * 16));
+    load_matrices(r, shared_address(block + k16 * 2048 + (lane >> 4) * 1024 + (tile * 2 + (lane >> 3 & 1)) * 128 + lane % 8 * 16));
 }
-template <> inline void weights_of<i8>(u32 (&r)[4], const char* block, int tile) { // whole numbers up to 127 are exact
-    const uint2 v = *(const uint2*)(block + (tile * 32 + threadIdx.x % 32) * 8);
+template <> inline void weights_of<i8>(u32 (&r)[4], const char* block, int k16, int tile) { // whole numbers up to 127 are exact
+    const uint2 v = *(const uint2*)(block + k16 * 1024 + (tile * 32 + threadIdx.x % 32) * 8);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const u32 two = (i < 2 ? v.x : v.y) >> (i % 2 * 16);
         r[i] = pair_of<A>((float)(i8)(two & 255), (float)(i8)(two >> 8 & 255));
     }
+}
+template <> inline void weights_of<mxfp4>(u32 (&r)[4], const char* block, int k16, int tile) {
+    const int lane = threadIdx.x % 32;
+    const uint2 v = *(const uint2*)(block + k16 / 2 * (mxfp4_numbers / 2) + (tile * 32 + lane) * 8);
+    const u32 scales = *(const u32*)(block + mxfp4_numbers + (tile * 8 + lane / 4) * 4);
+#pragma unroll
+    for (int i = 0; i < 4; i++) r[i] = mxfp4_pair(i % 2 ? v.y : v.x, k16 % 2 * 2 + i / 2, mxfp4_scale(scales, i % 2, k16 / 2));
 }
 
 // Warps share the block WM × WN. BY_GROUP: int8 scales by group.
@@ -38,7 +45,7 @@ template <int BLOCKS, int TOKENS, int WM, int STAGES, bool BY_GROUP> struct prod
     template <int GM, int GN> void multiply(int step, float (&c)[MT][NT][4], float (&total)[GM][GN][4]) {
         const char* from = shared + step % STAGES * block::stage_bytes;
         const int lane = threadIdx.x % 32, wm = threadIdx.x / 32 % WM, wn = threadIdx.x / 32 / WM;
-        const u32 tokens = shared_address(from + BLOCKS * block::weight_bytes);
+        const u32 tokens = shared_address(from + block::tokens_at);
 #pragma unroll
         for (int k16 = 0; k16 < depth / 16; k16++) {
             u32 b[NT / 2][4];
@@ -51,7 +58,7 @@ template <int BLOCKS, int TOKENS, int WM, int STAGES, bool BY_GROUP> struct prod
             for (int m = 0; m < MT; m++) {
                 const int at = wm * MT + m;
                 u32 v[4];
-                weights_of<B>(v, from + at / 4 * block::weight_bytes + k16 * (block::weight_bytes / 4), at % 4);
+                weights_of<B>(v, from + at / 4 * block::weight_bytes, k16, at % 4);
 #pragma unroll
                 for (int n = 0; n < NT; n++) mma<A>(c[m][n], v, b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
             }

@@ -2,6 +2,7 @@
 #pragma once
 #include "mma.cuh"
 #include "tiles.cuh"
+#include "mxfp4.cuh"
 
 struct gemm_args {
     mat x, y;
@@ -18,8 +19,10 @@ struct gemm_args {
 
 enum { depth = 64 }; // inputs a stage
 
-template <class T> struct packed { enum { bytes = 2 }; };
-template <> struct packed<i8> { enum { bytes = 1 }; };
+// Bytes of 64 rows' weights of a stage.
+template <class T> struct packed { enum { bytes = 64 * depth * 2 }; };
+template <> struct packed<i8> { enum { bytes = 64 * depth }; };
+template <> struct packed<mxfp4> { enum { bytes = mxfp4_stage }; };
 
 // The sums of ROWS packed rows of an expert, from row on, on their way through shared memory to y, by THREADS threads of
 // which this is one. A token's sums are together, ROWS + 4 floats apart from the next one's.
@@ -99,11 +102,12 @@ template <int ROWS, int THREADS> struct sums_to_y {
 // number modulo 8.
 template <int BLOCKS, int TOKENS, int STAGES, int THREADS> struct gemm_block {
     enum {
-        weight_bytes = 64 * depth * packed<B>::bytes, // of 64 rows and a stage
-        stage_bytes = BLOCKS * weight_bytes + TOKENS * depth * 2,
+        weight_bytes = packed<B>::bytes,
+        tokens_at = (BLOCKS * weight_bytes + 1023) / 1024 * 1024, // in a stage
+        stage_bytes = tokens_at + TOKENS * depth * 2,
         loads = TOKENS * 8 / THREADS // of 16 bytes of tokens, a thread and stage
     };
-    static_assert(TOKENS * 8 % THREADS == 0 && weight_bytes * BLOCKS / 16 % THREADS == 0, "each thread loads as much");
+    static_assert(TOKENS * 8 % THREADS == 0, "each thread loads as many tokens");
 
     const gemm_args& a;
     char* shared;
@@ -141,8 +145,9 @@ template <int BLOCKS, int TOKENS, int STAGES, int THREADS> struct gemm_block {
     void load_weights(int step) {
         char* to = shared + step % STAGES * stage_bytes;
 #pragma unroll
-        for (int i = 0; i < BLOCKS * weight_bytes / 16 / THREADS; i++) {
+        for (int i = 0; i < (BLOCKS * weight_bytes / 16 + THREADS - 1) / THREADS; i++) {
             const int at = (i * THREADS + threadIdx.x) * 16, block = at / weight_bytes;
+            if (at >= BLOCKS * weight_bytes) break;
             const bool is = first_row() + block * 64 < a.padded_rows;
             const char* from = w + ((i64)block * steps() + step) * weight_bytes + at % weight_bytes;
             copy16(shared_address(to + at), is ? from : (const char*)a.w, is ? 16 : 0);
@@ -155,7 +160,7 @@ template <int BLOCKS, int TOKENS, int STAGES, int THREADS> struct gemm_block {
 #pragma unroll
         for (int i = 0; i < loads; i++) {
             const int row = i * (THREADS / 8) + threadIdx.x / 8;
-            char* place = to + BLOCKS * weight_bytes + row * (depth * 2) + ((piece ^ row % 8) << 4);
+            char* place = to + tokens_at + row * (depth * 2) + ((piece ^ row % 8) << 4);
             if (a.aligned) {
                 copy16(shared_address(place), left > 0 ? x[i] + k : x[i], left >= 8 ? 16 : left > 0 ? left * 2 : 0);
             } else {

@@ -66,9 +66,11 @@ func (s *Stream) checkGemm(op opNumber, y, x kernels.Tensor, w kernels.Weights, 
 	case p.ring != nil && p.ring.current != p.held:
 		s.fail("%s: weights of group %d, while their ring is in group %d", op, p.held, p.ring.current)
 		return nil
-	case p.dtype != kernels.F32 && p.dtype != kernels.I8 && x.DType != p.dtype, p.dtype == kernels.I8 && x.DType == kernels.F32:
+	case p.dtype == kernels.F32, p.dtype == kernels.I8 && x.DType != kernels.F32, p.dtype == kernels.MXFP4 && x.DType == kernels.BF16:
+	case x.DType != p.dtype:
 		s.fail("%s: x is %v, for weights of %v", op, x, p.dtype)
-	case y.DType != x.DType && y.DType != kernels.F32:
+	}
+	if s.err == nil && y.DType != x.DType && y.DType != kernels.F32 {
 		s.fail("%s: y is %v where x is %v", op, y, x)
 	}
 	s.note(rules.Epilogue(op.String(), e, p.gated))
@@ -77,13 +79,14 @@ func (s *Stream) checkGemm(op opNumber, y, x kernels.Tensor, w kernels.Weights, 
 	return p
 }
 
-// Where Hopper's kernels of 16-bit weights are.
+// Where Hopper's kernels are: of 16-bit weights, of these for many rows, and of others.
 const (
 	sm90File        = "sm90_gemm.cu"
 	sm90StayingFile = "sm90_gemm_tiles.cu"
+	sm90NarrowFile  = "sm90_gemm_narrow.cu"
 )
 
-// tiling is one of the kernels of gemm.cu, sm90_gemm.cu or sm90_gemm_i8.cu.
+// tiling is one of the kernels of gemm.cu, sm90_gemm.cu or sm90_gemm_narrow.cu.
 type tiling struct {
 	name         string
 	rows, tokens int // packed rows and tokens of a block
@@ -250,12 +253,20 @@ func tiles(rows, tokens, experts int) int {
 	return rows/tokens + min(rows, experts)
 }
 
-// Those of sm90_gemm_i8.cu: a row is 64 bytes of a stage.
+// Those of sm90_gemm_narrow.cu for int8: a row is 64 bytes of a stage.
 var sm90Int8Tilings = [...]tiling{
 	{"gemm_16", 64, 16, 128, 16 * (64*64 + 16*stage + 8)},
 	{"gemm_32", 64, 32, 128, 12 * (64*64 + 32*stage + 8)},
 	{"gemm_64", 64, 64, 128, 8 * (64*64 + 64*stage + 8)},
 	{"gemm_128", 256, 128, 256, 6 * (256*64 + 128*stage + 8)},
+}
+
+// And for MXFP4, of which 64 rows are 2176 bytes, and what comes before tokens whole KiB.
+var sm90MXFP4Tilings = [...]tiling{
+	{"gemm_16", 64, 16, 128, 10 * (3<<10 + 16*stage + 8)},
+	{"gemm_32", 64, 32, 128, 7 * (3<<10 + 32*stage + 8)},
+	{"gemm_64", 64, 64, 128, 6 * (3<<10 + 64*stage + 8)},
+	{"gemm_128", 256, 128, 256, 6 * (9<<10 + 128*stage + 8)},
 }
 
 func (s *Stream) gemm(op opNumber, w *weights, y, x kernels.Tensor, e kernels.Epilogue, a gemmArgs) {
@@ -319,16 +330,19 @@ func limitOf(e kernels.Epilogue) float32 {
 	return 0
 }
 
-// gemmFor is the program for weights of 2 bytes or 1, for any number of tokens alike, and its kernels.
+// gemmFor is the program for weights of 2 bytes or less, for any number of tokens alike, and its kernels.
 func (d *Device) gemmFor(x, w kernels.DType, group int) (program, []tiling) {
 	p := program{file: "gemm.cu", a: x, b: w, groups: group > 0}
 	switch {
 	case d.card.arch() != "sm_90a":
+	case w == kernels.MXFP4:
+		p.file = sm90NarrowFile
+		return p, sm90MXFP4Tilings[:]
 	case w != kernels.I8:
 		p.file = sm90File
 		return p, sm90Tilings[:]
 	case group%32 == 0:
-		p.file = "sm90_gemm_i8.cu"
+		p.file = sm90NarrowFile
 		return p, sm90Int8Tilings[:]
 	}
 	return p, tilings[:]

@@ -24,6 +24,16 @@ func open(t testing.TB, o Options) *Device {
 	return d
 }
 
+// openOlder opens it as a card that has nothing of Hopper's.
+func openOlder(t testing.TB) *Device {
+	t.Helper()
+	d := open(t, Options{})
+	d.card.major, d.card.minor = 8, 0
+	d.programs.arch = "sm_90" // which a Hopper card can run
+	d.programs.compile = func(g program) ([]byte, error) { return compileFor(d.programs.arch, g) }
+	return d
+}
+
 // TestOps runs the op set; on a Hopper card once more with the kernels that cards before it have, which these run in any case.
 func TestOps(t *testing.T) {
 	d := open(t, Options{})
@@ -42,10 +52,7 @@ func TestOps(t *testing.T) {
 		})
 	}
 	t.Run("OlderCards", func(t *testing.T) {
-		d := open(t, Options{})
-		d.card.major, d.card.minor = 8, 0
-		d.programs.arch = "sm_90" // which this card can run, and has nothing of its own
-		d.programs.compile = func(g program) ([]byte, error) { return compileFor(d.programs.arch, g) }
+		d := openOlder(t)
 		d.programs.prepare(programsOf(d.programs.arch))
 		optest.Run(t, d, tolerances)
 	})

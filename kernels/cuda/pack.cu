@@ -4,6 +4,7 @@
 // Launch  pack: a thread two inputs of a row; int8: measure before it, a warp a group of a row, scales after it, a thread a group.
 // Checked by optest.Linear and Grouped.
 #include "common.cuh"
+#include "packed.cuh"
 
 struct pack_args {
     const void* source;
@@ -23,11 +24,7 @@ inline float value(const pack_args& a, i64 row, i64 k) {
     return to_float(((const B*)a.source)[a.transposed ? k * a.rows + row : row * a.in + k]);
 }
 
-// The place of a row among the packed ones, which stand in tiles of SIZE.
-template <int SIZE> int packed_row(const pack_args& a, int row) {
-    row += a.first_row;
-    return a.gated ? row / (SIZE / 2) * SIZE + a.row0 * (SIZE / 2) + row % (SIZE / 2) : a.row0 + row;
-}
+template <int SIZE> int packed_row(const pack_args& a, int row) { return packed_row<SIZE>(row + a.first_row, a.gated, a.row0); }
 
 // Where the inputs k, k+1 of a packed row lie, in elements: 64 rows by 16 inputs are 1024 elements; of 16 bits in pieces
 // of 8 rows × 8 inputs, as ldmatrix and wgmma want them; int8 in tiles of 16 rows, each lane's share of m16n8k16 together.

@@ -124,10 +124,13 @@ func (w *weights) pad(packed int) {
 	w.paddedRows, w.paddedIn = ceilDiv(packed, rows)*rows, paddedInputs(w.in)
 }
 
-// paddedInputs are those of 16-bit and int8 weights: whole stages.
+// paddedInputs are those of weights of 16 bits or less: whole stages.
 func paddedInputs(in int) int { return ceilDiv(in, 64) * 64 }
 
 func (w *weights) matrixBytes() int64 {
+	if w.dtype == kernels.MXFP4 {
+		return int64(w.paddedRows) * int64(w.paddedIn) / (64 * 64) * mxfp4Stage
+	}
 	return int64(w.paddedRows) * int64(w.paddedIn) * int64(w.dtype.Size())
 }
 
@@ -233,7 +236,11 @@ func (d *Device) packParts(s kernels.WeightSpec, w *weights, chunks []chunk) err
 			if len(m.Data) == 0 {
 				continue
 			}
-			more, err := d.packChunks(m, w.dtype, a)
+			chunksOf := d.packChunks
+			if w.dtype == kernels.MXFP4 {
+				chunksOf = d.mxfp4Chunks
+			}
+			more, err := chunksOf(m, w.dtype, a)
 			if err != nil {
 				return err
 			}
@@ -241,6 +248,42 @@ func (d *Device) packParts(s kernels.WeightSpec, w *weights, chunks []chunk) err
 		}
 	}
 	return d.uploads.run(chunks)
+}
+
+// mxfp4Stage is the bytes of 64 rows by 64 inputs (mxfp4.cuh).
+const mxfp4Stage = 64*64/2 + 64*64/kernels.MXFP4Inputs
+
+type mxfp4Args struct {
+	source, w             handle
+	rows, in, paddedIn    int32
+	firstRow, gated, row0 int32
+}
+
+// mxfp4Chunks is packChunks of a part in MXFP4: its numbers, then its scales.
+func (d *Device) mxfp4Chunks(m kernels.Matrix, _ kernels.DType, a packArgs) (chunks []chunk, err error) {
+	file := program{file: "pack_mxfp4.cu"}
+	for _, part := range []struct {
+		kernel string
+		bytes  kernels.Matrix
+		inputs int // that a thread puts in order
+	}{
+		{"numbers", kernels.Matrix{DType: kernels.I8, Rows: m.Rows, Cols: m.Cols / 2, Data: m.Data}, 8},
+		{"scales", kernels.Matrix{DType: kernels.I8, Rows: m.Rows, Cols: m.Cols / kernels.MXFP4Inputs, Data: m.Scales}, kernels.MXFP4Inputs},
+	} {
+		key := kernelKey{file, part.kernel}
+		if _, err := d.programs.kernel(d.ctx, key); err != nil {
+			return nil, err
+		}
+		for _, r := range d.uploads.rows(part.bytes, 1) {
+			its := mxfp4Args{w: a.w, rows: int32(r.to - r.from), in: a.in, paddedIn: a.paddedIn, firstRow: int32(r.from), gated: a.gated, row0: a.row0}
+			threads := int(its.rows) * m.Cols / part.inputs
+			chunks = append(chunks, chunk{from: r.data, put: func(s *Stream, source handle) {
+				its.source = source
+				enqueue(s, opPack, key, grid{x: ceilDiv(threads, 256), threads: 256}, &its)
+			}})
+		}
+	}
+	return chunks, nil
 }
 
 // packChunks is the chunks of one part; a is what they have in common.

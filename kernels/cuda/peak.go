@@ -17,8 +17,8 @@ type peakArgs struct {
 // registers or shared memory alone: what no linear op can exceed. The first call of a type takes some milliseconds, later
 // ones nothing; 0: it could not be measured.
 func (d *Device) PeakProducts(w kernels.DType) float64 {
-	if w == kernels.I8 {
-		w = kernels.BF16 // int8 weights are widened
+	if w == kernels.I8 || w == kernels.MXFP4 {
+		w = kernels.BF16 // they are widened
 	}
 	if p, known := d.peaks[w]; known {
 		return p

@@ -1,4 +1,4 @@
-// A block of Hopper's matrix products for few tokens (sm90_gemm.cu, sm90_gemm_i8.cu): how its stages fill. Weights come by the
+// A block of Hopper's matrix products for few tokens (sm90_gemm.cu, sm90_gemm_narrow.cu): how its stages fill. Weights come by the
 // copy engine, 64 rows a copy, counted by a barrier a stage, tokens by cp.async, both two stages before they are used: while
 // one is multiplied, the one before is still being read.
 #pragma once

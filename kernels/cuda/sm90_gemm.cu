@@ -29,7 +29,7 @@ template <int TOKENS, int STAGES> struct product : sm90_block<1, 1, TOKENS, STAG
 #endif
 
     void multiply(int step, float (&c)[TOKENS / 8][4]) {
-        const u32 weights = block::stage_at(step), tokens = weights + block::weight_bytes;
+        const u32 weights = block::stage_at(step), tokens = weights + block::tokens_at;
         wgmma_hold(c);
         wgmma_begin();
 #pragma unroll

@@ -97,6 +97,9 @@ template <class T, int N, bool WIDE> struct wgmma_rows;
         }                                                                                                              \
     };
 #define WGMMA_ROWS_OF(T)                                                                                               \
+    WGMMA_ROWS(T, 16, false, "0", 8, "%8", "%9", "%10", "%11", "%12", "%13")                                           \
+    WGMMA_ROWS(T, 32, false, "0", 16, "%16", "%17", "%18", "%19", "%20", "%21")                                        \
+    WGMMA_ROWS(T, 128, false, "0", 64, "%64", "%65", "%66", "%67", "%68", "%69")                                       \
     WGMMA_ROWS(T, 64, false, "0", 32, "%32", "%33", "%34", "%35", "%36", "%37")                                        \
     WGMMA_ROWS(T, 64, true, "1", 32, "%32", "%33", "%34", "%35", "%36", "%37")                                         \
     WGMMA_ROWS(T, 128, true, "1", 64, "%64", "%65", "%66", "%67", "%68", "%69")

@@ -106,7 +106,7 @@ func invariantNorm(k *kit) error {
 }
 
 func invariantLinear(k *kit) error {
-	for _, d := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16, kernels.I8} {
+	for _, d := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16, kernels.I8, kernels.MXFP4} {
 		for _, c := range []linearCase{
 			{in: 515, parts: []int{70}, bias: true, act: kernels.GELUTanh},
 			{in: 256, parts: []int{96, 96}, gated: true, act: kernels.SiLU},
@@ -114,6 +114,9 @@ func invariantLinear(k *kit) error {
 			{in: 768, parts: []int{72}},
 		} {
 			c.dtype, c.source = d, kernels.F32
+			if d == kernels.MXFP4 {
+				c.source, c.in = d, (c.in+31)/32*32
+			}
 			k.aligned = !c.bias && !c.gated
 			w, _ := k.pack(c, 1)
 			act := k.dev.Activations(d)
@@ -135,9 +138,12 @@ func invariantLinear(k *kit) error {
 
 // invariantGrouped gives each row an expert of its own choice.
 func invariantGrouped(k *kit) error {
-	for _, d := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16, kernels.I8} {
+	for _, d := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16, kernels.I8, kernels.MXFP4} {
 		const n, experts = 61, 5
 		c := linearCase{dtype: d, source: kernels.F32, in: 200, parts: []int{72, 72}, gated: true, act: kernels.SiLU}
+		if d == kernels.MXFP4 {
+			c.source, c.in = d, 224
+		}
 		w, _ := k.pack(c, experts)
 		act := k.dev.Activations(d)
 		x, expert := k.uneven(n*c.in), k.indices(n, experts)

@@ -39,8 +39,13 @@ func (c linearCase) epilogue() kernels.Epilogue {
 	return kernels.Epilogue{Act: c.act, Add: c.add, Limit: float32(c.limit)}
 }
 
+// possible tells whether there are such weights: mxfp4 has its inputs in groups.
+func (c linearCase) possible() bool {
+	return c.dtype != kernels.MXFP4 || c.in%kernels.MXFP4Inputs == 0 && !c.transposed
+}
+
 func testLinear(k *kit) {
-	for _, d := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16, kernels.I8} {
+	for _, d := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16, kernels.I8, kernels.MXFP4} {
 		for _, c := range []linearCase{
 			{rows: 0, in: 8, parts: []int{8}},
 			{rows: 1, in: 1, parts: []int{1}, bias: true},
@@ -65,8 +70,11 @@ func testLinear(k *kit) {
 			if d == kernels.I8 {
 				c.source = kernels.F32
 			}
+			if !c.possible() {
+				continue
+			}
 			k.linear(c)
-			if c.in > 1 && c.source != kernels.F32 { // a checkpoint in float32, packed narrower
+			if c.in > 1 && c.source != kernels.F32 && c.source != kernels.MXFP4 { // a checkpoint in float32, packed narrower
 				c.source = kernels.F32
 				k.linear(c)
 			}
@@ -90,7 +98,12 @@ func testLinear(k *kit) {
 			{rows: 300, in: 96, parts: []int{136}, act: kernels.SiLU},
 		} {
 			c.dtype, c.source = d, kernels.F32
-			k.linear(c)
+			if d == kernels.MXFP4 {
+				c.source = d
+			}
+			if c.possible() {
+				k.linear(c)
+			}
 		}
 		k.aligned = false
 	}
@@ -147,6 +160,9 @@ func (k *kit) pack(c linearCase, experts int) (kernels.Weights, []dense) {
 				part[i] = roundTo(c.source, v)
 			}
 			m := kernels.Matrix{DType: c.source, Rows: out, Cols: c.in, Data: encode(c.source, part)}
+			if c.source == kernels.MXFP4 {
+				m, part = k.mxfp4(out, c.in)
+			}
 			if c.transposed {
 				m = kernels.Matrix{DType: c.source, Rows: c.in, Cols: out, Data: encode(c.source, transpose(part, out, c.in))}
 			}
@@ -155,16 +171,20 @@ func (k *kit) pack(c linearCase, experts int) (kernels.Weights, []dense) {
 			bias := make([]float64, out)
 			if c.bias {
 				bias = k.normal(out, 1)
-				for i, v := range bias {
-					bias[i] = roundTo(c.source, v)
+				its := c.source
+				if its == kernels.MXFP4 {
+					its = kernels.BF16
 				}
-				l.Bias = append(l.Bias, kernels.Matrix{DType: c.source, Rows: 1, Cols: out, Data: encode(c.source, bias)})
+				for i, v := range bias {
+					bias[i] = roundTo(its, v)
+				}
+				l.Bias = append(l.Bias, kernels.Matrix{DType: its, Rows: 1, Cols: out, Data: encode(its, bias)})
 			}
 			d.bias = append(d.bias, bias...)
 		}
 		if c.dtype == kernels.I8 {
 			quantise(d.w, c.in, c.group)
-		} else {
+		} else if c.dtype != kernels.MXFP4 {
 			for i, v := range d.w {
 				d.w[i] = roundTo(c.dtype, v)
 			}
@@ -261,7 +281,7 @@ type groupedCase struct {
 }
 
 func testGrouped(k *kit) {
-	for _, d := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16, kernels.I8} {
+	for _, d := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16, kernels.I8, kernels.MXFP4} {
 		for _, c := range []groupedCase{
 			{slots: []int{0, 0, 0}, linearCase: linearCase{in: 8, parts: []int{8}}},
 			{slots: []int{1}, linearCase: linearCase{in: 17, parts: []int{3}, bias: true}},
@@ -280,6 +300,9 @@ func testGrouped(k *kit) {
 			c.dtype, c.source = d, d
 			if d == kernels.I8 {
 				c.source = kernels.BF16
+			}
+			if !c.possible() {
+				continue
 			}
 			k.grouped(c)
 			if d == kernels.I8 && c.in%32 == 0 {

@@ -17,14 +17,14 @@ import (
 // magnitudes; of others, relative to the largest magnitude that the op passes through.
 type Tolerances struct {
 	F32  float64 // float32 activations and float32 weights, caches and tables
-	BF16 float64 // where activations or weights are bfloat16
+	BF16 float64 // where activations or weights are bfloat16, or weights mxfp4
 	F16  float64 // where activations or weights are float16
 	I8   float64 // int8 weights, activations quantised if the back end does so
 }
 
 func (t Tolerances) of(d kernels.DType) float64 {
 	switch d {
-	case kernels.BF16:
+	case kernels.BF16, kernels.MXFP4:
 		return t.BF16
 	case kernels.F16:
 		return t.F16
@@ -51,6 +51,7 @@ func Run(t *testing.T, dev kernels.Device, tol Tolerances, ops ...string) {
 		{"Norm", testNorm},
 		{"Linear", testLinear},
 		{"Grouped", testGrouped},
+		{"MXFP4", testMXFP4},
 		{"Store", testStore},
 		{"Attention", testAttention},
 		{"Gate", testGate},

@@ -2,10 +2,27 @@ package cuda
 
 import (
 	"bytes"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/dsbatch/dsbatch/kernels"
+	"github.com/dsbatch/dsbatch/kernels/optest"
 )
+
+// TestMXFP4Tilings: every kernel of MXFP4 weights, those of older cards among them, gives the bits of bfloat16 weights.
+func TestMXFP4Tilings(t *testing.T) {
+	for _, d := range []*Device{open(t, Options{NoGraphs: true}), openOlder(t)} {
+		d.programs.prepare(slices.DeleteFunc(programsOf(d.programs.arch), func(p program) bool { return !strings.Contains(p.file, "gemm") || p.a != kernels.BF16 })) // on all cores
+		_, all := d.gemmFor(kernels.BF16, kernels.MXFP4, 0)
+		for _, tiling := range all {
+			t.Run(d.programs.arch+"/"+tiling.name, func(t *testing.T) {
+				d.forced.tiling = tiling.name
+				optest.Run(t, d, tolerances, "MXFP4")
+			})
+		}
+	}
+}
 
 // TestInt8RowsAlone: rows of many, which large tiles multiply, have the bits that they have as some of few.
 func TestInt8RowsAlone(t *testing.T) {

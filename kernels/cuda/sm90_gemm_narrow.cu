@@ -1,33 +1,13 @@
-// The matrix product of gemm.cu for int8 weights on Hopper: wgmma with the weights from registers, where they become A, and
-// the tokens from shared memory.
+// The matrix product of gemm.cu for int8 and MXFP4 weights on Hopper: wgmma with the weights from registers, where they become A,
+// and the tokens from shared memory.
 // Shapes  as in gemm.cu. Weights lie in shared memory as they lie in device memory, each lane's share of an operand together.
 // Order   one wgmma of 16 inputs a step, steps ascending in k, in one float32 accumulator an output (with groups: one a
 //         group, then their scaled sum, ascending): the same bits from every kernel below, for any number of tokens.
 // Tiles   rows × tokens of a block: gemm_16 to _64 64 × 16, 32, 64 by one warpgroup, gemm_128 256 × 128 by two.
 // Stages  sm90_block.cuh. The weights of 32 inputs are widened while those of the 32 before are multiplied.
-// Launch  as in gemm.cu. Groups are multiples of 32. Bound: memory for few tokens an expert, tensor cores for many.
+// Launch  as in gemm.cu. Groups of int8 are multiples of 32. Bound: memory for few tokens an expert, tensor cores for many.
 // Checked by optest.Linear and Grouped.
 #include "sm90_block.cuh"
-
-// c += a · b, or c = a · b, a being in registers: a lane's of a row and of the one 8 below at 2 inputs, and 8 inputs on.
-template <class T, int N> struct wgmma_registers;
-#define WGMMA_REGISTERS(T, N, SUMS, A0, A1, A2, A3, B_, ADD)                                                           \
-    template <> struct wgmma_registers<T, N> {                                                                         \
-        static void run(bool add, float (&c)[N / 8][4], const u32 (&a)[4], u64 b) {                                    \
-            asm volatile("{.reg .pred p; setp.ne.b32 p, " ADD ", 0; "                                                  \
-                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." #T "." #T " {"                              \
-                         REGISTERS_##SUMS "}, {" A0 ", " A1 ", " A2 ", " A3 "}, " B_ ", p, 1, 1, 0;}"                  \
-                         : SUMS_##SUMS(0)                                                                              \
-                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));                         \
-        }                                                                                                              \
-    };
-#define WGMMA_REGISTERS_OF(T)                                                                                          \
-    WGMMA_REGISTERS(T, 16, 8, "%8", "%9", "%10", "%11", "%12", "%13")                                                  \
-    WGMMA_REGISTERS(T, 32, 16, "%16", "%17", "%18", "%19", "%20", "%21")                                               \
-    WGMMA_REGISTERS(T, 64, 32, "%32", "%33", "%34", "%35", "%36", "%37")                                               \
-    WGMMA_REGISTERS(T, 128, 64, "%64", "%65", "%66", "%67", "%68", "%69")
-WGMMA_REGISTERS_OF(bf16)
-WGMMA_REGISTERS_OF(f16)
 
 // Two int8 numbers, bytes 2·at and 2·at+1 of four, as a pair of A, exactly. Behind the exponent of 128 (in f16 of 1024) the
 // lower 7 bits add to it, and the sign is what 128 more are taken away for.
@@ -43,6 +23,17 @@ inline u32 widen(u32 four, int at) {
     return y;
 }
 
+// A lane's weights of 32 inputs of 64 rows, its warp's 16 among them, from where the rows' weights of a stage lie.
+template <class T> void widen_half(u32 (&w)[2][4], const char* from, int half);
+template <> inline void widen_half<i8>(u32 (&w)[2][4], const char* from, int half) {
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        const uint2 v = *(const uint2*)(from + half * 2048 + k * 1024 + threadIdx.x % 128 * 8);
+        w[k][0] = widen(v.x, 0), w[k][1] = widen(v.x, 1), w[k][2] = widen(v.y, 0), w[k][3] = widen(v.y, 1);
+    }
+}
+template <> inline void widen_half<mxfp4>(u32 (&w)[2][4], const char* from, int half) { mxfp4_half(w, from, half); }
+
 // WARPGROUPS of 4 warps, each with BLOCKS·64 rows and all tokens. BY_GROUP: scales by group.
 template <int WARPGROUPS, int BLOCKS, int TOKENS, int STAGES, bool BY_GROUP>
 struct product : sm90_block<WARPGROUPS, BLOCKS, TOKENS, STAGES> {
@@ -55,15 +46,9 @@ struct product : sm90_block<WARPGROUPS, BLOCKS, TOKENS, STAGES> {
     product(const gemm_args& a, char* shared) : block(a, shared) {}
 
     void widen_weights(weights& w, int step, int half) {
-        const char* from = shared + step % STAGES * block::stage_bytes + threadIdx.x / 128 * BLOCKS * block::weight_bytes +
-                           half * 2048 + threadIdx.x % 128 * 8;
+        const char* from = shared + step % STAGES * block::stage_bytes + threadIdx.x / 128 * BLOCKS * block::weight_bytes;
 #pragma unroll
-        for (int b = 0; b < BLOCKS; b++)
-#pragma unroll
-            for (int k = 0; k < 2; k++) {
-                const uint2 v = *(const uint2*)(from + b * block::weight_bytes + k * 1024);
-                w[b][k][0] = widen(v.x, 0), w[b][k][1] = widen(v.x, 1), w[b][k][2] = widen(v.y, 0), w[b][k][3] = widen(v.y, 1);
-            }
+        for (int b = 0; b < BLOCKS; b++) widen_half<B>(w[b], from + b * block::weight_bytes, half);
     }
 
     static void hold(sums& c) {
@@ -80,14 +65,14 @@ struct product : sm90_block<WARPGROUPS, BLOCKS, TOKENS, STAGES> {
     }
 
     void multiply(int step, int half, weights& w, sums& c, bool add) {
-        const u32 tokens = block::stage_at(step) + WARPGROUPS * BLOCKS * block::weight_bytes + half * 64;
+        const u32 tokens = block::stage_at(step) + block::tokens_at + half * 64;
         hold(c), hold(w);
         wgmma_begin();
 #pragma unroll
         for (int k = 0; k < 2; k++)
 #pragma unroll
             for (int b = 0; b < BLOCKS; b++)
-                wgmma_registers<A, TOKENS>::run(add || k > 0, c[b], w[b][k], swizzled_operand(tokens + k * 32));
+                wgmma_rows<A, TOKENS, false>::run(add || k > 0, c[b], w[b][k], swizzled_operand(tokens + k * 32));
         wgmma_commit();
     }
 
@@ -148,6 +133,11 @@ struct product : sm90_block<WARPGROUPS, BLOCKS, TOKENS, STAGES> {
     }
 };
 
+// Stages of the kernels.
+template <class T> struct ring;
+template <> struct ring<i8> { enum { of_16 = 16, of_32 = 12, of_64 = 8, of_128 = 6 }; };
+template <> struct ring<mxfp4> { enum { of_16 = 10, of_32 = 7, of_64 = 6, of_128 = 6 }; }; // four blocks a multiprocessor, three of 64
+
 #define KERNEL(name, warpgroups, ...)                                                                                  \
     extern "C" __global__ void __launch_bounds__(warpgroups * 128) name(const gemm_args a) {                           \
         extern __shared__ __align__(1024) char shared[];                                                               \
@@ -155,12 +145,12 @@ struct product : sm90_block<WARPGROUPS, BLOCKS, TOKENS, STAGES> {
     }
 
 #ifndef GROUPS
-KERNEL(gemm_16, 1, 1, 16, 16, false)
-KERNEL(gemm_32, 1, 1, 32, 12, false)
-KERNEL(gemm_64, 1, 1, 64, 8, false)
-KERNEL(gemm_128, 2, 2, 128, 6, false)
+KERNEL(gemm_16, 1, 1, 16, ring<B>::of_16, false)
+KERNEL(gemm_32, 1, 1, 32, ring<B>::of_32, false)
+KERNEL(gemm_64, 1, 1, 64, ring<B>::of_64, false)
+KERNEL(gemm_128, 2, 2, 128, ring<B>::of_128, false)
 #else
-KERNEL(gemm_16, 1, 1, 16, 16, true)
-KERNEL(gemm_32, 1, 1, 32, 12, true)
-KERNEL(gemm_64, 1, 1, 64, 8, true)
+KERNEL(gemm_16, 1, 1, 16, ring<B>::of_16, true)
+KERNEL(gemm_32, 1, 1, 32, ring<B>::of_32, true)
+KERNEL(gemm_64, 1, 1, 64, ring<B>::of_64, true)
 #endif
