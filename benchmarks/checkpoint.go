@@ -1,7 +1,9 @@
 package benchmarks
 
 import (
+	"bytes"
 	"math/rand/v2"
+	"strings"
 
 	"github.com/dsbatch/dsbatch/ckpt"
 )
@@ -33,15 +35,21 @@ func NewWeights(name string, s Shape, seed uint64) (*Weights, error) {
 		}
 	}
 	r := rand.New(rand.NewPCG(seed, 0))
-	once := noise(r, noiseBytes/2+1, deviation)
-	block := make([]byte, most+noiseBytes)
-	for at := 0; at < len(block); {
-		at += copy(block[at:], once)
-	}
+	block := repeated(noise(r, noiseBytes/2+1, deviation), most+noiseBytes)
+	var numbers []byte
 	begin := 0
 	for _, t := range all {
 		var data []byte
+		dtype := ckpt.BF16
 		switch {
+		case strings.HasSuffix(t.name, scalesSuffix):
+			dtype, data = ckpt.U8, bytes.Repeat([]byte{mxfp4Scale}, t.values())
+		case strings.HasSuffix(t.name, numbersSuffix):
+			if numbers == nil {
+				numbers = repeated(randomBytes(r, noiseBytes+1), most+noiseBytes)
+			}
+			dtype, data = ckpt.U8, numbers[begin:begin+t.values()]
+			begin = (begin + windowOffset) % noiseBytes
 		case t.vector():
 			data = t.fill()
 		case t.deviation() != deviation:
@@ -54,13 +62,22 @@ func NewWeights(name string, s Shape, seed uint64) (*Weights, error) {
 		for i, n := range t.shape {
 			shape[i] = int64(n)
 		}
-		made, err := ckpt.NewTensor(t.name, ckpt.BF16, shape, data)
+		made, err := ckpt.NewTensor(t.name, dtype, shape, data)
 		if err != nil {
 			return nil, err
 		}
 		w.tensors = append(w.tensors, made)
 	}
 	return w, nil
+}
+
+// repeated is so many bytes, once again and again.
+func repeated(once []byte, n int) []byte {
+	all := make([]byte, n)
+	for at := 0; at < n; {
+		at += copy(all[at:], once)
+	}
+	return all
 }
 
 // Open is a checkpoint of the weights. Ranks of one process may each have their own.

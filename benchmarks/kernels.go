@@ -123,7 +123,7 @@ const coldBytes = 192 << 20
 
 func coldWeights() int64 { return max(coldBytes, 2*lastCache()) }
 
-var weightTypes = []kernels.DType{kernels.F32, kernels.BF16, kernels.I8}
+var weightTypes = []kernels.DType{kernels.F32, kernels.BF16, kernels.I8, kernels.MXFP4}
 
 func (b *bench) linear(g *Group) {
 	const n = 2048

@@ -12,6 +12,7 @@ func (b *bench) gpuGroups() []kernelGroup {
 	return []kernelGroup{
 		{"linear", "y = x·Wᵀ, weights from memory; bytes are those of weights, x and y", b.gpuLinear},
 		{"experts", "the two grouped ops of an MoE layer, hidden 2048, bf16, top-8 of random logits, gather and SiLU in them; bytes are those of the experts that are chosen and of all rows", b.gpuExperts},
+		{"gpt-oss", "the two grouped ops of an MoE layer of gpt-oss-20b (32 experts, hidden and ffn 2880, top-4 of random logits), biases and clamped SwiGLU in them; bytes as of experts", b.gpuGPTOSS},
 		{"attention", "over a paged cache of blocks of 16 tokens in random order", b.gpuAttention},
 		{"gating", "64 experts, top-8, hidden 2048; bytes of the rows", b.gpuGating},
 		{"rows", "hidden 2048; heads of 128, normed each by itself (32 over 4, as Qwen3-30B-A3B has them) or all together (16 over 16, OLMoE), turned and stored; bytes are those that one pass moves", b.gpuRows},
@@ -127,6 +128,31 @@ func (b *bench) gpuExperts(g *Group) {
 					b.stream.Grouped(inner, x, up, r.Offsets, r.Choices, k, kernels.Epilogue{Act: kernels.SiLU})
 					b.stream.Grouped(out, inner, down, r.Offsets, kernels.Tensor{}, 1, kernels.Epilogue{})
 				})
+			b.free()
+		}
+		b.owned = kept
+		b.free()
+	}
+}
+
+func (b *bench) gpuGPTOSS(g *Group) {
+	const hidden, ffn, experts, k = 2880, 2880, 32, 4
+	for _, d := range []kernels.DType{kernels.BF16, kernels.MXFP4} {
+		up, down := b.biased(d, experts, ffn, hidden, true, true), b.biased(d, experts, hidden, ffn, false, true)
+		kept := b.owned
+		for _, tokens := range []int{1, 4, 16, 64, 256, 512, 1024, 8192} {
+			if b.err != nil {
+				return
+			}
+			b.owned = nil
+			r, touched := b.routed(tokens, experts, k)
+			x, inner, out := b.floats(tokens, hidden), b.alloc(kernels.BF16, tokens*k, ffn), b.alloc(kernels.BF16, tokens*k, hidden)
+			slots := float64(tokens * k)
+			weights := float64(touched) / experts * float64(up.Bytes()+down.Bytes())
+			b.op(g, fmt.Sprintf("%v, %d tokens", d, tokens), d, 6*slots*ffn*hidden, weights+float64(tokens)*hidden*2+slots*(2*ffn+hidden)*2, func(int) {
+				b.stream.Grouped(inner, x, up, r.Offsets, r.Choices, k, kernels.Epilogue{Act: kernels.ClampedSwiGLU, Limit: 7})
+				b.stream.Grouped(out, inner, down, r.Offsets, kernels.Tensor{}, 1, kernels.Epilogue{})
+			})
 			b.free()
 		}
 		b.owned = kept

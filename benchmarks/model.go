@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -23,6 +24,7 @@ const (
 	DeepSeek Family = "deepseek_v2" // latent attention; experts after the first dense layers, beside shared ones
 	Llama    Family = "llama"       // dense
 	DSMoE    Family = "deepspeed"   // GPT with experts in every second layer, as DeepSpeed-MoE's models have them
+	GPTOSS   Family = "gpt_oss"     // experts in MXFP4, as it is published
 )
 
 // Shape is the shape of a random model.
@@ -53,10 +55,11 @@ func Shapes() map[string]Shape {
 		"mixtral-8x7b":  {Family: Mixtral, Hidden: 4096, Layers: 32, Heads: 32, KVHeads: 8, Experts: 8, Active: 2, FFN: 14336, Vocab: 32000, Window: 32768},
 		"deepseek-v2-lite": {Family: DeepSeek, Hidden: 2048, Layers: 27, Heads: 16, Experts: 64, Active: 6, FFN: 1408, Vocab: 102400, Window: 32768,
 			Dense: 1, DenseFFN: 10944, Shared: 2, Latent: 512, Rotated: 64, Plain: 128, Value: 128},
-		"llama-3-8b": {Family: Llama, Hidden: 4096, Layers: 32, Heads: 32, KVHeads: 8, HeadDim: 128, FFN: 14336, Vocab: 128256, Window: 8192},
-		"ds-52b":     {Family: DSMoE, Hidden: 2048, Layers: 24, Heads: 16, Experts: 128, Active: 1, FFN: 8192, Vocab: 50304, Window: 2048},
-		"ds-13b":     {Family: DSMoE, Hidden: 1024, Layers: 24, Heads: 16, Experts: 128, Active: 1, FFN: 4096, Vocab: 50304, Window: 2048},
-		"ds-107b":    {Family: DSMoE, Hidden: 3584, Layers: 16, Heads: 28, Experts: 128, Active: 1, FFN: 14336, Vocab: 50304, Window: 2048},
+		"llama-3-8b":  {Family: Llama, Hidden: 4096, Layers: 32, Heads: 32, KVHeads: 8, HeadDim: 128, FFN: 14336, Vocab: 128256, Window: 8192},
+		"ds-52b":      {Family: DSMoE, Hidden: 2048, Layers: 24, Heads: 16, Experts: 128, Active: 1, FFN: 8192, Vocab: 50304, Window: 2048},
+		"ds-13b":      {Family: DSMoE, Hidden: 1024, Layers: 24, Heads: 16, Experts: 128, Active: 1, FFN: 4096, Vocab: 50304, Window: 2048},
+		"ds-107b":     {Family: DSMoE, Hidden: 3584, Layers: 16, Heads: 28, Experts: 128, Active: 1, FFN: 14336, Vocab: 50304, Window: 2048},
+		"gpt-oss-20b": {Family: GPTOSS, Hidden: 2880, Layers: 24, Heads: 64, KVHeads: 8, HeadDim: 64, Experts: 32, Active: 4, FFN: 2880, Vocab: 201088, Window: 131072},
 	}
 }
 
@@ -110,6 +113,8 @@ func (s Shape) config() (map[string]any, error) {
 		c["scoring_func"], c["topk_method"], c["routed_scaling_factor"] = "softmax", "greedy", 1.0
 	case Llama:
 		c["architectures"], c["model_type"], c["intermediate_size"] = []string{"LlamaForCausalLM"}, "llama", s.FFN
+	case GPTOSS:
+		maps.Copy(c, s.gptOSSConfig())
 	case DSMoE:
 		var at, experts []int
 		for l := range s.Layers {
@@ -217,8 +222,11 @@ func (t tensor) fill() []byte {
 
 // tensors are all of a model's, by the family's names.
 func (s Shape) tensors() []tensor {
-	if s.Family == DSMoE {
+	switch s.Family {
+	case DSMoE:
 		return s.deepspeedTensors()
+	case GPTOSS:
+		return s.gptOSSTensors()
 	}
 	all := []tensor{{"model.embed_tokens.weight", []int{s.Vocab, s.Hidden}}, {"model.norm.weight", []int{s.Hidden}}, {"lm_head.weight", []int{s.Vocab, s.Hidden}}}
 	for l := range s.Layers {

@@ -89,6 +89,11 @@ func (b *bench) count(n int) kernels.Tensor { return b.each(n, func(i int) int32
 
 // weights are random weights [out, in] of so many experts, as gated pairs where asked for.
 func (b *bench) weights(d kernels.DType, experts, out, in int, gated bool) kernels.Weights {
+	return b.biased(d, experts, out, in, gated, false)
+}
+
+// biased is weights with a bias of each output, or none.
+func (b *bench) biased(d kernels.DType, experts, out, in int, gated, bias bool) kernels.Weights {
 	if b.err != nil {
 		return nil
 	}
@@ -97,7 +102,17 @@ func (b *bench) weights(d kernels.DType, experts, out, in int, gated bool) kerne
 		parts = 2
 	}
 	matrix := kernels.Matrix{DType: kernels.BF16, Rows: out, Cols: in, Data: noise(b.random, out*in, 1/math.Sqrt(float64(in)))}
+	if d == kernels.MXFP4 {
+		matrix = kernels.Matrix{DType: d, Rows: out, Cols: in, Data: matrix.Data[:out*in/2], Scales: make([]byte, out*in/kernels.MXFP4Inputs)}
+		for i := range matrix.Scales { // which make the weights about as large
+			matrix.Scales[i] = byte(125 - int(math.Log2(float64(in))/2) - b.random.IntN(3))
+		}
+	}
 	one := kernels.Linear{Parts: []kernels.Matrix{matrix, matrix}[:parts]}
+	if bias {
+		vector := kernels.Matrix{DType: kernels.BF16, Rows: 1, Cols: out, Data: noise(b.random, out, 0.1)}
+		one.Bias = []kernels.Matrix{vector, vector}[:parts]
+	}
 	spec := kernels.WeightSpec{DType: d, Gated: gated}
 	for range experts {
 		spec.Experts = append(spec.Experts, one)
