@@ -369,12 +369,7 @@ func (s *setup) least(ranks []*rankRound) (seconds float64, by string) {
 		seconds += least
 		votes[why]++
 	}
-	for why, n := range votes {
-		if n > votes[by] {
-			by = why
-		}
-	}
-	return seconds, by
+	return seconds, most(votes)
 }
 
 // busiest is the most choices that an expert got in the steps that count, over the mean of its layer's, in the mean of the

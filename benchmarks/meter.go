@@ -44,12 +44,17 @@ func (m *meter) bound(c *ceilings) (seconds float64, by string) {
 		seconds += least
 		votes[why]++
 	}
+	return seconds, most(votes)
+}
+
+// most is the reason with the most votes.
+func most(votes map[string]int) (reason string) {
 	for why, n := range votes {
-		if n > votes[by] {
-			by = why
+		if n > votes[reason] {
+			reason = why
 		}
 	}
-	return seconds, by
+	return reason
 }
 
 // shares tells the parts of the steps' time. Where a device's ops run after they are enqueued only the host's part is

@@ -74,7 +74,7 @@ func TestBadRowsUnderMPI(t *testing.T) {
 	output := filepath.Join(t.TempDir(), "out")
 	for range 2 { // the second finds all done
 		e := mpirun(t, 3, job(output, "--input", rows)...).want(t, badRows)
-		if !regexp.MustCompile(`^dsbatch: 2 rows committed in 1 part under \S+; 1 of them set aside, with their reasons in \S+, the first \(row 1\): prompt is null.*\n$`).MatchString(e.stderr) {
+		if !regexp.MustCompile(`^dsbatch: 2 rows committed in 1 part under \S+; 1 of them set aside, with their reasons in \S+ \(dsbatch head --bad shows them\), the first \(row 1\): prompt is null.*\n$`).MatchString(e.stderr) {
 			t.Errorf("it ends with\n%s", e.stderr)
 		}
 	}
